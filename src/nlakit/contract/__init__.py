@@ -1,0 +1,49 @@
+"""The checkpoint contract: what `nla_meta.yaml` says, and whether the live model agrees.
+
+No torch here: tokenizers and configs are used through their public methods only.
+"""
+
+from nlakit.contract.render import PromptParts, measure_tokens, render_ar, render_av
+from nlakit.contract.schema import (
+    AR_SLOT,
+    AV_SLOT,
+    META_NAME,
+    DatasetExtraction,
+    DatasetMeta,
+    Extraction,
+    NlaMeta,
+    PromptTemplates,
+    Role,
+    Scale,
+    Tokens,
+    read_dataset_meta,
+    read_meta,
+    write_dataset_meta,
+    write_meta,
+)
+from nlakit.contract.upgrade import upgrade
+from nlakit.contract.verify import verify
+
+__all__ = [
+    "AR_SLOT",
+    "AV_SLOT",
+    "META_NAME",
+    "DatasetExtraction",
+    "DatasetMeta",
+    "Extraction",
+    "NlaMeta",
+    "PromptParts",
+    "PromptTemplates",
+    "Role",
+    "Scale",
+    "Tokens",
+    "measure_tokens",
+    "read_dataset_meta",
+    "read_meta",
+    "render_ar",
+    "render_av",
+    "upgrade",
+    "verify",
+    "write_dataset_meta",
+    "write_meta",
+]
