@@ -1,0 +1,1 @@
+"""Target, verbalizer and reconstructor over Hugging Face causal language models."""

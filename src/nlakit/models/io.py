@@ -1,0 +1,281 @@
+"""Model directories: safetensors in, safetensors out, whole or not at all.
+
+Nothing here unpickles, runs code from a directory, or reaches the network.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
+
+from nlakit.errors import CheckpointError
+from nlakit.models.families import Family, cut_config, family_of
+
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+HEAD_NAME = "value_head.safetensors"
+
+
+def load_config(directory: str | Path) -> Any:
+    """The Hugging Face config of a directory.
+
+    Raises:
+        CheckpointError: no `config.json`, not JSON, or a family that is not supported.
+    """
+    path = Path(directory) / "config.json"
+    raw = _read_json(path)
+    family_of(raw.get("model_type"))
+    try:
+        return AutoConfig.from_pretrained(str(directory), local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a usable config: {error}") from error
+
+
+def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory. Raises `CheckpointError` when there is none to read."""
+    if not (Path(directory) / "tokenizer_config.json").is_file():
+        raise CheckpointError(f"{directory} has no tokenizer_config.json. Is it complete?")
+    try:
+        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"The tokenizer of {directory} cannot be read: {error}") from error
+
+
+def load_backbone(
+    directory: str | Path,
+    num_blocks: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    headless: bool = False,
+) -> Any:
+    """A causal language model from `config.json` and safetensors.
+
+    Args:
+        num_blocks: keep only the first blocks; None keeps what the config says.
+        dtype: in memory, whatever it is on disk.
+        headless: return the backbone alone, its final norm replaced by the identity (a
+            reconstructor's); such weights may then be in the file or not.
+
+    Raises:
+        CheckpointError: a file is missing or corrupt, a key missing or unexpected, a shape wrong.
+    """
+    config = load_config(directory)
+    if num_blocks is not None:
+        _check_depth(directory, num_blocks, config.num_hidden_layers)
+        config = cut_config(config, num_blocks)
+    family = family_of(config.model_type)
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    # Tying is a part of the initialisation that was left out.
+    model.tie_weights()
+    if headless:
+        model = _drop_head(model, family)
+    _fill(model, Path(directory), family, is_cut=num_blocks is not None, headless=headless)
+    model.eval()
+    return getattr(model, family.backbone) if headless else model
+
+
+def load_head(directory: str | Path, d_model: int) -> nn.Linear:
+    """The reconstructor's linear head (`weight`, optional `bias`), in float32.
+
+    Raises:
+        CheckpointError: the file is missing or corrupt, or not a (d_model, d_model) head.
+    """
+    path = Path(directory) / HEAD_NAME
+    tensors = dict(_read_tensors(path))
+    head = nn.Linear(d_model, d_model, bias="bias" in tensors, dtype=torch.float32)
+    _check_keys(path, set(tensors), set(head.state_dict()), optional=set())
+    _copy_all(head.state_dict(), tensors.items(), path)
+    return head
+
+
+def save_model(
+    directory: Path, model: Any, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype | None
+) -> None:
+    """Write weights, `config.json` and tokenizer files into an existing directory.
+
+    Args:
+        model: a causal language model, or a backbone: its keys are then written under the
+            family's prefix, so that both kinds of directory have the same names.
+        dtype: of the floating-point weights on disk; None keeps theirs.
+    """
+    family = family_of(model.config.model_type)
+    prefix = "" if hasattr(model, family.backbone) else f"{family.backbone}."
+    state = model.state_dict()
+    if model.config.tie_word_embeddings:
+        state.pop(f"{family.head}.weight", None)
+    save_tensors(directory / WEIGHTS_NAME, {prefix + key: t for key, t in state.items()}, dtype)
+    config = copy.deepcopy(model.config)
+    config.dtype = dtype or model.dtype
+    config.save_pretrained(str(directory))
+    tokenizer.save_pretrained(str(directory))
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+    """Write a safetensors file through a temporary name."""
+    ready = {key: _for_disk(tensor, dtype) for key, tensor in tensors.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(ready, str(temporary), metadata={"format": "pt"})
+    _sync(temporary)
+    os.replace(temporary, path)
+
+
+@contextmanager
+def atomic_directory(directory: str | Path) -> Iterator[Path]:
+    """A fresh directory that takes the place of `directory` when the block ends without error.
+
+    After an error the old directory is as it was and the new one is gone.
+    """
+    final = Path(directory)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        _swap(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, final: Path) -> None:
+    if not final.exists():
+        os.rename(new, final)
+        return
+    # A directory cannot be renamed onto one with files, so the old one steps aside first.
+    old = final.with_name(f".{final.name}.{os.getpid()}.old")
+    os.rename(final, old)
+    os.rename(new, final)
+    shutil.rmtree(old)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _for_disk(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    tensor = tensor.detach().cpu()
+    if dtype is not None and tensor.is_floating_point():
+        tensor = tensor.to(dtype)
+    return tensor.contiguous()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, found {type(raw).__name__}.")
+    return raw
+
+
+def _check_depth(directory: str | Path, asked: int, found: int) -> None:
+    if not 1 <= asked <= found:
+        raise CheckpointError(f"{asked} blocks were asked of {directory}, which has {found}.")
+
+
+def _drop_head(model: Any, family: Family) -> Any:
+    setattr(getattr(model, family.backbone), family.final_norm, nn.Identity())
+    setattr(model, family.head, nn.Identity())
+    return model
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = directory / INDEX_NAME
+    if not index.is_file():
+        return [directory / WEIGHTS_NAME]
+    names = _read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{index} has no weight_map. Is the download complete?")
+    return [directory / Path(name).name for name in sorted(set(names.values()))]
+
+
+def _read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a file, one at a time."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - not a mapping
+                # Old files hold the rotary frequencies, which follow from the config.
+                if not key.endswith("rotary_emb.inv_freq"):
+                    yield key, file.get_tensor(key)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing. Copy or download it again.") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is corrupt ({error}). Copy or download it again.") from error
+
+
+def _fill(model: Any, directory: Path, family: Family, *, is_cut: bool, headless: bool) -> None:
+    """Copy the directory's tensors into the model, and insist that they fit exactly."""
+    state = model.state_dict()
+    optional = set()
+    if model.config.tie_word_embeddings or headless:
+        optional.add(f"{family.head}.weight")
+    if headless:
+        optional.add(f"{family.backbone}.{family.final_norm}.weight")
+    found: set[str] = set()
+    for path in _weight_files(directory):
+        named = [(_full_name(key, family), tensor) for key, tensor in _read_tensors(path)]
+        kept = [item for item in named if not (is_cut and _is_past(item[0], model, family))]
+        found.update(key for key, _ in kept)
+        _copy_all(state, kept, path)
+    _check_keys(directory, found, set(state), optional)
+
+
+def _full_name(key: str, family: Family) -> str:
+    """Some reconstructors were saved from the backbone, without the prefix."""
+    if key.startswith((f"{family.backbone}.", f"{family.head}.")):
+        return key
+    return f"{family.backbone}.{key}"
+
+
+def _is_past(key: str, model: Any, family: Family) -> bool:
+    """Whether a key belongs to a block that was cut off."""
+    prefix = f"{family.backbone}.{family.blocks}."
+    block = key.removeprefix(prefix).split(".")[0]
+    is_block = key.startswith(prefix) and block.isdigit()
+    return is_block and int(block) >= model.config.num_hidden_layers
+
+
+def _copy_all(state: Mapping[str, Tensor], named: Any, path: Path) -> None:
+    with torch.no_grad():
+        for key, tensor in named:
+            if key not in state:
+                continue
+            if state[key].shape != tensor.shape:
+                raise CheckpointError(
+                    f"{path}: {key} has the shape {tuple(tensor.shape)}, config.json asks for "
+                    f"{tuple(state[key].shape)}. Weights and config do not belong together."
+                )
+            state[key].copy_(tensor)
+
+
+def _check_keys(where: Path, found: set[str], expected: set[str], optional: set[str]) -> None:
+    missing = sorted(expected - found - optional)
+    unexpected = sorted(found - expected - optional)
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{where}: {len(missing)} weights are missing{_few(missing)} and {len(unexpected)} are "
+            f"unexpected{_few(unexpected)}. Weights and config.json do not belong together."
+        )
+
+
+def _few(keys: list[str]) -> str:
+    shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+    return f" ({shown})" if keys else ""

@@ -1,0 +1,154 @@
+"""The activation reconstructor (AR): an explanation in, a vector out.
+
+The target's first blocks without the final norm, and a linear head that starts as the identity.
+The vector is read at the last real token.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from nlakit.contract import NlaMeta, read_meta, render_ar, verify, write_meta
+from nlakit.core.site import Site
+from nlakit.errors import InputError
+from nlakit.models.families import backbone_of, truncated
+from nlakit.models.io import (
+    HEAD_NAME,
+    atomic_directory,
+    load_backbone,
+    load_config,
+    load_head,
+    load_tokenizer,
+    save_model,
+    save_tensors,
+)
+from nlakit.models.padding import TOKENS_PER_BATCH, length_batches, pad_right
+
+
+class Reconstructor:
+    """A truncated language model with a float32 head.
+
+    Attributes:
+        prefix_ids, suffix_ids: the prompt before and after the explanation, BOS included.
+    """
+
+    def __init__(
+        self, backbone: Any, head: nn.Linear, tokenizer: PreTrainedTokenizerBase, meta: NlaMeta
+    ) -> None:
+        self.backbone = backbone
+        self.head = head.float()
+        self.tokenizer = tokenizer
+        self.meta = meta
+        self.prefix_ids, self.suffix_ids = render_ar(meta, tokenizer)
+
+    @classmethod
+    def load(cls, directory: str | Path, dtype: torch.dtype = torch.float32) -> Reconstructor:
+        """Read a directory; its contract is verified before any weight is.
+
+        Raises:
+            ContractError: `nla_meta.yaml` and the tokenizer or config differ.
+            CheckpointError: the weights cannot be read.
+        """
+        meta, config = read_meta(directory), load_config(directory)
+        tokenizer = load_tokenizer(directory)
+        verify(meta, tokenizer, config, "ar")
+        backbone = load_backbone(directory, dtype=dtype, headless=True)
+        return cls(backbone, load_head(directory, meta.d_model), tokenizer, meta)
+
+    @classmethod
+    def from_target(
+        cls, model: Any, tokenizer: PreTrainedTokenizerBase, meta: NlaMeta
+    ) -> Reconstructor:
+        """An untrained reconstructor: a copy of the target up to the site, and the identity."""
+        site = Site(meta.extraction.layer_index)
+        site.check_depth(model.config.num_hidden_layers)
+        backbone = copy.deepcopy(truncated(backbone_of(model), site.num_blocks))
+        head = nn.Linear(meta.d_model, meta.d_model, bias=False, device=model.device)
+        nn.init.eye_(head.weight)
+        return cls(backbone, head, tokenizer, meta)
+
+    def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write weights, head, config, tokenizer and contract, replacing the directory at once.
+
+        The head stays float32 whatever `dtype` is.
+        """
+        with atomic_directory(directory) as temporary:
+            save_model(temporary, self.backbone, self.tokenizer, dtype)
+            save_tensors(temporary / HEAD_NAME, self.head.state_dict(), None)
+            write_meta(temporary, self.meta)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Everything that is trained."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Everything that is trained, by name."""
+        backbone = ((f"backbone.{name}", p) for name, p in self.backbone.named_parameters())
+        return chain(backbone, ((f"head.{name}", p) for name, p in self.head.named_parameters()))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.head.weight.device
+
+    def train(self, mode: bool = True) -> None:
+        """Switch dropout and the like on or off."""
+        self.backbone.train(mode)
+        self.head.train(mode)
+
+    def encode(self, explanation: str) -> list[int]:
+        """The whole prompt; what looks like a special token in the explanation is plain text."""
+        ids = self.tokenizer.encode(
+            explanation, add_special_tokens=False, split_special_tokens=True
+        )
+        return [*self.prefix_ids, *ids, *self.suffix_ids]
+
+    def forward(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
+        """One float32 vector per prompt of `encode`, with gradients.
+
+        Raises:
+            InputError: no prompts, an empty one, or one past the model's context.
+        """
+        _check_prompts(ids, self.backbone.config.max_position_embeddings)
+        device = self.backbone.device
+        # Filled up on the right, so that a causal mask alone keeps padding out of sight.
+        padded_BT = pad_right(ids).to(device)
+        hidden_BTD = self.backbone(input_ids=padded_BT, use_cache=False).last_hidden_state
+        last_B = torch.tensor([len(row) - 1 for row in ids], device=device)
+        last_BD = hidden_BTD[torch.arange(len(ids), device=device), last_B]
+        with torch.autocast(device.type, enabled=False):
+            return self.head(last_BD.float())
+
+    @torch.no_grad()
+    def reconstruct(self, explanations: Sequence[str]) -> Float[Tensor, "N D"]:
+        """One vector per explanation, in their order, run in batches of like length.
+
+        Raises:
+            InputError: no explanations, or one past the model's context.
+        """
+        ids = [self.encode(explanation) for explanation in explanations]
+        _check_prompts(ids, self.backbone.config.max_position_embeddings)
+        found_ND = torch.empty(len(ids), self.meta.d_model, device=self.device)
+        for batch in length_batches([len(row) for row in ids], TOKENS_PER_BATCH):
+            found_ND[batch] = self.forward([ids[index] for index in batch])
+        return found_ND
+
+
+def _check_prompts(ids: Sequence[Sequence[int]], limit: int) -> None:
+    if not ids:
+        raise InputError("No explanation was given to reconstruct.")
+    for index, row in enumerate(ids):
+        if not 1 <= len(row) <= limit:
+            raise InputError(
+                f"Explanation {index} makes a prompt of {len(row)} tokens; the reconstructor reads "
+                f"1 to {limit}. Shorten it."
+            )

@@ -1,0 +1,168 @@
+"""The target: the frozen model whose activations are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from nlakit.core.site import Site
+from nlakit.errors import InputError
+from nlakit.models.families import backbone_of, family_of, truncated
+from nlakit.models.io import atomic_directory, load_backbone, load_tokenizer, save_model
+from nlakit.models.padding import TOKENS_PER_BATCH, length_batches, pad_right
+
+
+class Encoded(NamedTuple):
+    """A text as the target reads it.
+
+    Attributes:
+        ids: token ids, BOS included.
+        offsets: per token, the characters of `text` it covers: [start, end).
+        tokens: per token, those characters, or the token's name where it covers none (BOS).
+        text: what was encoded (for messages: the rendered conversation).
+    """
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    tokens: list[str]
+    text: str
+
+
+class Target:
+    """The model under study, and the site at which it is read."""
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, site: Site) -> None:
+        site.check_depth(model.config.num_hidden_layers)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.site = site
+
+    @classmethod
+    def load(cls, directory: str | Path, layer: int, dtype: torch.dtype = torch.float32) -> Target:
+        """Read a model directory.
+
+        Raises:
+            CheckpointError: the weights cannot be read.
+            InputError: the model has no block `layer`.
+        """
+        model = load_backbone(directory, dtype=dtype)
+        return cls(model, load_tokenizer(directory), Site(layer))
+
+    def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write weights, config and tokenizer, replacing the directory at once."""
+        with atomic_directory(directory) as temporary:
+            save_model(temporary, self.model, self.tokenizer, dtype)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.model.config.hidden_size
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest sequence the model was built for."""
+        return self.model.config.max_position_embeddings
+
+    def encode(self, text: str) -> Encoded:
+        """Encode a person's text: what looks like a special token in it is plain text.
+
+        BOS comes first where the family and the tokenizer have one.
+
+        Raises:
+            InputError: the text is empty or longer than the model's context.
+        """
+        if not text:
+            raise InputError("The text is empty. Give at least one character.")
+        encoded = self._encode(text, split_special_tokens=True)
+        bos = self.tokenizer.bos_token_id
+        adds_bos = family_of(self.model.config.model_type).adds_bos
+        if adds_bos and bos is not None and encoded.ids[:1] != [bos]:
+            name = str(self.tokenizer.bos_token)
+            encoded = Encoded(
+                [bos, *encoded.ids], [(0, 0), *encoded.offsets], [name, *encoded.tokens], text
+            )
+        return self._checked(encoded)
+
+    def encode_messages(
+        self, messages: list[dict[str, Any]], add_generation_prompt: bool = False
+    ) -> Encoded:
+        """Encode a conversation through the chat template; offsets are into the rendered text.
+
+        The rendered text is encoded with special tokens on, since the template's roles need them;
+        so a special token written *inside* a message is one too. Nothing is added before it.
+
+        Raises:
+            InputError: no messages, no chat template, or longer than the model's context.
+        """
+        if not messages:
+            raise InputError("The conversation is empty. Give at least one message.")
+        if not self.tokenizer.chat_template:
+            raise InputError("The target's tokenizer has no chat template. Give plain text.")
+        rendered = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        return self._checked(self._encode(str(rendered), split_special_tokens=False))
+
+    @torch.no_grad()
+    def activations(
+        self, ids: list[list[int]], positions: list[list[int]] | None = None
+    ) -> list[Float[Tensor, "_P D"]]:
+        """Raw float32 vectors at the site, per sequence one row a position.
+
+        Only the blocks up to the site run.
+
+        Args:
+            positions: token indices per sequence; None means every token.
+
+        Raises:
+            InputError: an empty sequence, one past the context, or a position outside it.
+        """
+        wanted = positions or [list(range(len(row))) for row in ids]
+        _check_positions(ids, wanted, self.max_tokens)
+        view = truncated(backbone_of(self.model), self.site.num_blocks)
+        found: dict[int, Tensor] = {}
+        for batch in length_batches([len(row) for row in ids], TOKENS_PER_BATCH):
+            padded_BT = pad_right([ids[i] for i in batch]).to(self.model.device)
+            # Padding is on the right, so a causal mask already keeps it from every real token.
+            hidden_BTD = view(input_ids=padded_BT, use_cache=False).last_hidden_state
+            for row, index in enumerate(batch):
+                found[index] = hidden_BTD[row, wanted[index]].float()
+        return [found[index] for index in range(len(ids))]
+
+    def _encode(self, text: str, *, split_special_tokens: bool) -> Encoded:
+        output = self.tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=split_special_tokens,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        offsets = [(int(start), int(end)) for start, end in output["offset_mapping"]]
+        return Encoded(output["input_ids"], offsets, [text[a:b] for a, b in offsets], text)
+
+    def _checked(self, encoded: Encoded) -> Encoded:
+        if len(encoded.ids) > self.max_tokens:
+            raise InputError(
+                f"The text is {len(encoded.ids)} tokens long; the target reads at most "
+                f"{self.max_tokens}. Shorten it or read it in parts."
+            )
+        return encoded
+
+
+def _check_positions(ids: list[list[int]], wanted: list[list[int]], limit: int) -> None:
+    if len(ids) != len(wanted):
+        raise InputError(f"{len(ids)} sequences were given with {len(wanted)} lists of positions.")
+    for index, (row, places) in enumerate(zip(ids, wanted, strict=True)):
+        if not 1 <= len(row) <= limit:
+            raise InputError(f"Sequence {index} has {len(row)} tokens; 1 to {limit} can be read.")
+        bad = [place for place in places if not 0 <= place < len(row)]
+        if bad:
+            raise InputError(
+                f"Position {bad[0]} was asked of sequence {index}, whose tokens are 0 to "
+                f"{len(row) - 1}."
+            )

@@ -1,0 +1,223 @@
+"""The activation verbalizer (AV): a vector in, an explanation out.
+
+Its prompt is `[prefix][slot][suffix]`, where the slot's embedding is the vector at the checkpoint's
+norm. Where the slot is was recorded when the prompt was built; no text is ever searched for it.
+Sampling is an engine's work; here are the training forward and the words around an explanation.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedTokenizerBase
+
+from nlakit.contract import NlaMeta, read_meta, render_av, verify, write_meta
+from nlakit.core.inject import check_vectors, replace_rows
+from nlakit.core.losses import token_logprobs
+from nlakit.core.scale import resolve_scale, to_norm
+from nlakit.errors import InputError
+from nlakit.models.families import backbone_of, embedding_of, head_of
+from nlakit.models.io import (
+    atomic_directory,
+    load_backbone,
+    load_config,
+    load_tokenizer,
+    save_model,
+)
+from nlakit.models.padding import pad_right, real_tokens
+
+OPEN_TAG = "<explanation>"
+CLOSE_TAG = "</explanation>"
+
+
+class Parsed(NamedTuple):
+    """What an answer says.
+
+    Attributes:
+        text: the words between the tags, or those so far where the answer was cut.
+        closed: whether both tags are there; an answer without them is not an explanation.
+    """
+
+    text: str
+    closed: bool
+
+
+class Verbalizer:
+    """A causal language model that reads one injected vector and answers in words.
+
+    Attributes:
+        prefix_ids, suffix_ids: the prompt before and after the slot.
+        open_ids, close_ids: the tags.
+        eos_ids: any of these ends an answer.
+        injection_scale: norm of the vector in the prompt; None injects it as it is.
+    """
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, meta: NlaMeta) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.meta = meta
+        self.prefix_ids, self.suffix_ids = render_av(meta, tokenizer)
+        self.open_ids = tokenizer.encode(OPEN_TAG, add_special_tokens=False)
+        self.close_ids = tokenizer.encode(CLOSE_TAG, add_special_tokens=False)
+        self.eos_ids = _eos_ids(model.config, tokenizer)
+        self.injection_scale = resolve_scale(meta.extraction.injection_scale, meta.d_model)
+
+    @classmethod
+    def load(cls, directory: str | Path, dtype: torch.dtype = torch.float32) -> Verbalizer:
+        """Read a directory; its contract is verified before any weight is.
+
+        Raises:
+            ContractError: `nla_meta.yaml` and the tokenizer or config differ.
+            CheckpointError: the weights cannot be read.
+        """
+        meta, config = read_meta(directory), load_config(directory)
+        tokenizer = load_tokenizer(directory)
+        verify(meta, tokenizer, config, "av")
+        return cls(load_backbone(directory, dtype=dtype), tokenizer, meta)
+
+    @classmethod
+    def from_target(
+        cls, model: Any, tokenizer: PreTrainedTokenizerBase, meta: NlaMeta
+    ) -> Verbalizer:
+        """An untrained verbalizer: a copy of the target's weights."""
+        return cls(copy.deepcopy(model), tokenizer, meta)
+
+    def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write weights, config, tokenizer and contract, replacing the directory at once."""
+        with atomic_directory(directory) as temporary:
+            save_model(temporary, self.model, self.tokenizer, dtype)
+            write_meta(temporary, self.meta)
+
+    def scaled(self, vectors_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Vectors as they enter the prompt, on the model's device.
+
+        Raises:
+            InputError: a wrong shape, or not finite.
+        """
+        check_vectors(vectors_ND, self.meta.d_model)
+        return to_norm(vectors_ND.to(self.model.device).float(), self.injection_scale)
+
+    def logprobs(
+        self,
+        vectors_BD: Float[Tensor, "B D"],
+        responses: Sequence[Sequence[int]],
+        *,
+        prefix_sharing: bool = True,
+    ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+        """Log-probability of each response token, with gradients; and True where one is real.
+
+        Logits are computed for real response tokens only. T is the longest response.
+
+        Args:
+            prefix_sharing: run the constant prefix once and let all rows attend to it. The
+                gradient is the same, being the sum over rows.
+
+        Raises:
+            InputError: bad vectors, another number of responses, or no token at all.
+        """
+        _check_responses(len(vectors_BD), responses)
+        width = max(len(row) for row in responses)
+        ids_BT = pad_right(responses).to(self.model.device)
+        mask_BT = real_tokens([len(row) for row in responses]).to(self.model.device)
+        body_BTD = self.body(self.scaled(vectors_BD), ids_BT)
+        run = self._run_shared if prefix_sharing else self._run_plain
+        # The token at t is predicted one place earlier: the first by the prompt's last token.
+        hidden_BTD = run(body_BTD)[:, -width - 1 : -1]
+        logits_1NV = head_of(self.model)(hidden_BTD[mask_BT])[None]
+        found_N = token_logprobs(logits_1NV, ids_BT[mask_BT][None])[0]
+        logprobs_BT = found_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, found_N)
+        return logprobs_BT, mask_BT
+
+    def encode_response(self, explanation: str) -> list[int]:
+        """The answer to train on: tags, explanation as plain text, EOS; each piece on its own."""
+        text_ids = self.tokenizer.encode(
+            explanation, add_special_tokens=False, split_special_tokens=True
+        )
+        return [*self.open_ids, *text_ids, *self.close_ids, *self.eos_ids[:1]]
+
+    def response_offsets(self, explanation: str) -> list[tuple[int, int]]:
+        """Per token of `encode_response`, the characters of the explanation it covers; tags and
+        EOS cover none, (0, 0)."""
+        encoded = self.tokenizer(
+            explanation,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+        )
+        inner = [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+        num_after = len(self.close_ids) + len(self.eos_ids[:1])
+        return [*[(0, 0)] * len(self.open_ids), *inner, *[(0, 0)] * num_after]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """An answer as text, its final EOS left out."""
+        kept = list(ids)
+        while kept and kept[-1] in self.eos_ids:
+            kept.pop()
+        return str(
+            self.tokenizer.decode(
+                kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def parse(self, ids: Sequence[int]) -> Parsed:
+        """The explanation in an answer (see `Parsed`)."""
+        before, open_tag, after = self.decode(ids).partition(OPEN_TAG)
+        text, close_tag, _ = (after if open_tag else before).partition(CLOSE_TAG)
+        return Parsed(text.strip(), bool(open_tag and close_tag))
+
+    def body(
+        self, scaled_BD: Float[Tensor, "B D"], ids_BT: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B S D"]:
+        """Embeddings of slot, suffix and response; `scaled_BD` takes the marker's place.
+
+        Args:
+            scaled_BD: what `scaled` returned.
+            ids_BT: response ids; T may be 0.
+        """
+        prompt = [self.meta.tokens.injection_token_id, *self.suffix_ids]
+        prompt_BP = torch.tensor(prompt, device=ids_BT.device).expand(len(ids_BT), -1)
+        embedded_BSD = self._embed(torch.cat([prompt_BP, ids_BT], dim=1))
+        slot_B = torch.zeros(len(ids_BT), dtype=torch.long, device=ids_BT.device)
+        return replace_rows(embedded_BSD, slot_B, scaled_BD)
+
+    def _prefix(self) -> Float[Tensor, "1 P D"]:
+        return self._embed(torch.tensor([self.prefix_ids], device=self.model.device))
+
+    def _embed(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        return embedding_of(backbone_of(self.model))(ids_BT)
+
+    def _run_plain(self, body_BSD: Float[Tensor, "B S D"]) -> Float[Tensor, "B _PS D"]:
+        prefix_BPD = self._prefix().expand(len(body_BSD), -1, -1)
+        whole = torch.cat([prefix_BPD, body_BSD], dim=1)
+        return backbone_of(self.model)(inputs_embeds=whole, use_cache=False).last_hidden_state
+
+    def _run_shared(self, body_BSD: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        backbone = backbone_of(self.model)
+        prefix = DynamicCache()
+        backbone(inputs_embeds=self._prefix(), use_cache=True, past_key_values=prefix)
+        shared = DynamicCache()
+        for index, (keys, values, *_) in enumerate(prefix):
+            size = (len(body_BSD), -1, -1, -1)
+            shared.update(keys.expand(size), values.expand(size), index)
+        output = backbone(inputs_embeds=body_BSD, use_cache=True, past_key_values=shared)
+        return output.last_hidden_state
+
+
+def _check_responses(num_vectors: int, responses: Sequence[Sequence[int]]) -> None:
+    if len(responses) != num_vectors:
+        raise InputError(f"{num_vectors} vectors were given with {len(responses)} responses.")
+    if not any(responses):
+        raise InputError(f"All {num_vectors} responses are empty: there is no token to score.")
+
+
+def _eos_ids(config: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end an answer, the tokenizer's own first: the one to train on."""
+    declared = config.eos_token_id
+    listed = declared if isinstance(declared, list) else [declared]
+    return list(dict.fromkeys(i for i in [tokenizer.eos_token_id, *listed] if i is not None))

@@ -1,0 +1,62 @@
+"""Held-out figures while RL runs: the same ones as the report's, on fewer documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from torch import Tensor
+
+from nlakit.core.fidelity import fve
+from nlakit.core.scale import resolve_scale
+from nlakit.engines.base import Sampling
+from nlakit.engines.local import LocalEngine
+from nlakit.evals.claims import score_claims
+from nlakit.models.reconstructor import Reconstructor
+from nlakit.storyworld.document import State
+
+EVALUATION_TOKENS = 120
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Greedy readings of held-out activations: reconstruction, truth and form."""
+
+    fve: float
+    fve_frozen_ar: float
+    precision: float
+    recall: float
+    tokens: float
+    extraction_rate: float
+
+    def record(self) -> dict[str, float]:
+        return {f"held_out_{name}": value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Activations of held-out documents with the state of the world at each."""
+
+    vectors_ND: Tensor
+    states: Sequence[State]
+    mean_D: Tensor
+
+    def scores(self, engine: LocalEngine, frozen: Reconstructor) -> Scores:
+        completions = [
+            group[0]
+            for group in engine.verbalize(self.vectors_ND, Sampling(max_new_tokens=EVALUATION_TOKENS))
+        ]
+        texts = [each.text for each in completions]
+        truth = score_claims(texts, self.states)
+        return Scores(
+            fve=self._fve(engine.reconstruct(texts)),
+            fve_frozen_ar=self._fve(frozen.reconstruct(texts)),
+            precision=truth.precision,
+            recall=truth.recall,
+            tokens=sum(len(each.ids) for each in completions) / len(completions),
+            extraction_rate=sum(each.closed for each in completions) / len(completions),
+        )
+
+    def _fve(self, rebuilt_ND: Tensor) -> float:
+        scale = resolve_scale("sqrt_d_model", self.vectors_ND.shape[1])
+        return float(fve(self.vectors_ND, rebuilt_ND, self.mean_D, scale).fve)

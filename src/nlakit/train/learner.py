@@ -1,0 +1,111 @@
+"""One set of trainable parameters with its optimiser, schedule and guard against bad gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nlakit.config import FrozenModel
+
+from .muon import Muon
+
+MUON_MOMENTUM = 0.95
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class OptimizerConfig(FrozenModel):
+    """AdamW with a linear warm-up and a cosine descent to `final_fraction` of the peak."""
+
+    lr: float = Field(gt=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    final_fraction: float = Field(default=0.1, ge=0, le=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    muon_lr: float | None = Field(default=None, gt=0)
+    """Peak rate of Muon for the matrices of the blocks; None trains everything with AdamW."""
+
+
+class Learner:
+    """Updates `parameters`; a step whose gradients are not finite is skipped and counted."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, num_steps: int):
+        self.parameters = dict(parameters)
+        self.config, self.num_steps = config, num_steps
+        use_muon = config.muon_lr is not None
+        hidden = {n: p for n, p in self.parameters.items() if use_muon and _is_hidden_matrix(n, p)}
+        self.muon = Muon(hidden, MUON_MOMENTUM, config.weight_decay)
+        rest = [p for name, p in self.parameters.items() if name not in hidden]
+        groups = [
+            {"params": [p for p in rest if p.dim() > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+        self.skipped = 0
+
+    def schedule(self, step: int) -> float:
+        """The learning rate of step `step`, counted from 0, as a share of the peak."""
+        if step < self.config.warmup_steps:
+            return (step + 1) / self.config.warmup_steps
+        left = max(1, self.num_steps - self.config.warmup_steps)
+        done = min(1.0, (step - self.config.warmup_steps) / left)
+        floor = self.config.final_fraction
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+    def update(self, step: int) -> float:
+        """Clip, step and clear the gradients; returns their norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * self.schedule(step)
+        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.max_grad_norm)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            self.muon.step((self.config.muon_lr or 0.0) * self.schedule(step))
+        else:
+            self.skipped += 1
+        for parameter in self.parameters.values():
+            parameter.grad = None
+        return float(norm)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, moments and counters as one flat table of tensors."""
+        table = {f"weight.{name}": p.detach().contiguous() for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                table[f"{key}.{name}"] = torch.as_tensor(value).clone()
+        table |= {f"momentum.{name}": buffer for name, buffer in self.muon.buffers.items()}
+        table["skipped"] = torch.tensor(self.skipped)
+        return table
+
+    def load_state(self, table: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`. KeyError when a weight is missing."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(table[f"weight.{name}"])
+                moments = ("step", "exp_avg", "exp_avg_sq")
+                if f"step.{name}" in table:
+                    self.optimizer.state[parameter] = {k: table[f"{k}.{name}"].clone() for k in moments}
+        for name, buffer in self.muon.buffers.items():
+            buffer.copy_(table[f"momentum.{name}"])
+        self.skipped = int(table["skipped"])
+
+
+def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.dim() == 2 and ".layers." in f".{name}"
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """The autocast of a training forward; "auto" takes bfloat16 where the hardware multiplies it fast."""
+    if precision == "float32" or (precision == "auto" and not _fast_bfloat16(device)):
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
+    return device.type == "cuda"

@@ -1,0 +1,110 @@
+"""A recipe: everything that decides a run from nothing to a published pair, as one TOML file."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from nlakit.config import FrozenModel
+
+from .learner import OptimizerConfig, Precision
+
+
+class TargetConfig(FrozenModel):
+    """The storyworld target: a Llama-architecture model trained from scratch."""
+
+    vocab_size: int = Field(default=2048, ge=512)
+    hidden_size: int = Field(default=192, ge=16)
+    num_layers: int = Field(default=6, ge=2)
+    num_heads: int = Field(default=6, ge=1)
+    intermediate_size: int = Field(default=512, ge=16)
+    context: int = Field(default=256, ge=64)
+    """Longest input in tokens, for the target and for both prompts."""
+    tokenizer_documents: int = Field(default=6000, ge=100)
+    steps: int = Field(ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    optimizer: OptimizerConfig
+    probe_every: int = Field(default=500, ge=1)
+    """Steps between probes of every kind of fact: the loss alone does not show what can be read."""
+
+
+class ExtractionConfig(FrozenModel):
+    """Activations of training documents, for the warm start and for RL."""
+
+    layer: int = Field(ge=0)
+    """Output of decoder block `layer`, counted from 0."""
+    documents: int = Field(ge=1)
+    positions_per_document: int = Field(default=5, ge=1)
+    shard_rows: int = Field(default=20_000, ge=1)
+
+
+class SftConfig(FrozenModel):
+    """Supervised training of one of the pair on the teacher's labels."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    optimizer: OptimizerConfig
+    claim_weight: float = Field(default=1.0, ge=1)
+    """AV only: loss weight of the tokens that make a claim; the others weigh 1."""
+    held_out: int = Field(default=256, ge=8)
+    """Rows of the last documents kept back for the figures logged while training."""
+    evaluate_every: int = Field(default=200, ge=1)
+
+
+class RlConfig(FrozenModel):
+    """Joint RL: on-policy GRPO for the AV, regression on the same explanations for the AR."""
+
+    steps: int = Field(ge=1)
+    vectors: int = Field(default=32, ge=1)
+    group: int = Field(default=8, ge=2)
+    max_new_tokens: int = Field(default=72, ge=8)
+    temperature: float = Field(default=1.0, gt=0)
+    micro_batch: int = Field(default=64, ge=1)
+    kl_coefficient: float = Field(default=0.01, ge=0)
+    unclosed_reward: float = -2.0
+    """Reward of an explanation without its closing tag; the AR does not learn from it."""
+    length_allowance: int = Field(default=60, ge=1)
+    length_cost: float = Field(default=0.005, ge=0)
+    """Reward lost per token beyond the allowance."""
+    verbalizer: OptimizerConfig
+    reconstructor: OptimizerConfig
+    evaluate_every: int = Field(default=20, ge=1)
+    evaluation_documents: int = Field(default=200, ge=8)
+    precision_slack: float = Field(default=0.02, ge=0)
+    """The best checkpoint is the one of highest FVE whose claim precision is no more than this
+    below the warm start's."""
+
+
+class ReportConfig(FrozenModel):
+    documents: int = Field(default=500, ge=8)
+    seed: int = Field(default=90_001, ge=0)
+
+
+class Recipe(FrozenModel):
+    name: str
+    seed: int = Field(default=0, ge=0)
+    precision: Precision = "auto"
+    checkpoint_every: int = Field(default=200, ge=1)
+    target: TargetConfig
+    extraction: ExtractionConfig
+    verbalizer: SftConfig
+    reconstructor: SftConfig
+    rl: RlConfig
+    report: ReportConfig = ReportConfig()
+
+    def stage(self, *parts: str) -> StageConfig:
+        """What decides a stage's result: these parts of the recipe and nothing after them."""
+        return StageConfig(
+            seed=self.seed, precision=self.precision, **{part: getattr(self, part) for part in parts}
+        )
+
+
+class StageConfig(FrozenModel):
+    """The recipe's parts up to one stage, so that a change further down leaves it done."""
+
+    seed: int
+    precision: Precision
+    target: TargetConfig
+    extraction: ExtractionConfig | None = None
+    verbalizer: SftConfig | None = None
+    reconstructor: SftConfig | None = None
+    rl: RlConfig | None = None

@@ -1,0 +1,243 @@
+"""Joint RL (method.md §3): GRPO for the AV, regression on the same explanations for the AR.
+
+The plain loop to learn from is `recipes/minimal.py`; this one adds held-out figures, resuming, the
+reference policy, and the choice of the best checkpoint. One update is made per rollout, so the
+rollout's own policy is the one being updated and no old-policy pass is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nlakit.core.fidelity import reconstruction_mse
+from nlakit.core.losses import group_advantages, kl_k3
+from nlakit.core.scale import resolve_scale
+from nlakit.engines.base import Completion, Sampling
+from nlakit.engines.local import LocalEngine
+from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.verbalizer import Verbalizer
+
+from . import rewards
+from .evaluation import HeldOut, Scores
+from .learner import Learner, autocast
+from .recipe import Recipe, RlConfig
+from .run import RunDirectory, generator, read_json, train_steps, write_json
+
+STAGE_PARTS = ("target", "extraction", "verbalizer", "reconstructor", "rl")
+ROLLOUT_PLACE, VECTOR_PLACE = 21, 22
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """N vectors with G explanations each, flattened to rows; `ar_ids` are the AR's prompts."""
+
+    vectors_RD: Tensor
+    responses: list[list[int]]
+    ar_ids: list[list[int]]
+    closed_R: Tensor
+    group: int
+
+    @property
+    def num_tokens_R(self) -> Tensor:
+        return torch.tensor([len(row) for row in self.responses])
+
+
+@dataclass
+class Players:
+    """Who takes part: the pair in training, its frozen start, and their optimisers."""
+
+    engine: LocalEngine
+    reference: Verbalizer
+    frozen: Reconstructor
+    av: Learner
+    ar: Learner
+
+    @property
+    def verbalizer(self) -> Verbalizer:
+        return self.engine.verbalizer
+
+    @property
+    def reconstructor(self) -> Reconstructor:
+        return self.engine.reconstructor
+
+
+def train_rl(
+    recipe: Recipe,
+    engine: LocalEngine,
+    reference: Verbalizer,
+    frozen: Reconstructor,
+    vectors_ND: Tensor,
+    held_out: HeldOut,
+    directory: Path,
+) -> None:
+    """Train the engine's pair in place; `directory/best/{av,ar}` is the chosen checkpoint."""
+    config = recipe.rl
+    run = RunDirectory(directory, recipe.stage(*STAGE_PARTS))
+    if run.done is not None:
+        return
+    players = Players(
+        engine,
+        reference,
+        frozen,
+        Learner(dict(engine.verbalizer.model.named_parameters()), config.verbalizer, config.steps),
+        Learner(dict(engine.reconstructor.named_parameters()), config.reconstructor, config.steps),
+    )
+    chooser = Chooser(run, held_out, players, config)
+    chooser.start()
+
+    def step(number: int) -> dict[str, float]:
+        metrics = rl_step(recipe, players, vectors_ND, number)
+        if (number + 1) % config.evaluate_every == 0 or number + 1 == config.steps:
+            metrics |= chooser.consider(number + 1)
+        return metrics
+
+    learners = {"av": players.av, "ar": players.ar}
+    train_steps(run, learners, config.steps, step, recipe.checkpoint_every, "joint RL")
+    run.finish({"steps": config.steps, "best": chooser.record()})
+
+
+# -- one step --------------------------------------------------------------------------------------
+def rl_step(recipe: Recipe, players: Players, vectors_ND: Tensor, number: int) -> dict[str, float]:
+    """Sample, reward, update both; returns the figures of the step."""
+    config = recipe.rl
+    picked = torch.randint(
+        len(vectors_ND), (config.vectors,), generator=generator(recipe.seed, VECTOR_PLACE, number)
+    )
+    rollout = roll_out(players, vectors_ND[picked], config, generator(recipe.seed, ROLLOUT_PLACE, number))
+    mse_R = update_reconstructor(recipe, players, rollout, number)
+    reward_NG = total_reward(rollout, mse_R, config)
+    figures = update_verbalizer(recipe, players, rollout, group_advantages(reward_NG).flatten(), number)
+    players.engine.refresh()
+    closed = rollout.closed_R.float()
+    return {
+        "reward": float(reward_NG.mean()),
+        "mse": float((mse_R * closed).sum() / closed.sum().clamp_min(1)),
+        "tokens": float(rollout.num_tokens_R.float().mean()),
+        "extraction_rate": float(closed.mean()),
+        "reward_spread": float(reward_NG.std(dim=1).mean()),
+        **figures,
+    }
+
+
+def roll_out(players: Players, vectors_ND: Tensor, config: RlConfig, seeds: torch.Generator) -> Rollout:
+    sampling = Sampling(
+        samples=config.group,
+        temperature=config.temperature,
+        max_new_tokens=config.max_new_tokens,
+        seed=int(torch.randint(1 << 62, (1,), generator=seeds)),
+    )
+    groups = players.engine.verbalize(vectors_ND, sampling)
+    rows: Sequence[Completion] = [each for group in groups for each in group]
+    return Rollout(
+        vectors_RD=vectors_ND.repeat_interleave(config.group, dim=0),
+        responses=[list(each.ids) for each in rows],
+        ar_ids=[players.reconstructor.encode(each.text) for each in rows],
+        closed_R=torch.tensor([each.closed for each in rows]),
+        group=config.group,
+    )
+
+
+def total_reward(rollout: Rollout, mse_R: Tensor, config: RlConfig) -> Tensor:
+    """N x G: reconstruction and length, or the fixed reward of an unclosed explanation."""
+    shape = (-1, rollout.group)
+    reward = rewards.reconstruction(mse_R.view(shape)) + rewards.length_cost(
+        rollout.num_tokens_R.view(shape), config.length_allowance, config.length_cost
+    )
+    return rewards.with_unclosed(reward, rollout.closed_R.view(shape), config.unclosed_reward)
+
+
+def _chunks(rollout: Rollout, lengths: Tensor, size: int) -> list[list[int]]:
+    """Row numbers in micro-batches of like length."""
+    return [chunk.tolist() for chunk in lengths.argsort(stable=True).split(size)]
+
+
+def update_reconstructor(recipe: Recipe, players: Players, rollout: Rollout, number: int) -> Tensor:
+    """One regression step on the closed explanations. The same forward serves as the reward."""
+    ar = players.reconstructor
+    scale = resolve_scale("sqrt_d_model", rollout.vectors_RD.shape[1])
+    mse_R = torch.zeros(len(rollout.ar_ids))
+    num_closed = max(1, int(rollout.closed_R.sum()))
+    lengths = torch.tensor([len(ids) for ids in rollout.ar_ids])
+    for rows in _chunks(rollout, lengths, recipe.rl.micro_batch):
+        with autocast(recipe.precision, ar.device):
+            rebuilt = ar.forward([rollout.ar_ids[row] for row in rows])
+        mse = reconstruction_mse(rollout.vectors_RD[rows], rebuilt.float(), scale)
+        mse_R[rows] = mse.detach()
+        loss = (mse * rollout.closed_R[rows]).sum() / num_closed
+        loss.backward()
+    players.ar.update(number)
+    return mse_R
+
+
+def update_verbalizer(
+    recipe: Recipe, players: Players, rollout: Rollout, advantage_R: Tensor, number: int
+) -> dict[str, float]:
+    """One policy-gradient step with a KL term towards the warm-started AV."""
+    config, av = recipe.rl, players.verbalizer
+    total_tokens = int(rollout.num_tokens_R.sum())
+    kl_sum = entropy_sum = 0.0
+    for rows in _chunks(rollout, rollout.num_tokens_R, config.micro_batch):
+        vectors, responses = rollout.vectors_RD[rows], [rollout.responses[row] for row in rows]
+        with torch.no_grad(), autocast(recipe.precision, av.model.device):
+            reference, _ = players.reference.logprobs(vectors, responses)
+        with autocast(recipe.precision, av.model.device):
+            logprobs, mask = av.logprobs(vectors, responses)
+        kl = kl_k3(logprobs, reference) * mask
+        # On-policy: the ratio to the sampling policy is 1, its gradient that of the log-probability.
+        ratio = (logprobs - logprobs.detach()).exp()
+        gain = ratio * advantage_R[rows].unsqueeze(1) * mask
+        loss = (config.kl_coefficient * kl - gain).sum() / total_tokens
+        loss.backward()
+        kl_sum += float(kl.sum())
+        entropy_sum -= float((logprobs * mask).sum())
+    norm = players.av.update(number)
+    return {"kl": kl_sum / total_tokens, "surprise": entropy_sum / total_tokens, "av_grad_norm": norm}
+
+
+# -- the choice ------------------------------------------------------------------------------------
+class Chooser:
+    """Keeps the best checkpoint so far by the stated rule, and its figures, on disk.
+
+    Best is the highest held-out FVE among the checkpoints whose claim precision is at most
+    `precision_slack` below the warm start's.
+    """
+
+    def __init__(self, run: RunDirectory, held_out: HeldOut, players: Players, config: RlConfig):
+        self.held_out, self.players, self.config = held_out, players, config
+        self.directory = run.path / "best"
+        self.run = run
+
+    def start(self) -> None:
+        """Measure the warm start, the first candidate, unless an earlier try has."""
+        if not (self.directory / "warm_start.json").exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            scores = self._scores()
+            self._keep(0, scores)
+            write_json(self.directory / "warm_start.json", scores.record())
+            self.run.log({"step": 0, **scores.record()})
+
+    def consider(self, step: int) -> dict[str, float]:
+        scores = self._scores()
+        warm = read_json(self.directory / "warm_start.json")
+        precise = scores.precision >= warm["held_out_precision"] - self.config.precision_slack
+        if precise and scores.fve > self.record()["held_out_fve"]:
+            self._keep(step, scores)
+        return scores.record()
+
+    def record(self) -> dict[str, float]:
+        """Step and figures of the best checkpoint."""
+        return read_json(self.directory / "best.json")
+
+    def _scores(self) -> Scores:
+        return self.held_out.scores(self.players.engine, self.players.frozen)
+
+    def _keep(self, step: int, scores: Scores) -> None:
+        self.players.verbalizer.save(self.directory / "av")
+        self.players.reconstructor.save(self.directory / "ar")
+        write_json(self.directory / "best.json", {"step": step, **scores.record()})
+

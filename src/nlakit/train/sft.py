@@ -1,0 +1,136 @@
+"""Warm start: the AV learns to write the teacher's labels, the AR to rebuild vectors from them.
+
+The two never meet here, so they can be trained in either order, or at once in two processes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nlakit.core.fidelity import fve, reconstruction_mse
+from nlakit.core.scale import resolve_scale
+from nlakit.data.datasets import PairSet
+from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.verbalizer import Verbalizer
+from nlakit.storyworld import claims
+
+from .learner import Learner, autocast
+from .recipe import Recipe
+from .run import RunDirectory, generator, train_steps
+
+BATCHES_SORTED_TOGETHER = 8
+VERBALIZER_PLACE, RECONSTRUCTOR_PLACE = 11, 12
+
+
+class Batches:
+    """Row numbers of each step: every row once an epoch, rows of like length together."""
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int, place: int):
+        self.lengths = torch.tensor(lengths)
+        self.batch_size, self.seed, self.place = batch_size, seed, place
+        self.per_epoch = max(1, len(lengths) // batch_size)
+
+    def rows(self, step: int) -> list[int]:
+        """The rows of step `step`: a function of the seed and the step alone."""
+        epoch, number = divmod(step, self.per_epoch)
+        order = torch.randperm(len(self.lengths), generator=generator(self.seed, self.place, epoch))
+        chunk_rows = self.batch_size * BATCHES_SORTED_TOGETHER
+        chunk = order[number // BATCHES_SORTED_TOGETHER * chunk_rows :][:chunk_rows]
+        chunk = chunk[self.lengths[chunk].argsort(stable=True)]
+        batches = list(chunk.split(self.batch_size))
+        mixed = torch.randperm(
+            len(batches),
+            generator=generator(self.seed, self.place, epoch, number // BATCHES_SORTED_TOGETHER),
+        )
+        return batches[int(mixed[number % BATCHES_SORTED_TOGETHER % len(batches)])].tolist()
+
+
+def train_verbalizer(recipe: Recipe, verbalizer: Verbalizer, pairs: PairSet, directory: Path) -> None:
+    """Teach `verbalizer` in place to say `pairs.explanations` of `pairs.vectors`; saves `model/`."""
+    config = recipe.verbalizer
+    run = RunDirectory(directory, recipe.stage("target", "extraction", "verbalizer"))
+    if run.done is not None:
+        return
+    responses = [verbalizer.encode_response(text) for text in pairs.explanations]
+    weights = [claim_weights(verbalizer, text, config.claim_weight) for text in pairs.explanations]
+    num_train = len(responses) - config.held_out
+    learner = Learner(dict(verbalizer.model.named_parameters()), config.optimizer, config.steps)
+    batches = Batches([len(r) for r in responses[:num_train]], config.batch_size, recipe.seed, VERBALIZER_PLACE)
+    held_out = slice(num_train, None)
+
+    def step(number: int) -> dict[str, float]:
+        rows = batches.rows(number)
+        with autocast(recipe.precision, verbalizer.model.device):
+            logprobs, mask = verbalizer.logprobs(pairs.vectors[rows], [responses[row] for row in rows])
+        weight = mask * _padded([weights[row] for row in rows], mask.shape[1])
+        loss = -(logprobs * weight).sum() / weight.sum()
+        loss.backward()
+        metrics = {"loss": loss.item(), "grad_norm": learner.update(number)}
+        if (number + 1) % config.evaluate_every == 0 or number + 1 == config.steps:
+            metrics |= verbalizer_losses(verbalizer, pairs.vectors[held_out], responses[held_out])
+        return metrics
+
+    train_steps(run, {"av": learner}, config.steps, step, recipe.checkpoint_every, "AV warm start")
+    verbalizer.save(directory / "model")
+    run.finish({"steps": config.steps, "skipped": learner.skipped})
+
+
+def claim_weights(verbalizer: Verbalizer, explanation: str, claim_weight: float) -> list[float]:
+    """A loss weight per response token: `claim_weight` where the token is part of a claim, else 1.
+
+    Most of an explanation is wording, which is learned in no time; what it says is a few tokens.
+    """
+    spans = [(claim.start, claim.end) for claim in claims.parse(explanation)]
+    offsets = verbalizer.response_offsets(explanation)
+    return [
+        claim_weight if any(start < b and a < end for a, b in spans) else 1.0 for start, end in offsets
+    ]
+
+
+def _padded(rows: list[list[float]], width: int) -> Tensor:
+    return torch.tensor([row + [0.0] * (width - len(row)) for row in rows])
+
+
+@torch.no_grad()
+def verbalizer_losses(verbalizer: Verbalizer, vectors: Tensor, responses: list[list[int]]) -> dict[str, float]:
+    """Loss on real and on shuffled vectors, nats a token: their gap is what the vector tells."""
+    losses = []
+    for given in (vectors, vectors.roll(1, 0)):
+        logprobs, mask = verbalizer.logprobs(given, responses)
+        losses.append(float(-(logprobs * mask).sum() / mask.sum()))
+    return {"held_out_loss": losses[0], "shuffled_loss": losses[1], "gap": losses[1] - losses[0]}
+
+
+def train_reconstructor(
+    recipe: Recipe, reconstructor: Reconstructor, pairs: PairSet, mean_D: Tensor, directory: Path
+) -> None:
+    """Teach `reconstructor` in place to rebuild `pairs.vectors` from the labels; saves `model/`."""
+    config = recipe.reconstructor
+    run = RunDirectory(directory, recipe.stage("target", "extraction", "reconstructor"))
+    if run.done is not None:
+        return
+    ids = [reconstructor.encode(text) for text in pairs.explanations]
+    num_train = len(ids) - config.held_out
+    scale = resolve_scale("sqrt_d_model", pairs.vectors.shape[1])
+    learner = Learner(dict(reconstructor.named_parameters()), config.optimizer, config.steps)
+    batches = Batches([len(row) for row in ids[:num_train]], config.batch_size, recipe.seed, RECONSTRUCTOR_PLACE)
+
+    def step(number: int) -> dict[str, float]:
+        rows = batches.rows(number)
+        with autocast(recipe.precision, reconstructor.device):
+            rebuilt = reconstructor.forward([ids[row] for row in rows])
+        loss = reconstruction_mse(pairs.vectors[rows], rebuilt.float(), scale).mean()
+        loss.backward()
+        metrics = {"loss": loss.item(), "grad_norm": learner.update(number)}
+        if (number + 1) % config.evaluate_every == 0 or number + 1 == config.steps:
+            with torch.no_grad():
+                rebuilt = reconstructor.forward(ids[num_train:])
+            metrics["held_out_fve"] = float(fve(pairs.vectors[num_train:], rebuilt, mean_D, scale).fve)
+        return metrics
+
+    train_steps(run, {"ar": learner}, config.steps, step, recipe.checkpoint_every, "AR warm start")
+    reconstructor.save(directory / "model")
+    run.finish({"steps": config.steps, "skipped": learner.skipped})
