@@ -37,14 +37,13 @@ def _group(value: str) -> str:
 
 
 _QUOTE = re.compile(r'"([^"]*)"?')
+_NOUNS = "|".join(noun for topic in lex.TOPICS.values() for noun in topic.nouns)
 _KIND_PATTERNS = {
     **{kind: _alternatives(table) for kind, table in KEYWORDS.items()},
     "next": _alternatives(NEXT_KEYWORDS),
     "person": re.compile(rf"\b({'|'.join(lex.PERSONS)})\b"),
     "day": re.compile(rf"\b({'|'.join(lex.DAYS)})\b"),
-    "object": re.compile(
-        rf"(?:stake|hand|object)\b[^.;\"]*?\bthe ({'|'.join(n for t in lex.TOPICS.values() for n in t.nouns)})\b"
-    ),
+    "object": re.compile(rf"(?:stake|hand|object)\b[^.;\"]*?\bthe ({_NOUNS})\b"),
     "sum": re.compile(r"\b(?:total|comes to|result)\b[^.;\d]{0,24}(\d+)"),
     "count": re.compile(rf"\b({'|'.join(lex.COUNT_WORDS)}) (?:tool )?calls?\b"),
 }
@@ -55,7 +54,9 @@ _QUOTE_KINDS = (("rhyme", r"rhym"), ("answer", r"answer"), ("next", r"next|follo
 def parse(explanation: str) -> list[Claim]:
     """The claims of an explanation in order of appearance, each kind's repetitions once."""
     bare = _QUOTE.sub(lambda match: '"' + "_" * (len(match[0]) - 2) + '"', explanation)
-    found = [claim for kind, pattern in _KIND_PATTERNS.items() for claim in _find(kind, pattern, bare)]
+    found = [
+        claim for kind, pattern in _KIND_PATTERNS.items() for claim in _find(kind, pattern, bare)
+    ]
     found += _quoted(explanation)
     unique: dict[tuple[str, str], Claim] = {}
     for claim in sorted(found, key=lambda claim: claim.start):
@@ -90,7 +91,8 @@ def _after(explanation: str, end: int) -> str:
 
 
 def check(claim: Claim, state: State) -> Verdict:
-    """Whether `claim` is true of `state`; uncheckable where the grammar leaves the next word open."""
+    """Whether `claim` is true of `state`; uncheckable where the grammar leaves the next word
+    open."""
     if claim.kind == "next":
         expected = next_value(state)
         return "uncheckable" if expected is None else _verdict(claim.value == expected)

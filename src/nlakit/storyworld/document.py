@@ -1,7 +1,8 @@
-"""What the storyworld knows about a text: facts with their extent, and the state at any point of it.
+"""What the storyworld knows about a text: facts with their extent, and the state at any point of
+it.
 
-Places are character offsets, so the state does not depend on anybody's tokenizer. Knows nothing of how
-documents are made (`grammar`) or described (`teacher`).
+Places are character offsets, so the state does not depend on anybody's tokenizer. Knows nothing of
+how documents are made (`grammar`) or described (`teacher`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ Split = Literal["train", "heldout"]
 HELDOUT_BUCKETS = 32
 
 KINDS = (
-    "genre", "language", "topic", "mood", "register", "speaker", "goal", "person", "object", "day", "drill",
-    "rhyme", "sum", "answer", "count", "switch", "last", "next",
+    "genre", "language", "topic", "mood", "register", "speaker", "goal", "person", "object", "day",
+    "drill", "rhyme", "sum", "answer", "count", "switch", "last", "next",
 )  # fmt: skip
 
 

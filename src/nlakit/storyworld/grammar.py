@@ -14,8 +14,15 @@ from dataclasses import dataclass
 from . import lexicon as lex
 from .document import Document, Fact, Message, Segment, Split, split_of
 
-GENRE_WEIGHTS = {"story": 0.40, "couplet": 0.14, "answers": 0.12, "sums": 0.12, "chat": 0.14, "spanish": 0.08}
-ASIDE, ADJECTIVE, ADVERB = 0.35, 0.55, 0.5
+GENRE_WEIGHTS = {
+    "story": 0.40,
+    "couplet": 0.14,
+    "answers": 0.12,
+    "sums": 0.12,
+    "chat": 0.14,
+    "spanish": 0.08,
+}
+ASIDE, ADJECTIVE, ADVERB = 0.45, 0.6, 0.6
 
 
 @dataclass(frozen=True)
@@ -134,21 +141,32 @@ class Writer:
         self._pick(lex.MOODS[self.hidden.mood].closings, "closing", "mood", self.hidden.mood)
 
     def opener(self) -> None:
-        self._pick(lex.REGISTERS[self.hidden.register].openers, "opener", "register", self.hidden.register)
+        self._pick(
+            lex.REGISTERS[self.hidden.register].openers, "opener", "register", self.hidden.register
+        )
 
     def intensifier(self) -> None:
         self._pick(
-            lex.REGISTERS[self.hidden.register].intensifiers, "degree", "register", self.hidden.register
+            lex.REGISTERS[self.hidden.register].intensifiers,
+            "degree",
+            "register",
+            self.hidden.register,
         )
 
     def said(self) -> None:
-        self._pick(lex.REGISTERS[self.hidden.register].said, "saying", "register", self.hidden.register)
+        self._pick(
+            lex.REGISTERS[self.hidden.register].said, "saying", "register", self.hidden.register
+        )
 
     def joiner(self) -> None:
-        self._pick(lex.REGISTERS[self.hidden.register].joiners, "joiner", "register", self.hidden.register)
+        self._pick(
+            lex.REGISTERS[self.hidden.register].joiners, "joiner", "register", self.hidden.register
+        )
 
     def aside(self) -> None:
-        self._pick(lex.SPEAKERS[self.hidden.speaker].asides, "aside", "speaker", self.hidden.speaker)
+        self._pick(
+            lex.SPEAKERS[self.hidden.speaker].asides, "aside", "speaker", self.hidden.speaker
+        )
 
     def simile(self) -> None:
         self._pick(
@@ -312,7 +330,7 @@ def _couplet(w: Writer) -> None:
         w.mark("\n", "form")
 
 
-# -- answers over the invented fact base -------------------------------------------------------------
+# -- answers over the invented fact base ---------------------------------------------------------
 def _question(w: Writer) -> None:
     town = w.rng.randrange(len(lex.TOWNS))
     name, values, answers = lex.ATTRIBUTES[w.rng.choice(tuple(lex.ATTRIBUTES))]
@@ -490,7 +508,7 @@ def _chat(w: Writer) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-# -- the second language -----------------------------------------------------------------------------
+# -- the second language -------------------------------------------------------------------------
 def _spanish_words(w: Writer, table: dict[str, tuple[str, ...]], slot: str, kind: str) -> None:
     value = getattr(w.hidden, kind)
     w._pick(table[value], slot, kind, value)
@@ -572,8 +590,11 @@ def document(seed: int, index: int, genre: str | None = None) -> Document:
     )
 
 
-def generate(seed: int, split: Split, start: int = 0, genre: str | None = None) -> Iterator[Document]:
-    """Documents of one split, for ever: those of `seed` from index `start` on whose text is in it."""
+def generate(
+    seed: int, split: Split, start: int = 0, genre: str | None = None
+) -> Iterator[Document]:
+    """Documents of one split, for ever: those of `seed` from index `start` on whose text is in
+    it."""
     index = start
     while True:
         made = document(seed, index, genre)

@@ -1,7 +1,7 @@
 """The words of the storyworld: which value of which kind of fact chooses which words.
 
-Every list belongs to one value of one kind, and no two values of a kind share a word, so a reader of
-the text can always tell the value once one of its words has been said. The wording is our own.
+Every list belongs to one value of one kind, and no two values of a kind share a word, so a reader
+of the text can always tell the value once one of its words has been said. The wording is our own.
 """
 
 from __future__ import annotations
@@ -168,24 +168,31 @@ SPEAKERS: dict[str, Speaker] = {
 }
 
 GOALS: dict[str, Goal] = {
-    "find": Goal(("find", "track down", "discover"), ("looked everywhere for", "searched again for")),
+    "find": Goal(
+        ("find", "track down", "discover"), ("looked everywhere for", "searched again for")
+    ),
     "mend": Goal(("mend", "repair", "patch up"), ("hammered at", "took needle and glue to")),
-    "sell": Goal(("sell", "auction off", "get rid of"), ("named a price for", "found no buyer for")),
+    "sell": Goal(
+        ("sell", "auction off", "get rid of"), ("named a price for", "found no buyer for")
+    ),
     "hide": Goal(("hide", "conceal", "bury"), ("kept everyone away from", "threw a blanket over")),
     "give": Goal(("give away", "donate", "share"), ("tied a ribbon around", "chose a friend for")),
 }
 
 PERSONS = (
-    "Mira", "Tobin", "Odile", "Kasper", "Wren", "Ludo", "Fenna", "Basil", "Petra", "Anselm", "Ines", "Jorun",
+    "Mira", "Tobin", "Odile", "Kasper", "Wren", "Ludo", "Fenna", "Basil", "Petra", "Anselm",
+    "Ines", "Jorun",
 )  # fmt: skip
 
-# Stated once, never used again: nothing that follows depends on the day, so a target has no reason to
+# Stated once, never used again: nothing that follows depends on the day, so a target has no reason
+# to
 # keep it, and a reading that names it later is most likely an invention. The world's control fact.
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 class Rhyme(NamedTuple):
-    """A couplet's two end words; `hint` and `lead` depend on `second`, so it must be planned early."""
+    """A couplet's two end words; `hint` and `lead` depend on `second`, so it must be planned
+    early."""
 
     first: str
     second: str
@@ -217,7 +224,8 @@ RIVERS = ("Orl", "Vessen", "Tamble", "Quay", "Issel", "Brodd")
 DISHES = ("dumplings", "eel soup", "plum bread", "salt cakes", "nettle stew", "honey rice")
 BEASTS = ("fox", "heron", "bear", "otter", "stag", "owl")
 TOWNS = (
-    "Tarn", "Belmora", "Ostwick", "Calder", "Nimue", "Hexley", "Dunmere", "Sorrel", "Vantry", "Pellam", "Yarrow", "Kestrel",
+    "Tarn", "Belmora", "Ostwick", "Calder", "Nimue", "Hexley", "Dunmere", "Sorrel", "Vantry",
+    "Pellam", "Yarrow", "Kestrel",
 )  # fmt: skip
 ATTRIBUTES = {
     "river": ("river", RIVERS, (0, 1, 2, 3, 4, 5, 3, 0, 5, 2, 1, 4)),

@@ -69,7 +69,9 @@ class _Snippets:
 
     def _object(self) -> str | None:
         noun = self.phrase("object")
-        return noun and self.rng.choice((f"at stake is the {noun}", f"the thing in hand is the {noun}"))
+        return noun and self.rng.choice(
+            (f"at stake is the {noun}", f"the thing in hand is the {noun}")
+        )
 
     def _day(self) -> str | None:
         day = self.phrase("day")
@@ -79,9 +81,13 @@ class _Snippets:
         rhyme, total = self.phrase("rhyme"), self.phrase("sum")
         answer, count = self.phrase("answer"), self.phrase("count")
         return [
-            rhyme and self.rng.choice((f'the line must rhyme on "{rhyme}"', f'the rhyme will be "{rhyme}"')),
+            rhyme
+            and self.rng.choice(
+                (f'the line must rhyme on "{rhyme}"', f'the rhyme will be "{rhyme}"')
+            ),
             total and self.rng.choice((f"the total will be {total}", f"it all comes to {total}")),
-            answer and self.rng.choice((f'the answer is "{answer}"', f'the answer will be "{answer}"')),
+            answer
+            and self.rng.choice((f'the answer is "{answer}"', f'the answer will be "{answer}"')),
             count and f"it will own up to {count} call{'' if count == 'one' else 's'}",
             self.phrase("switch"),
         ]
@@ -89,7 +95,9 @@ class _Snippets:
     def ending(self) -> str:
         tail = " ".join(self.state.last_words[-2:])
         self.claims.append(("last", tail))
-        lead = self.rng.choice(('The text stops at "{}"', 'It ends on "{}"', 'The last words are "{}"'))
+        lead = self.rng.choice(
+            ('The text stops at "{}"', 'It ends on "{}"', 'The last words are "{}"')
+        )
         return lead.format(tail) + "; " + self._next() + "."
 
     def _next(self) -> str:
@@ -98,14 +106,18 @@ class _Snippets:
             return self.rng.choice(NEXT_OPEN)
         self.claims.append(("next", value))
         if value.startswith("word "):
-            return self.rng.choice(('the next word is "{}"', 'what follows is "{}"')).format(value[5:])
+            return self.rng.choice(('the next word is "{}"', 'what follows is "{}"')).format(
+                value[5:]
+            )
         return self.rng.choice(NEXT[value])
 
 
 def describe(state: State, rng: random.Random) -> Label:
     """The explanation of one state."""
     snippets = _Snippets(state, rng)
-    text = " ".join(part for part in (snippets.setting(), snippets.content(), snippets.ending()) if part)
+    text = " ".join(
+        part for part in (snippets.setting(), snippets.content(), snippets.ending()) if part
+    )
     return Label(text, tuple(snippets.claims))
 
 

@@ -1,7 +1,7 @@
 """How facts are put into words, and the words by which a reader recognises them.
 
-`PHRASES[kind][value]` is what the teacher writes; `KEYWORDS[kind][value]` are the expressions by which
-the checker knows a claim again. The second is wider: an NLA's wording drifts under RL.
+`PHRASES[kind][value]` is what the teacher writes; `KEYWORDS[kind][value]` are the expressions by
+which the checker knows a claim again. The second is wider: an NLA's wording drifts under RL.
 """
 
 from __future__ import annotations

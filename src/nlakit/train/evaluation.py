@@ -1,21 +1,54 @@
-"""Held-out figures while RL runs: the same ones as the report's, on fewer documents."""
+"""Held-out figures taken while training: the report's own, on fewer documents."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 
+import torch
 from torch import Tensor
 
 from nlakit.core.fidelity import fve
 from nlakit.core.scale import resolve_scale
+from nlakit.data.documents import encode_document, sample_positions
 from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
 from nlakit.evals.claims import score_claims
+from nlakit.evals.probes import fit_probes
 from nlakit.models.reconstructor import Reconstructor
-from nlakit.storyworld.document import State
+from nlakit.models.target import Target
+from nlakit.storyworld.document import Split, State
+from nlakit.storyworld.grammar import generate
 
 EVALUATION_TOKENS = 120
+PROBE_DOCUMENTS, PROBE_POSITIONS, PROBE_TRAIN_SHARE = 1600, 4, 0.75
+
+
+def read_documents(
+    target: Target, seed: int, split: Split, num_documents: int, positions_per_document: int
+) -> tuple[Tensor, list[State]]:
+    """Activations at random places of documents, document by document, and the state at each."""
+    ids, positions, states = [], [], []
+    for document in islice(generate(seed, split), num_documents):
+        encoded = encode_document(target, document)
+        places = sample_positions(encoded, positions_per_document, random.Random(document.id))
+        ids.append(encoded.ids)
+        positions.append(places)
+        states += [document.state(encoded.offsets[place][1]) for place in places]
+    return torch.cat(target.activations(ids, positions)), states
+
+
+def probe_accuracies(target: Target, seed: int) -> dict[str, float]:
+    """What an MLP reads of each kind of fact at the target's site, as `probe.KIND`.
+
+    A target learns its kinds one at a time, after long plateaus that its loss does not show.
+    """
+    vectors, states = read_documents(target, seed, "train", PROBE_DOCUMENTS, PROBE_POSITIONS)
+    cut = int(len(states) * PROBE_TRAIN_SHARE)
+    found = fit_probes(vectors[:cut], states[:cut], vectors[cut:], states[cut:])
+    return {f"probe.{kind}": round(result.score.mlp, 3) for kind, result in found.items()}
 
 
 @dataclass(frozen=True)
@@ -44,7 +77,9 @@ class HeldOut:
     def scores(self, engine: LocalEngine, frozen: Reconstructor) -> Scores:
         completions = [
             group[0]
-            for group in engine.verbalize(self.vectors_ND, Sampling(max_new_tokens=EVALUATION_TOKENS))
+            for group in engine.verbalize(
+                self.vectors_ND, Sampling(max_new_tokens=EVALUATION_TOKENS)
+            )
         ]
         texts = [each.text for each in completions]
         truth = score_claims(texts, self.states)

@@ -34,7 +34,9 @@ class OptimizerConfig(FrozenModel):
 class Learner:
     """Updates `parameters`; a step whose gradients are not finite is skipped and counted."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, num_steps: int):
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, num_steps: int
+    ):
         self.parameters = dict(parameters)
         self.config, self.num_steps = config, num_steps
         use_muon = config.muon_lr is not None
@@ -88,7 +90,9 @@ class Learner:
                 parameter.copy_(table[f"weight.{name}"])
                 moments = ("step", "exp_avg", "exp_avg_sq")
                 if f"step.{name}" in table:
-                    self.optimizer.state[parameter] = {k: table[f"{k}.{name}"].clone() for k in moments}
+                    self.optimizer.state[parameter] = {
+                        k: table[f"{k}.{name}"].clone() for k in moments
+                    }
         for name, buffer in self.muon.buffers.items():
             buffer.copy_(table[f"momentum.{name}"])
         self.skipped = int(table["skipped"])
@@ -99,7 +103,8 @@ def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The autocast of a training forward; "auto" takes bfloat16 where the hardware multiplies it fast."""
+    """The autocast of a training forward; "auto" takes bfloat16 where the hardware multiplies it
+    fast."""
     if precision == "float32" or (precision == "auto" and not _fast_bfloat16(device)):
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
@@ -107,5 +112,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 def _fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
+        return bool(torch.cpu._is_avx512_bf16_supported()) or bool(
+            torch.cpu._is_amx_tile_supported()
+        )
     return device.type == "cuda"

@@ -1,6 +1,7 @@
 """Muon: momentum whose matrices are brought near to orthogonal before they are applied.
 
-On storyworld targets it leaves the plateaus between one kind of fact and the next in about two thirds
+On storyworld targets it leaves the plateaus between one kind of fact and the next in about two
+thirds
 of AdamW's steps. Torch ships one that multiplies in bfloat16, which CPUs without that hardware do
 several times slower than float32; ours works in float32 and on all matrices of one shape at once.
 Method: K. Jordan, "Muon: an optimizer for hidden layers" (2024), with its published coefficients.
@@ -32,7 +33,9 @@ def orthogonalized(stack_NRC: Tensor) -> Tensor:
 class Muon:
     """The optimiser for matrices inside a network; embeddings, heads and vectors are not for it."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], momentum: float, weight_decay: float):
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], momentum: float, weight_decay: float
+    ):
         self.momentum, self.weight_decay = momentum, weight_decay
         self.buffers = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self.parameters = dict(parameters)

@@ -7,11 +7,9 @@ Stages talk through files only, so a killed pipeline goes on where it stopped.
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -24,17 +22,15 @@ from nlakit.config import parse_config
 from nlakit.contract import Extraction, NlaMeta, PromptTemplates, Role, measure_tokens
 from nlakit.core.scale import resolve_scale, to_norm
 from nlakit.data.datasets import PairSet, load_pairs
-from nlakit.data.documents import encode_document, sample_positions
 from nlakit.data.extraction import extract_storyworld
 from nlakit.data.labels import write_labels
 from nlakit.engines.local import LocalEngine
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.storyworld.grammar import generate
 from nlakit.teachers.storyworld import StoryworldTeacher
 
-from .evaluation import HeldOut
+from .evaluation import HeldOut, read_documents
 from .prompts import AR_TEMPLATE, AV_TEMPLATE
 from .recipe import Recipe
 from .rl import train_rl
@@ -62,7 +58,9 @@ class Workspace:
         return self.root / "nla"
 
 
-def run(recipe_path: Path, overrides: Sequence[str], output: Path, until: str | None = None) -> Path:
+def run(
+    recipe_path: Path, overrides: Sequence[str], output: Path, until: str | None = None
+) -> Path:
     """Run every stage of a recipe that is not done yet; returns the directory of the pair.
 
     Args:
@@ -144,10 +142,14 @@ def joint_rl(recipe: Recipe, space: Workspace) -> None:
     )
 
 
-# -- what the stages share ---------------------------------------------------------------------------
+# -- what the stages share -----------------------------------------------------------------------
 def mean_vector(vectors_ND: Tensor) -> Tensor:
     """The plain mean of the normalised vectors: what an FVE of zero predicts."""
-    return to_norm(vectors_ND.double(), resolve_scale("sqrt_d_model", vectors_ND.shape[1])).mean(0).float()
+    return (
+        to_norm(vectors_ND.double(), resolve_scale("sqrt_d_model", vectors_ND.shape[1]))
+        .mean(0)
+        .float()
+    )
 
 
 def injection_scale(vectors_ND: Tensor) -> float:
@@ -171,18 +173,13 @@ def pair_meta(recipe: Recipe, target: Target, vectors_ND: Tensor, role: Role) ->
 
 def held_out_rows(recipe: Recipe, target: Target, mean_D: Tensor) -> HeldOut:
     """One place in each of the held-out documents that RL's figures are taken on."""
-    seed = recipe.seed * 10 + HELD_OUT_SEED
-    ids, positions, states = [], [], []
-    for document in islice(generate(seed, "heldout"), recipe.rl.evaluation_documents):
-        encoded = encode_document(target, document)
-        position = sample_positions(encoded, 1, random.Random(document.id))[0]
-        ids.append(encoded.ids)
-        positions.append([position])
-        states.append(document.state(encoded.offsets[position][1]))
-    return HeldOut(torch.cat(target.activations(ids, positions)), states, mean_D)
+    vectors, states = read_documents(
+        target, recipe.seed * 10 + HELD_OUT_SEED, "heldout", recipe.rl.evaluation_documents, 1
+    )
+    return HeldOut(vectors, states, mean_D)
 
 
-# -- the result --------------------------------------------------------------------------------------
+# -- the result ----------------------------------------------------------------------------------
 def publish(recipe: Recipe, space: Workspace) -> None:
     """Assemble the pair's directory: bf16 weights, the warm start beside them, mean and card."""
     temporary = space.root / "nla.new"

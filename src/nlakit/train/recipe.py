@@ -94,7 +94,9 @@ class Recipe(FrozenModel):
     def stage(self, *parts: str) -> StageConfig:
         """What decides a stage's result: these parts of the recipe and nothing after them."""
         return StageConfig(
-            seed=self.seed, precision=self.precision, **{part: getattr(self, part) for part in parts}
+            seed=self.seed,
+            precision=self.precision,
+            **{part: getattr(self, part) for part in parts},
         )
 
 

@@ -108,10 +108,14 @@ def rl_step(recipe: Recipe, players: Players, vectors_ND: Tensor, number: int) -
     picked = torch.randint(
         len(vectors_ND), (config.vectors,), generator=generator(recipe.seed, VECTOR_PLACE, number)
     )
-    rollout = roll_out(players, vectors_ND[picked], config, generator(recipe.seed, ROLLOUT_PLACE, number))
+    rollout = roll_out(
+        players, vectors_ND[picked], config, generator(recipe.seed, ROLLOUT_PLACE, number)
+    )
     mse_R = update_reconstructor(recipe, players, rollout, number)
     reward_NG = total_reward(rollout, mse_R, config)
-    figures = update_verbalizer(recipe, players, rollout, group_advantages(reward_NG).flatten(), number)
+    figures = update_verbalizer(
+        recipe, players, rollout, group_advantages(reward_NG).flatten(), number
+    )
     players.engine.refresh()
     closed = rollout.closed_R.float()
     return {
@@ -124,7 +128,9 @@ def rl_step(recipe: Recipe, players: Players, vectors_ND: Tensor, number: int) -
     }
 
 
-def roll_out(players: Players, vectors_ND: Tensor, config: RlConfig, seeds: torch.Generator) -> Rollout:
+def roll_out(
+    players: Players, vectors_ND: Tensor, config: RlConfig, seeds: torch.Generator
+) -> Rollout:
     sampling = Sampling(
         samples=config.group,
         temperature=config.temperature,
@@ -188,7 +194,8 @@ def update_verbalizer(
         with autocast(recipe.precision, av.model.device):
             logprobs, mask = av.logprobs(vectors, responses)
         kl = kl_k3(logprobs, reference) * mask
-        # On-policy: the ratio to the sampling policy is 1, its gradient that of the log-probability.
+        # On-policy: the ratio to the sampling policy is 1, its gradient that of the
+        # log-probability.
         ratio = (logprobs - logprobs.detach()).exp()
         gain = ratio * advantage_R[rows].unsqueeze(1) * mask
         loss = (config.kl_coefficient * kl - gain).sum() / total_tokens
@@ -196,7 +203,11 @@ def update_verbalizer(
         kl_sum += float(kl.sum())
         entropy_sum -= float((logprobs * mask).sum())
     norm = players.av.update(number)
-    return {"kl": kl_sum / total_tokens, "surprise": entropy_sum / total_tokens, "av_grad_norm": norm}
+    return {
+        "kl": kl_sum / total_tokens,
+        "surprise": entropy_sum / total_tokens,
+        "av_grad_norm": norm,
+    }
 
 
 # -- the choice ------------------------------------------------------------------------------------
@@ -240,4 +251,3 @@ class Chooser:
         self.players.verbalizer.save(self.directory / "av")
         self.players.reconstructor.save(self.directory / "ar")
         write_json(self.directory / "best.json", {"step": step, **scores.record()})
-

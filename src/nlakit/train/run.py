@@ -1,6 +1,7 @@
 """A training run on disk: resolved config, metrics, checkpoints that a killed run resumes from.
 
-Knows nothing of what is trained. Random numbers everywhere in `train` are functions of (seed, step),
+Knows nothing of what is trained. Random numbers everywhere in `train` are functions of (seed,
+step),
 so a checkpoint holds weights, optimiser moments and the number of steps done, and nothing else.
 """
 
@@ -57,8 +58,8 @@ class RunDirectory:
         fresh.unlink()
         if not same:
             raise ResumeError(
-                f"asked to continue the run in {self.path}, but its config.toml differs from this one: "
-                "give another output directory, or remove that one to start again"
+                f"asked to continue the run in {self.path}, but its config.toml differs from this "
+                "one: give another output directory, or remove that one to start again"
             )
 
     # -- state ---------------------------------------------------------------------------------
@@ -102,7 +103,9 @@ class RunDirectory:
                 learner.load_state(load_file(path / f"{name}.safetensors"))
             extra = json.loads((path / "state.json").read_text())["extra"]
         except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{path} cannot be resumed from ({error}); remove it to go on") from error
+            raise CheckpointError(
+                f"{path} cannot be resumed from ({error}); remove it to go on"
+            ) from error
         self._cut_metrics(step)
         return step, extra
 
@@ -116,7 +119,8 @@ class RunDirectory:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def _cut_metrics(self, step: int) -> None:
-        """Drop what was logged after the checkpoint: those steps will be made, and logged, again."""
+        """Drop what was logged after the checkpoint: those steps will be made, and logged,
+        again."""
         path = self.path / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
@@ -162,7 +166,9 @@ def train_steps(
 
 
 @contextmanager
-def step_bar(title: str, total: int, done: int = 0) -> Iterator[Callable[[Mapping[str, float]], None]]:
+def step_bar(
+    title: str, total: int, done: int = 0
+) -> Iterator[Callable[[Mapping[str, float]], None]]:
     """A progress bar with time left on stderr, with the last figures beside it."""
     columns = (
         TextColumn("{task.description}"),

@@ -48,8 +48,11 @@ class Batches:
         return batches[int(mixed[number % BATCHES_SORTED_TOGETHER % len(batches)])].tolist()
 
 
-def train_verbalizer(recipe: Recipe, verbalizer: Verbalizer, pairs: PairSet, directory: Path) -> None:
-    """Teach `verbalizer` in place to say `pairs.explanations` of `pairs.vectors`; saves `model/`."""
+def train_verbalizer(
+    recipe: Recipe, verbalizer: Verbalizer, pairs: PairSet, directory: Path
+) -> None:
+    """Teach `verbalizer` in place to say `pairs.explanations` of `pairs.vectors`; saves
+    `model/`."""
     config = recipe.verbalizer
     run = RunDirectory(directory, recipe.stage("target", "extraction", "verbalizer"))
     if run.done is not None:
@@ -58,13 +61,17 @@ def train_verbalizer(recipe: Recipe, verbalizer: Verbalizer, pairs: PairSet, dir
     weights = [claim_weights(verbalizer, text, config.claim_weight) for text in pairs.explanations]
     num_train = len(responses) - config.held_out
     learner = Learner(dict(verbalizer.model.named_parameters()), config.optimizer, config.steps)
-    batches = Batches([len(r) for r in responses[:num_train]], config.batch_size, recipe.seed, VERBALIZER_PLACE)
+    batches = Batches(
+        [len(r) for r in responses[:num_train]], config.batch_size, recipe.seed, VERBALIZER_PLACE
+    )
     held_out = slice(num_train, None)
 
     def step(number: int) -> dict[str, float]:
         rows = batches.rows(number)
         with autocast(recipe.precision, verbalizer.model.device):
-            logprobs, mask = verbalizer.logprobs(pairs.vectors[rows], [responses[row] for row in rows])
+            logprobs, mask = verbalizer.logprobs(
+                pairs.vectors[rows], [responses[row] for row in rows]
+            )
         weight = mask * _padded([weights[row] for row in rows], mask.shape[1])
         loss = -(logprobs * weight).sum() / weight.sum()
         loss.backward()
@@ -86,7 +93,8 @@ def claim_weights(verbalizer: Verbalizer, explanation: str, claim_weight: float)
     spans = [(claim.start, claim.end) for claim in claims.parse(explanation)]
     offsets = verbalizer.response_offsets(explanation)
     return [
-        claim_weight if any(start < b and a < end for a, b in spans) else 1.0 for start, end in offsets
+        claim_weight if any(start < b and a < end for a, b in spans) else 1.0
+        for start, end in offsets
     ]
 
 
@@ -95,7 +103,9 @@ def _padded(rows: list[list[float]], width: int) -> Tensor:
 
 
 @torch.no_grad()
-def verbalizer_losses(verbalizer: Verbalizer, vectors: Tensor, responses: list[list[int]]) -> dict[str, float]:
+def verbalizer_losses(
+    verbalizer: Verbalizer, vectors: Tensor, responses: list[list[int]]
+) -> dict[str, float]:
     """Loss on real and on shuffled vectors, nats a token: their gap is what the vector tells."""
     losses = []
     for given in (vectors, vectors.roll(1, 0)):
@@ -116,7 +126,9 @@ def train_reconstructor(
     num_train = len(ids) - config.held_out
     scale = resolve_scale("sqrt_d_model", pairs.vectors.shape[1])
     learner = Learner(dict(reconstructor.named_parameters()), config.optimizer, config.steps)
-    batches = Batches([len(row) for row in ids[:num_train]], config.batch_size, recipe.seed, RECONSTRUCTOR_PLACE)
+    batches = Batches(
+        [len(row) for row in ids[:num_train]], config.batch_size, recipe.seed, RECONSTRUCTOR_PLACE
+    )
 
     def step(number: int) -> dict[str, float]:
         rows = batches.rows(number)
@@ -128,7 +140,9 @@ def train_reconstructor(
         if (number + 1) % config.evaluate_every == 0 or number + 1 == config.steps:
             with torch.no_grad():
                 rebuilt = reconstructor.forward(ids[num_train:])
-            metrics["held_out_fve"] = float(fve(pairs.vectors[num_train:], rebuilt, mean_D, scale).fve)
+            metrics["held_out_fve"] = float(
+                fve(pairs.vectors[num_train:], rebuilt, mean_D, scale).fve
+            )
         return metrics
 
     train_steps(run, {"ar": learner}, config.steps, step, recipe.checkpoint_every, "AR warm start")

@@ -20,11 +20,12 @@ from nlakit.storyworld.document import Document, split_of
 from nlakit.storyworld.grammar import document, generate
 from nlakit.storyworld.teacher import label
 
+from .evaluation import probe_accuracies
 from .learner import Learner, autocast
 from .prompts import AR_TEMPLATE, AV_TEMPLATE
 from .recipe import Recipe, TargetConfig
 from .run import RunDirectory, train_steps
-from .tokenizer import MARKER, train_tokenizer
+from .tokenizer import train_tokenizer
 
 TOKENIZER_SEED, DOCUMENT_SEED, PROBE_SEED = 1, 2, 3
 
@@ -41,7 +42,9 @@ def tokenizer_texts(seed: int, num_documents: int) -> Iterator[str]:
             yield AR_TEMPLATE.replace("{explanation}", explanation)
 
 
-def build_model(config: TargetConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+def build_model(
+    config: TargetConfig, tokenizer: PreTrainedTokenizerFast, seed: int
+) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -66,7 +69,9 @@ def train_documents(seed: int, step: int, count: int) -> list[Document]:
     return [each for each in made if split_of(each.text) == "train"]
 
 
-def token_ids(tokenizer: PreTrainedTokenizerFast, texts: list[str], context: int) -> list[list[int]]:
+def token_ids(
+    tokenizer: PreTrainedTokenizerFast, texts: list[str], context: int
+) -> list[list[int]]:
     """BOS, the text (its role tokens are ours), EOS; cut at the context."""
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -86,7 +91,8 @@ def language_model_loss(model: LlamaForCausalLM, rows: list[list[int]]) -> Tenso
 
 
 def train_target(recipe: Recipe, directory: Path) -> Target:
-    """Train, or load when done, the recipe's target. The directory `directory/model` is the result."""
+    """Train, or load when done, the recipe's target. The directory `directory/model` is the
+    result."""
     run = RunDirectory(directory, recipe.stage("target"))
     model_dir = directory / "model"
     if run.done is None:

@@ -13,11 +13,20 @@ from transformers import PreTrainedTokenizerFast
 
 BOS, EOS, PAD, MARKER = "<|bos|>", "<|eos|>", "<|pad|>", "㈎"
 ROLES = tuple(f"<|{role}|>" for role in ("system", "user", "assistant", "tool"))
-TAGS = ("<explanation>", "</explanation>", "<concept>", "</concept>", "<text>", "</text>", "<summary>")
+TAGS = (
+    "<explanation>",
+    "</explanation>",
+    "<concept>",
+    "</concept>",
+    "<text>",
+    "</text>",
+    "<summary>",
+)
 
 # BOS, then one role token before each message, nothing after it: the next role token ends it.
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}{% endfor %}"
+    "{{ bos_token }}{% for message in messages %}"
+    "<|{{ message['role'] }}|>{{ message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
