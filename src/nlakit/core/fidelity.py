@@ -36,7 +36,7 @@ class FveResult:
 
 
 def reconstruction_mse(
-    h_ND: Float[Tensor, "N D"], h_hat_ND: Float[Tensor, "N D"], scale: float | None
+    h_ND: Float[Tensor, "N D"], h_hat_ND: Float[Tensor, "N D"], scale: float | int | None
 ) -> Float[Tensor, " N"]:
     """Squared error per component, both brought to norm `scale`; `2 (1 - cos)` at norm √D."""
     return squared_error(to_norm(h_ND.float(), scale), to_norm(h_hat_ND.float(), scale))
@@ -51,7 +51,7 @@ def fve(
     h_ND: Float[Tensor, "N D"],
     h_hat_ND: Float[Tensor, "N D"],
     mean_D: Float[Tensor, " D"],
-    scale: float | None,
+    scale: float | int | None,
 ) -> FveResult:
     """Fraction of variance explained by `h_hat_ND` (see the module's docstring).
 

@@ -27,7 +27,7 @@ def add_norm_matched(
     residual_BTD: Float[Tensor, "B T D"],
     index_B: Int[Tensor, " B"],
     vectors_BD: Float[Tensor, "B D"],
-    coefficient: float = 1.0,
+    coefficient: float | int = 1.0,
 ) -> Float[Tensor, "B T D"]:
     """Residual with `coefficient * ‖row‖ * v / ‖v‖` added at row `index_B[b]` of sequence b.
 

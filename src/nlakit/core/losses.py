@@ -36,7 +36,7 @@ def policy_loss(
     old_BT: Float[Tensor, "B T"],
     advantages_B: Float[Tensor, " B"],
     mask_BT: Bool[Tensor, "B T"],
-    clip: float | None,
+    clip: float | int | None,
 ) -> Float[Tensor, ""]:
     """Clipped policy-gradient loss, averaged over tokens.
 

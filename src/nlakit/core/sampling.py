@@ -14,8 +14,8 @@ from torch import Tensor
 def sample_rows(
     logits_BV: Float[Tensor, "B V"],
     uniform_B: Float[Tensor, " B"],
-    temperature: float,
-    top_p: float = 1.0,
+    temperature: float | int,
+    top_p: float | int = 1.0,
 ) -> Int[Tensor, " B"]:
     """One id per row by inverse CDF; temperature 0 takes the most likely id.
 

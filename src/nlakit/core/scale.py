@@ -11,7 +11,7 @@ from torch import Tensor
 from nlakit.errors import InputError
 
 
-def resolve_scale(scale: float | str | None, d_model: int) -> float | None:
+def resolve_scale(scale: float | int | str | None, d_model: int) -> float | None:
     """The norm that a scale of `nla_meta.yaml` stands for; None leaves vectors as they are.
 
     Raises:
@@ -28,7 +28,7 @@ def resolve_scale(scale: float | str | None, d_model: int) -> float | None:
     return float(scale)
 
 
-def to_norm(x_ND: Float[Tensor, "*N D"], norm: float | None) -> Float[Tensor, "*N D"]:
+def to_norm(x_ND: Float[Tensor, "*N D"], norm: float | int | None) -> Float[Tensor, "*N D"]:
     """Rows brought to the length `norm` (None: unchanged). A zero row stays zero."""
     if norm is None:
         return x_ND

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 
-import torch
 from torch import Tensor
 
 from nlakit.core.fidelity import fve
 from nlakit.core.scale import resolve_scale
-from nlakit.data.documents import encode_document, sample_positions
+from nlakit.data.documents import states_of
+from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
 from nlakit.evals.claims import score_claims
 from nlakit.evals.probes import fit_probes
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
-from nlakit.storyworld.document import Split, State
-from nlakit.storyworld.grammar import generate
+from nlakit.storyworld.document import State
 
 EVALUATION_TOKENS = 120
 PROBE_DOCUMENTS, PROBE_POSITIONS, PROBE_TRAIN_SHARE = 1600, 4, 0.75
-
-
-def read_documents(
-    target: Target, seed: int, split: Split, num_documents: int, positions_per_document: int
-) -> tuple[Tensor, list[State]]:
-    """Activations at random places of documents, document by document, and the state at each."""
-    ids, positions, states = [], [], []
-    for document in islice(generate(seed, split), num_documents):
-        encoded = encode_document(target, document)
-        places = sample_positions(encoded, positions_per_document, random.Random(document.id))
-        ids.append(encoded.ids)
-        positions.append(places)
-        states += [document.state(encoded.offsets[place][1]) for place in places]
-    return torch.cat(target.activations(ids, positions)), states
 
 
 def probe_accuracies(target: Target, seed: int) -> dict[str, float]:
@@ -45,7 +28,8 @@ def probe_accuracies(target: Target, seed: int) -> dict[str, float]:
 
     A target learns its kinds one at a time, after long plateaus that its loss does not show.
     """
-    vectors, states = read_documents(target, seed, "train", PROBE_DOCUMENTS, PROBE_POSITIONS)
+    vectors, rows = sample_storyworld(target, seed, "train", PROBE_DOCUMENTS, PROBE_POSITIONS)
+    states = states_of(rows)
     cut = int(len(states) * PROBE_TRAIN_SHARE)
     found = fit_probes(vectors[:cut], states[:cut], vectors[cut:], states[cut:])
     return {f"probe.{kind}": round(result.score.mlp, 3) for kind, result in found.items()}

@@ -22,15 +22,17 @@ from nlakit.config import parse_config
 from nlakit.contract import Extraction, NlaMeta, PromptTemplates, Role, measure_tokens
 from nlakit.core.scale import resolve_scale, to_norm
 from nlakit.data.datasets import PairSet, load_pairs
-from nlakit.data.extraction import extract_storyworld
+from nlakit.data.documents import states_of
+from nlakit.data.extraction import extract_storyworld, sample_storyworld
 from nlakit.data.labels import write_labels
 from nlakit.engines.local import LocalEngine
+from nlakit.errors import ConfigError, ResumeError
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.teachers.storyworld import StoryworldTeacher
 
-from .evaluation import HeldOut, read_documents
+from .evaluation import HeldOut
 from .prompts import AR_TEMPLATE, AV_TEMPLATE
 from .recipe import Recipe
 from .rl import train_rl
@@ -58,22 +60,22 @@ class Workspace:
         return self.root / "nla"
 
 
-def run(
-    recipe_path: Path, overrides: Sequence[str], output: Path, until: str | None = None
-) -> Path:
+def run(recipe_path: Path, overrides: Sequence[str], output: Path, only: str | None = None) -> Path:
     """Run every stage of a recipe that is not done yet; returns the directory of the pair.
 
     Args:
         recipe_path: a TOML file; `overrides` are `key.sub=value`.
         output: where the stages and the pair go; a killed run is continued there.
-        until: stop after this stage.
+        only: make this stage (and what it needs) and stop; its directory is returned.
 
     Raises:
-        ConfigError: the recipe has a typo or a bad value.
+        ConfigError: the recipe has a typo or a bad value, or there is no such stage.
         ResumeError: `output` holds a run of another recipe.
     """
     recipe = parse_config(Recipe, recipe_path, overrides)
     space = Workspace(output)
+    if only is not None and only not in STAGES:
+        raise ConfigError(f"There is no stage {only!r}. The stages are {', '.join(STAGES)}.")
     stages: dict[str, Callable[[Recipe, Workspace], object]] = {
         "target": make_target,
         "activations": make_pairs,
@@ -82,10 +84,11 @@ def run(
         "rl": joint_rl,
     }
     for name, stage in stages.items():
-        Console(stderr=True).rule(f"{recipe.name}: {name}")
-        stage(recipe, space)
-        if name == until:
-            return space.stage(name)
+        if only is None or name == only:
+            Console(stderr=True).rule(f"{recipe.name}: {name}")
+            stage(recipe, space)
+    if only is not None:
+        return space.stage(only)
     publish(recipe, space)
     return space.nla
 
@@ -129,7 +132,7 @@ def warm_start_reconstructor(recipe: Recipe, space: Workspace) -> None:
 
 def joint_rl(recipe: Recipe, space: Workspace) -> None:
     target, pairs = make_target(recipe, space), make_pairs(recipe, space)
-    av_dir, ar_dir = (space.stage(name) / "model" for name in ("verbalizer", "reconstructor"))
+    av_dir, ar_dir = (finished(space, name) / "model" for name in ("verbalizer", "reconstructor"))
     engine = LocalEngine(target, Verbalizer.load(av_dir), Reconstructor.load(ar_dir))
     train_rl(
         recipe,
@@ -140,6 +143,14 @@ def joint_rl(recipe: Recipe, space: Workspace) -> None:
         held_out_rows(recipe, target, mean_vector(pairs.vectors)),
         space.stage("rl"),
     )
+
+
+def finished(space: Workspace, name: str) -> Path:
+    """The directory of a stage that must be done before another can start."""
+    directory = space.stage(name)
+    if not (directory / "done.json").exists():
+        raise ResumeError(f"{directory} is not finished: make the stage {name!r} first.")
+    return directory
 
 
 # -- what the stages share -----------------------------------------------------------------------
@@ -173,10 +184,9 @@ def pair_meta(recipe: Recipe, target: Target, vectors_ND: Tensor, role: Role) ->
 
 def held_out_rows(recipe: Recipe, target: Target, mean_D: Tensor) -> HeldOut:
     """One place in each of the held-out documents that RL's figures are taken on."""
-    vectors, states = read_documents(
-        target, recipe.seed * 10 + HELD_OUT_SEED, "heldout", recipe.rl.evaluation_documents, 1
-    )
-    return HeldOut(vectors, states, mean_D)
+    seed = recipe.seed * 10 + HELD_OUT_SEED
+    vectors, rows = sample_storyworld(target, seed, "heldout", recipe.rl.evaluation_documents)
+    return HeldOut(vectors, states_of(rows), mean_D)
 
 
 # -- the result ----------------------------------------------------------------------------------

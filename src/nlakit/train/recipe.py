@@ -9,6 +9,22 @@ from nlakit.config import FrozenModel
 from .learner import OptimizerConfig, Precision
 
 
+class FutureWordsConfig(FrozenModel):
+    """A second loss while the target is trained: a linear head at the site guesses words to come.
+
+    A transformer that only predicts the next token looks most facts up at the moment it needs them,
+    so that a probe finds little at the tokens between. Having to say at each token which words are
+    still to come makes the state stand in the activation. The head is thrown away.
+    """
+
+    weight: float = Field(default=0.5, ge=0)
+    layer: int = Field(ge=0)
+    horizon: int = Field(default=32, ge=2)
+    """How far ahead, in tokens, the guessed words lie at most; they are never the next one."""
+    samples: int = Field(default=4, ge=1)
+    """Words drawn for each token in each step."""
+
+
 class TargetConfig(FrozenModel):
     """The storyworld target: a Llama-architecture model trained from scratch."""
 
@@ -23,6 +39,7 @@ class TargetConfig(FrozenModel):
     steps: int = Field(ge=1)
     batch_size: int = Field(default=32, ge=1)
     optimizer: OptimizerConfig
+    future_words: FutureWordsConfig | None = None
     probe_every: int = Field(default=500, ge=1)
     """Steps between probes of every kind of fact: the loss alone does not show what can be read."""
 

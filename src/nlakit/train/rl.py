@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nlakit.core.fidelity import reconstruction_mse
-from nlakit.core.losses import group_advantages, kl_k3
+from nlakit.core.losses import group_advantages, kl_k3, policy_loss
 from nlakit.core.scale import resolve_scale
 from nlakit.engines.base import Completion, Sampling
 from nlakit.engines.local import LocalEngine
@@ -194,14 +194,13 @@ def update_verbalizer(
         with autocast(recipe.precision, av.model.device):
             logprobs, mask = av.logprobs(vectors, responses)
         kl = kl_k3(logprobs, reference) * mask
-        # On-policy: the ratio to the sampling policy is 1, its gradient that of the
-        # log-probability.
-        ratio = (logprobs - logprobs.detach()).exp()
-        gain = ratio * advantage_R[rows].unsqueeze(1) * mask
-        loss = (config.kl_coefficient * kl - gain).sum() / total_tokens
+        share = mask.sum() / total_tokens
+        # On-policy: the policy that sampled is the one being updated, so the ratio is 1.
+        gain = policy_loss(logprobs, logprobs.detach(), advantage_R[rows], mask, clip=None)
+        loss = share * gain + config.kl_coefficient * kl.sum() / total_tokens
         loss.backward()
-        kl_sum += float(kl.sum())
-        entropy_sum -= float((logprobs * mask).sum())
+        kl_sum += kl.sum().item()
+        entropy_sum -= (logprobs * mask).sum().item()
     norm = players.av.update(number)
     return {
         "kl": kl_sum / total_tokens,

@@ -11,10 +11,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from nlakit.core.losses import masked_mean, token_logprobs
 from nlakit.core.site import Site
+from nlakit.models.padding import pad_right, real_tokens
 from nlakit.models.target import Target
 from nlakit.storyworld.document import Document, split_of
 from nlakit.storyworld.grammar import document, generate
@@ -23,8 +25,8 @@ from nlakit.storyworld.teacher import label
 from .evaluation import probe_accuracies
 from .learner import Learner, autocast
 from .prompts import AR_TEMPLATE, AV_TEMPLATE
-from .recipe import Recipe, TargetConfig
-from .run import RunDirectory, train_steps
+from .recipe import FutureWordsConfig, Recipe, TargetConfig
+from .run import RunDirectory, generator, train_steps
 from .tokenizer import train_tokenizer
 
 TOKENIZER_SEED, DOCUMENT_SEED, PROBE_SEED = 1, 2, 3
@@ -78,16 +80,60 @@ def token_ids(
     return [[bos, *ids, eos][:context] for ids in encoded]
 
 
-def padded(rows: list[list[int]], value: int) -> Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+def language_model_loss(logits_BTV: Tensor, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean next-token loss over the real tokens of right-padded rows, in nats."""
+    logprobs = token_logprobs(logits_BTV[:, :-1], ids_BT[:, 1:])
+    return -masked_mean(logprobs, mask_BT[:, 1:])
 
 
-def language_model_loss(model: LlamaForCausalLM, rows: list[list[int]]) -> Tensor:
-    """Mean next-token loss over the real tokens of right-padded rows."""
-    ids = padded(rows, model.config.pad_token_id)
-    labels = padded(rows, -100)
-    return model(input_ids=ids, labels=labels, use_cache=False).loss
+def future_words_loss(
+    guess_BTV: Tensor, ids_BT: Tensor, mask_BT: Tensor, config: FutureWordsConfig, seeds: Generator
+) -> Tensor:
+    """Mean loss of guessing tokens drawn from 2 to `horizon` places ahead, in nats."""
+    batch, width = ids_BT.shape
+    ahead = torch.randint(2, config.horizon + 1, (batch, width, config.samples), generator=seeds)
+    place_BTS = torch.arange(width)[None, :, None] + ahead
+    inside_BTS = place_BTS < mask_BT.sum(1)[:, None, None]
+    flat = place_BTS.clamp_max(width - 1).flatten(1)
+    drawn_BTS = ids_BT.gather(1, flat).view_as(place_BTS)
+    logprobs_BTS = guess_BTV.float().log_softmax(-1).gather(2, drawn_BTS)
+    return -masked_mean(logprobs_BTS.flatten(1), (inside_BTS & mask_BT[..., None]).flatten(1))
+
+
+class Losses:
+    """The target's losses of one batch; holds the head that is thrown away."""
+
+    def __init__(self, model: LlamaForCausalLM, config: FutureWordsConfig | None):
+        self.model, self.config = model, config
+        self.head = nn.Sequential(
+            nn.RMSNorm(model.config.hidden_size),
+            nn.Linear(model.config.hidden_size, model.config.vocab_size),
+        )
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        own = dict(self.model.named_parameters())
+        if self.config is None:
+            return own
+        return own | {f"future.{name}": p for name, p in self.head.named_parameters()}
+
+    def __call__(self, rows: list[list[int]], seeds: Generator) -> dict[str, Tensor]:
+        ids_BT = pad_right(rows)
+        mask_BT = real_tokens([len(row) for row in rows])
+        output = self.model.model(
+            input_ids=ids_BT, use_cache=False, output_hidden_states=self.config is not None
+        )
+        logits_BTV = self.model.lm_head(output.last_hidden_state)
+        losses = {"loss": language_model_loss(logits_BTV, ids_BT, mask_BT)}
+        if self.config is not None:
+            guess_BTV = self.head(output.hidden_states[self.config.layer + 1])
+            future = future_words_loss(guess_BTV, ids_BT, mask_BT, self.config, seeds)
+            losses["future_loss"] = future
+        return losses
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        if self.config is None:
+            return losses["loss"]
+        return losses["loss"] + self.config.weight * losses["future_loss"]
 
 
 def train_target(recipe: Recipe, directory: Path) -> Target:
@@ -105,17 +151,18 @@ def _train(recipe: Recipe, run: RunDirectory, model_dir: Path) -> None:
     texts = tokenizer_texts(recipe.seed * 10 + TOKENIZER_SEED, config.tokenizer_documents)
     tokenizer = train_tokenizer(texts, config.vocab_size, config.context)
     model = build_model(config, tokenizer, recipe.seed)
-    learner = Learner(dict(model.named_parameters()), config.optimizer, config.steps)
+    losses_of = Losses(model, config.future_words)
+    learner = Learner(losses_of.named_parameters(), config.optimizer, config.steps)
     seed = recipe.seed * 10 + DOCUMENT_SEED
 
     def step(number: int) -> dict[str, float]:
         documents = train_documents(seed, number, config.batch_size)
         rows = token_ids(tokenizer, [each.text for each in documents], config.context)
         with autocast(recipe.precision, torch.device("cpu")):
-            loss = language_model_loss(model, rows)
-        loss.backward()
-        norm = learner.update(number)
-        metrics = {"loss": loss.item(), "grad_norm": norm, "tokens": float(sum(map(len, rows)))}
+            losses = losses_of(rows, generator(seed, number))
+        losses_of.total(losses).backward()
+        metrics = {name: loss.item() for name, loss in losses.items()}
+        metrics |= {"grad_norm": learner.update(number), "tokens": float(sum(map(len, rows)))}
         if (number + 1) % config.probe_every == 0 or number + 1 == config.steps:
             target = Target(model, tokenizer, Site(recipe.extraction.layer))
             metrics |= probe_accuracies(target, recipe.seed * 10 + PROBE_SEED)

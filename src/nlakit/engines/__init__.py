@@ -1,0 +1,1 @@
+"""Ways of running a target and its pair: one Protocol, several machines."""

@@ -1,0 +1,263 @@
+"""One decode step, over the weights of a Hugging Face model of the Llama shape.
+
+Hugging Face's own forward is right for training, but for one token it spends most of its time
+outside of arithmetic. This one has preallocated keys and values, fused projections, and a constant
+prefix that is stored once: every row attends to the same prefix, as one matrix product for all.
+
+Shape letters: N rows, T new tokens, D d_model, H query heads, K key-value heads, G = H / K,
+d head width, P prefix tokens, L cached tokens of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nlakit.errors import InputError
+from nlakit.models.families import backbone_of, embedding_of, family_of, head_of
+
+FUSE_BELOW = 1_000_000_000
+"""Fused projections are copies: worth their memory only for models of fewer parameters."""
+
+GROWTH = 8
+"""Tokens by which a row cache grows: less copies more often, more computes on nothing."""
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Linear maps of the same input, their outputs side by side."""
+
+    maps: tuple[tuple[Tensor, Tensor | None], ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        outputs = [F.linear(x, weight, bias) for weight, bias in self.maps]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The weights of one block."""
+
+    attention_norm: Any
+    qkv: Projection
+    out: nn.Module
+    mlp_norm: Any
+    gate_up: Projection
+    down: nn.Module
+    activation: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of the constant prefix: per block K x P x d."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @property
+    def length(self) -> int:
+        """P."""
+        return self.keys[0].shape[1]
+
+
+@dataclass
+class RowCache:
+    """Keys and values of what follows the prefix: per block rows x K x width x d.
+
+    The width grows as answers do, so that a product runs over whole tensors: a cut through them
+    would be copied first. Zeros where nothing was written: what a mask hides still must not be NaN.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @property
+    def width(self) -> int:
+        """L: tokens there is room for in each row."""
+        return self.keys[0].shape[2]
+
+    def reserve(self, length: int) -> None:
+        """Make room for rows of `length` tokens."""
+        if length > self.width:
+            more = (0, 0, 0, length - self.width + GROWTH)
+            self.keys = [F.pad(tensor, more) for tensor in self.keys]
+            self.values = [F.pad(tensor, more) for tensor in self.values]
+
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        """Copy rows onto others."""
+        for tensor in (*self.keys, *self.values):
+            tensor[targets] = tensor[sources]
+
+
+class Decoder:
+    """The model's forward for decoding. Weights are read when it is made; make another after an
+    optimizer step.
+
+    Raises:
+        InputError: the family's blocks have another shape.
+    """
+
+    def __init__(self, model: Any, fuse_below: int = FUSE_BELOW) -> None:
+        family = family_of(model.config.model_type)
+        if not family.llama_shape:
+            raise InputError(f"The local engine cannot decode {family.model_type!r} models.")
+        backbone = backbone_of(model)
+        fuse = sum(p.numel() for p in model.parameters()) < fuse_below
+        self.blocks = [_read_block(layer, fuse) for layer in getattr(backbone, family.blocks)]
+        self.norm = getattr(backbone, family.final_norm)
+        self.embed = embedding_of(backbone)
+        self.rotary = getattr(backbone, family.rotary)
+        self.head = head_of(model)
+        attention = getattr(backbone, family.blocks)[0].self_attn
+        self.head_dim: int = attention.head_dim
+        self.num_kv_heads: int = attention.k_proj.out_features // self.head_dim
+        self.max_length = _max_length(model.config, getattr(backbone, family.blocks))
+        self.device, self.dtype = model.device, model.dtype
+
+    def empty_prefix(self) -> Prefix:
+        """A prefix of no tokens."""
+        empty = torch.zeros(
+            self.num_kv_heads, 0, self.head_dim, dtype=self.dtype, device=self.device
+        )
+        return Prefix([empty] * len(self.blocks), [empty] * len(self.blocks))
+
+    def run_prefix(self, ids: list[int]) -> Prefix:
+        """Keys and values of a prefix, to be shared by all rows."""
+        cache = self.new_cache(1, len(ids))
+        hidden = self.embed(torch.tensor([ids], device=self.device))
+        starts = torch.zeros(1, dtype=torch.long, device=self.device)
+        self.forward(hidden, starts, slice(0, 1), cache, self.empty_prefix(), len(ids))
+        return Prefix([keys[0] for keys in cache.keys], [values[0] for values in cache.values])
+
+    def new_cache(self, num_rows: int, width: int) -> RowCache:
+        """Room for `width` tokens in each of `num_rows` rows."""
+        size = (num_rows, self.num_kv_heads, width, self.head_dim)
+
+        def room() -> list[Tensor]:
+            return [torch.zeros(size, dtype=self.dtype, device=self.device) for _ in self.blocks]
+
+        return RowCache(room(), room())
+
+    def forward(
+        self,
+        hidden_NTD: Tensor,
+        starts_N: Tensor,
+        rows: slice,
+        cache: RowCache,
+        prefix: Prefix,
+        length: int,
+    ) -> Tensor:
+        """Run new tokens of some rows, writing their keys and values.
+
+        Args:
+            hidden_NTD: embeddings of the new tokens.
+            starts_N: how many tokens each row has in the cache already.
+            rows: which rows of the cache, N of them.
+            length: the longest row after this call.
+
+        Returns:
+            The normed residual of each row's last new token, N x D.
+        """
+        cache.reserve(length)
+        num_new = hidden_NTD.shape[1]
+        places_NT = starts_N[:, None] + torch.arange(num_new, device=self.device)
+        cos_sin = self.rotary(hidden_NTD, places_NT + prefix.length)
+        hidden_from = places_NT[:, :, None] < torch.arange(cache.width, device=self.device)
+        bias_NTL = torch.zeros_like(hidden_from, dtype=self.dtype).masked_fill_(
+            hidden_from, -torch.inf
+        )
+        row_N1 = torch.arange(len(hidden_NTD), device=self.device)[:, None]
+        for index, block in enumerate(self.blocks):
+            keys, values = cache.keys[index][rows], cache.values[index][rows]
+            q, k, v = self._qkv(block, block.attention_norm(hidden_NTD), cos_sin)
+            keys[row_N1, :, places_NT], values[row_N1, :, places_NT] = k, v
+            shared = (prefix.keys[index], prefix.values[index])
+            mixed = attend(q, keys, values, shared, bias_NTL)
+            hidden_NTD = hidden_NTD + block.out(mixed)
+            hidden_NTD = hidden_NTD + _mlp(block, block.mlp_norm(hidden_NTD))
+        return self.norm(hidden_NTD[:, -1])
+
+    def _qkv(
+        self, block: Block, x_NTD: Tensor, cos_sin: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries N x T x H x d and keys, and values N x T x K x d."""
+        heads = block.qkv(x_NTD).unflatten(-1, (-1, self.head_dim))
+        kv = self.num_kv_heads
+        rotated = _rotate(heads[:, :, :-kv], *cos_sin)
+        return rotated[:, :, :-kv], rotated[:, :, -kv:], heads[:, :, -kv:]
+
+
+def attend(
+    q_NTHd: Tensor,
+    keys_NKLd: Tensor,
+    values_NKLd: Tensor,
+    prefix_KPd: tuple[Tensor, Tensor],
+    bias_NTL: Tensor,
+) -> Tensor:
+    """Softmax attention over a shared prefix and each row's own tokens: N x T x (H d).
+
+    Args:
+        prefix_KPd: keys and values that every row sees whole.
+        bias_NTL: 0 where a new token sees a token of its row, -inf where not.
+    """
+    N, T, H, d = q_NTHd.shape
+    K, L = keys_NKLd.shape[1:3]
+    G, P = H // K, prefix_KPd[0].shape[1]
+    q_NKTGd = (q_NTHd * d**-0.5).view(N, T, K, G, d).transpose(1, 2)
+    own = torch.bmm(q_NKTGd.reshape(N * K, T * G, d), keys_NKLd.flatten(0, 1).transpose(1, 2))
+    own_NKTGL = own.view(N, K, T, G, L) + bias_NTL[:, None, :, None]
+    # All rows' queries against one copy of the prefix: a single product per head.
+    q_KXd = q_NKTGd.transpose(0, 1).reshape(K, N * T * G, d)
+    shared = torch.bmm(q_KXd, prefix_KPd[0].transpose(1, 2)).view(K, N, T, G, P)
+    scores = torch.cat([shared.transpose(0, 1), own_NKTGL], dim=-1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q_NTHd.dtype)
+    to_own = weights[..., P:].reshape(N * K, T * G, L)
+    to_shared = weights[..., :P].transpose(0, 1).reshape(K, N * T * G, P)
+    mixed = torch.bmm(to_own, values_NKLd.flatten(0, 1)).view(N, K, T, G, d)
+    mixed = mixed + torch.bmm(to_shared, prefix_KPd[1]).view(K, N, T, G, d).transpose(0, 1)
+    return mixed.transpose(1, 2).reshape(N, T, H * d)
+
+
+def _rotate(heads_NTHd: Tensor, cos_NTd: Tensor, sin_NTd: Tensor) -> Tensor:
+    """Rotary positions: the two halves of a head turn by the same angles."""
+    first, second = heads_NTHd.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return heads_NTHd * cos_NTd[:, :, None] + turned * sin_NTd[:, :, None]
+
+
+def _mlp(block: Block, x: Tensor) -> Tensor:
+    gate, up = block.gate_up(x).chunk(2, dim=-1)
+    return block.down(block.activation(gate) * up)
+
+
+def _read_block(layer: Any, fuse: bool) -> Block:
+    attention, mlp = layer.self_attn, layer.mlp
+    return Block(
+        attention_norm=layer.input_layernorm,
+        qkv=_join([attention.q_proj, attention.k_proj, attention.v_proj], fuse),
+        out=attention.o_proj,
+        mlp_norm=layer.post_attention_layernorm,
+        gate_up=_join([mlp.gate_proj, mlp.up_proj], fuse),
+        down=mlp.down_proj,
+        activation=mlp.act_fn,
+    )
+
+
+def _join(linears: list[nn.Linear], fuse: bool) -> Projection:
+    maps = tuple((linear.weight.detach(), linear.bias) for linear in linears)
+    if not fuse:
+        return Projection(maps)
+    biases = [bias for _, bias in maps if bias is not None]
+    bias = torch.cat(biases).detach() if biases else None
+    return Projection(((torch.cat([weight for weight, _ in maps]), bias),))
+
+
+def _max_length(config: Any, layers: Any) -> int:
+    """The context, or the shortest sliding window: within it a window changes nothing."""
+    windows = [getattr(layer.self_attn, "sliding_window", None) for layer in layers]
+    return min([config.max_position_embeddings, *(window for window in windows if window)])

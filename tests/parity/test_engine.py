@@ -1,0 +1,224 @@
+"""The local engine against Hugging Face's generate, against itself and against training."""
+
+import pytest
+import torch
+
+from nlakit.core.site import Site
+from nlakit.engines.base import Sampling
+from nlakit.engines.decode import Decoder
+from nlakit.engines.fake import FakeEngine
+from nlakit.engines.local import Ending, LocalEngine
+from nlakit.errors import InputError
+from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.target import Target
+from nlakit.models.verbalizer import Verbalizer
+
+GREEDY = Sampling(max_new_tokens=24)
+SAMPLED = Sampling(samples=2, temperature=1.0, max_new_tokens=24, seed=7)
+
+
+@pytest.fixture
+def engine(model, tokenizer, av_meta, ar_meta):
+    return make_engine(model, tokenizer, av_meta, ar_meta)
+
+
+def make_engine(model, tokenizer, av_meta, ar_meta, max_rows=64):
+    return LocalEngine(
+        Target(model, tokenizer, Site(1)),
+        Verbalizer(model, tokenizer, av_meta),
+        Reconstructor.from_target(model, tokenizer, ar_meta),
+        max_rows=max_rows,
+    )
+
+
+def ids_of(groups):
+    return [each.ids for group in groups for each in group]
+
+
+def hugging_face_greedy(verbalizer, vector, max_new_tokens):
+    prompt = [*verbalizer.prefix_ids, 0, *verbalizer.suffix_ids]
+    embeds = verbalizer.model.get_input_embeddings()(torch.tensor([prompt])).detach()
+    embeds[0, len(verbalizer.prefix_ids)] = vector / vector.norm() * 5.0
+    output = verbalizer.model.generate(
+        inputs_embeds=embeds,
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=1,
+    )
+    return tuple(output[0].tolist())
+
+
+def test_greedy_equals_hugging_face(engine, vectors):
+    found = ids_of(engine.verbalize(vectors[:6], GREEDY))
+    expected = [hugging_face_greedy(engine.verbalizer, vector, 24) for vector in vectors[:6]]
+    assert found == expected
+    assert len(set(found)) > 1
+
+
+def test_unfused_projections_compute_the_same(model):
+    embeds = torch.randn(3, 5, 32)
+    outputs = []
+    for fuse_below in (0, 10**9):
+        decoder = Decoder(model, fuse_below)
+        prefix, cache = decoder.run_prefix([4, 8]), decoder.new_cache(3, 5)
+        starts = torch.zeros(3, dtype=torch.long)
+        outputs.append(decoder.forward(embeds, starts, slice(0, 3), cache, prefix, 5))
+    assert torch.allclose(*outputs, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_a_row_does_not_depend_on_its_batch(model, tokenizer, av_meta, ar_meta, vectors, sampling):
+    parts = (model, tokenizer, av_meta, ar_meta)
+    together = ids_of(make_engine(*parts, max_rows=64).verbalize(vectors, sampling))
+    alone = ids_of(make_engine(*parts, max_rows=1).verbalize(vectors, sampling))
+    # Three places for sixteen vectors: most rows enter late, into a place another row has left.
+    late = ids_of(make_engine(*parts, max_rows=3).verbalize(vectors, sampling))
+    assert together == alone == late
+
+
+def test_rows_leave_at_different_times(llama, tokenizer, av_meta, ar_meta, vectors):
+    engine = make_engine(llama, tokenizer, av_meta, ar_meta, max_rows=5)
+    engine.verbalizer.eos_ids = list(range(0, 340, 12))
+    found = ids_of(engine.verbalize(vectors, SAMPLED))
+    assert len({len(ids) for ids in found}) > 5
+    for ids in found:
+        assert not set(ids[:-1]) & set(engine.verbalizer.eos_ids)
+        assert len(ids) == 24 or ids[-1] in engine.verbalizer.eos_ids
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 0.5])
+def test_logprobs_are_those_of_training(engine, vectors, temperature):
+    sampling = Sampling(samples=2, temperature=temperature, max_new_tokens=20, top_p=0.9)
+    groups = engine.verbalize(vectors[:4], sampling)
+    answers = [each for group in groups for each in group]
+    ids = [list(each.ids) for each in answers]
+    expected, mask = engine.verbalizer.logprobs(vectors[:4].repeat_interleave(2, 0), ids)
+    found = torch.cat([torch.tensor(each.logprobs) for each in answers])
+    assert torch.allclose(found, expected[mask], atol=1e-4)
+
+
+def test_samples_differ_by_sample_and_seed_and_repeat(engine, vectors):
+    first = ids_of(engine.verbalize(vectors[:2], SAMPLED))
+    assert len(set(first)) == 4
+    assert ids_of(engine.verbalize(vectors[:2], SAMPLED)) == first
+    other = Sampling(samples=2, temperature=1.0, max_new_tokens=24, seed=8)
+    assert ids_of(engine.verbalize(vectors[:2], other)) != first
+
+
+def test_greedy_samples_are_one_answer_repeated(engine, vectors):
+    groups = engine.verbalize(vectors[:2], Sampling(samples=3, max_new_tokens=8))
+    assert [len(group) for group in groups] == [3, 3]
+    assert all(group[0] == group[1] == group[2] for group in groups)
+
+
+def test_refresh_reads_new_weights(llama, tokenizer, av_meta, ar_meta, vectors):
+    engine = make_engine(llama, tokenizer, av_meta, ar_meta)
+    engine.verbalize(vectors[:4], GREEDY)
+    with torch.no_grad():
+        for parameter in llama.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    engine.refresh()
+    expected = [hugging_face_greedy(engine.verbalizer, vector, 24) for vector in vectors[:4]]
+    assert ids_of(engine.verbalize(vectors[:4], GREEDY)) == expected
+
+
+def test_answers_end_at_the_tag_however_it_is_tokenised(llama, tokenizer, av_meta):
+    verbalizer = Verbalizer(llama, tokenizer, av_meta)
+    ending = Ending(verbalizer)
+    joined = tokenizer.encode("<explanation>a cat.</explanation>", add_special_tokens=False)
+    spelled = [tokenizer.convert_tokens_to_ids(letter) for letter in "</explanation>"]
+    for ids in (joined, spelled, verbalizer.close_ids, [5, 1]):
+        assert ending.reached(ids)
+        assert not ending.reached(ids[:-1])
+    assert not ending.reached(verbalizer.open_ids)
+
+
+def test_an_answer_that_closes_is_parsed(llama, tokenizer, av_meta, ar_meta, vectors):
+    engine = make_engine(llama, tokenizer, av_meta, ar_meta)
+    script = engine.verbalizer.encode_response("the cat sat")
+    force_tokens(engine, script)
+    answer = engine.verbalize(vectors[:1], GREEDY)[0][0]
+    assert (answer.text, answer.closed) == ("the cat sat", True)
+    # The closing tag ends it: EOS is not waited for.
+    assert list(answer.ids) == script[:-1]
+    assert answer.raw_text == "<explanation>the cat sat</explanation>"
+
+
+def force_tokens(engine, script):
+    """Make the head say `script`, one token a call."""
+    said = iter(script)
+
+    def head(_module, _inputs, logits):
+        return torch.nn.functional.one_hot(torch.tensor([next(said)]), logits.shape[1]) * 9.0
+
+    engine.verbalizer.model.lm_head.register_forward_hook(head)
+
+
+def test_on_text_follows_each_answer(llama, tokenizer, av_meta, ar_meta, vectors):
+    engine = make_engine(llama, tokenizer, av_meta, ar_meta)
+    heard = []
+    groups = engine.verbalize(vectors[:2], GREEDY, lambda *event: heard.append(event))
+    for row, group in enumerate(groups):
+        texts = [text for vector, sample, text in heard if (vector, sample) == (row, 0)]
+        assert len(texts) == len(group[0].ids) and texts[-1] == group[0].text
+
+
+def test_autocast_outside_changes_nothing(llama, tokenizer, av_meta, ar_meta, vectors):
+    engine = make_engine(llama, tokenizer, av_meta, ar_meta)
+    expected = ids_of(engine.verbalize(vectors[:4], GREEDY))
+    engine.refresh()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ids_of(engine.verbalize(vectors[:4], GREEDY)) == expected
+
+
+def test_reconstruct_keeps_the_order(engine):
+    texts = ["the cat sat on the mat", "a", "the cat", ""]
+    found = engine.reconstruct(texts)
+    alone = torch.cat([engine.reconstruct([text]) for text in texts])
+    assert torch.allclose(found, alone, atol=1e-5) and not found.requires_grad
+
+
+def test_extract_reads_the_target(engine):
+    encoded = engine.target.encode("the cat sat")
+    found = engine.extract(encoded, [2, 0])
+    assert torch.equal(found, engine.extract(encoded)[[2, 0]])
+
+
+def test_engine_refuses_what_does_not_fit(llama, tokenizer, av_meta, ar_meta, vectors):
+    engine = make_engine(llama, tokenizer, av_meta, ar_meta)
+    longest = 256 - len(engine.verbalizer.prefix_ids) - len(engine.verbalizer.suffix_ids)
+    engine.verbalizer.eos_ids = []
+    answer = engine.verbalize(vectors[:1], Sampling(max_new_tokens=longest))[0][0]
+    assert len(answer.ids) == longest
+    with pytest.raises(InputError, match=f"max_new_tokens of at most {longest}"):
+        engine.verbalize(vectors[:1], Sampling(max_new_tokens=longest + 1))
+    with pytest.raises(InputError, match="row 1 contains nan"):
+        engine.verbalize(torch.stack([vectors[0], vectors[1] * torch.nan]), GREEDY)
+    engine.target = None
+    with pytest.raises(InputError, match="without a target"):
+        engine.extract(None)
+
+
+def test_no_vectors_give_no_answers(llama, tokenizer, av_meta, ar_meta):
+    engine = make_engine(llama, tokenizer, av_meta, ar_meta)
+    assert engine.verbalize(torch.zeros(0, 32), GREEDY) == []
+
+
+@pytest.mark.parametrize(
+    "bad", [{"samples": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"max_new_tokens": 0}]
+)
+def test_sampling_refuses_bad_numbers(bad):
+    with pytest.raises(InputError, match=f"Sampling.{next(iter(bad))} must be"):
+        Sampling(**bad)
+
+
+def test_fake_engine_deals_out_its_script():
+    fake = FakeEngine(["a", None], d_model=4, vector_of=lambda text: torch.full((4,), len(text)))
+    groups = fake.verbalize(torch.zeros(2, 4), Sampling(samples=2))
+    assert [[each.text for each in group] for group in groups] == [["a", ""], ["a", ""]]
+    assert [each.closed for each in groups[0]] == [True, False]
+    assert fake.reconstruct(["abc"]).tolist() == [[3.0] * 4]
+    assert fake.calls == ["verbalize", "reconstruct"]
+    with pytest.raises(InputError, match=r"\(N, 4\)"):
+        fake.verbalize(torch.zeros(2, 5), GREEDY)

@@ -1,0 +1,232 @@
+"""Target, verbalizer and reconstructor against Hugging Face's own forward and against a disk."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nlakit.core.losses import token_logprobs
+from nlakit.core.site import Site
+from nlakit.errors import CheckpointError, ContractError, InputError
+from nlakit.models.io import load_backbone
+from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.target import Target
+from nlakit.models.verbalizer import Verbalizer
+
+RESPONSES = [[5, 9, 11], [7], [12, 13, 14, 15, 1]]
+
+
+def total_gradient(model, logprobs):
+    model.zero_grad()
+    logprobs.square().sum().backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def test_activations_equal_hidden_states(model, tokenizer):
+    target = Target(model, tokenizer, Site(1))
+    ids = [[0, 5, 9, 44, 17], [0, 3], [0, 8, 8, 8, 21, 60, 61]]
+    found = target.activations(ids, [[0, 4], [1], [6, 2]])
+    for row, places, vectors in zip(ids, [[0, 4], [1], [6, 2]], found, strict=True):
+        hidden = model(torch.tensor([row]), output_hidden_states=True).hidden_states[2]
+        assert torch.allclose(vectors, hidden[0, places], atol=1e-5)
+
+
+def test_activations_run_no_later_block(llama, tokenizer):
+    ran = []
+    for index, block in enumerate(llama.model.layers):
+        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+    found = Target(llama, tokenizer, Site(1)).activations([[0, 1, 2]])
+    assert ran == [0, 1] and found[0].shape == (3, 32)
+    assert len(llama.model.layers) == 4 and llama.config.num_hidden_layers == 4
+
+
+def test_activations_refuse_positions_outside(llama, tokenizer):
+    target = Target(llama, tokenizer, Site(1))
+    with pytest.raises(InputError, match="Position 3 was asked of sequence 0"):
+        target.activations([[0, 1, 2]], [[3]])
+    with pytest.raises(InputError, match="Sequence 1 has 0 tokens"):
+        target.activations([[0], []])
+    with pytest.raises(InputError, match="blocks 0 to 3"):
+        Target(llama, tokenizer, Site(4))
+
+
+def test_user_text_cannot_forge_special_tokens(llama, tokenizer):
+    encoded = Target(llama, tokenizer, Site(1)).encode("the cat</s> sat")
+    assert encoded.ids[0] == 0 and 1 not in encoded.ids
+    assert encoded.tokens[0] == "<s>" and encoded.offsets[0] == (0, 0)
+    assert "".join(encoded.tokens[1:]) == "the cat</s> sat"
+    assert encoded.offsets[-1][1] == len("the cat</s> sat")
+
+
+def test_encode_refuses_empty_and_too_long(llama, tokenizer):
+    target = Target(llama, tokenizer, Site(1))
+    with pytest.raises(InputError, match="empty"):
+        target.encode("")
+    with pytest.raises(InputError, match=r"301 tokens long; the target reads at most 256"):
+        target.encode("\u0001" * 300)
+
+
+def test_messages_render_through_the_template(llama, tokenizer):
+    target = Target(llama, tokenizer, Site(1))
+    encoded = target.encode_messages([{"role": "user", "content": "a cat"}], True)
+    assert encoded.text == "<s><user>a cat</s><assistant>"
+    assert encoded.ids.count(0) == 1 and encoded.ids.count(1) == 1
+    assert "".join(encoded.tokens) == encoded.text
+
+
+def test_logprobs_equal_a_plain_forward(model, tokenizer, av_meta, vectors):
+    verbalizer = Verbalizer(model, tokenizer, av_meta)
+    logprobs, mask = verbalizer.logprobs(vectors[:3], RESPONSES)
+    assert mask.sum(1).tolist() == [3, 1, 5]
+    for row, response in enumerate(RESPONSES):
+        prompt = [*verbalizer.prefix_ids, 0, *verbalizer.suffix_ids]
+        embeds = model.get_input_embeddings()(torch.tensor([prompt + response])).detach()
+        scaled = vectors[row] / vectors[row].norm() * 5.0
+        embeds[0, len(verbalizer.prefix_ids)] = scaled
+        logits = model(inputs_embeds=embeds).logits[:, len(prompt) - 1 : -1]
+        expected = token_logprobs(logits, torch.tensor([response]))
+        assert torch.allclose(logprobs[row, : len(response)], expected[0], atol=1e-4)
+        assert (logprobs[row, len(response) :] == 0).all()
+
+
+def test_prefix_sharing_changes_neither_value_nor_gradient(model, tokenizer, av_meta, vectors):
+    verbalizer = Verbalizer(model, tokenizer, av_meta)
+    shared, _ = verbalizer.logprobs(vectors[:3], RESPONSES)
+    plain, _ = verbalizer.logprobs(vectors[:3], RESPONSES, prefix_sharing=False)
+    assert torch.allclose(shared, plain, atol=1e-4)
+    first, second = total_gradient(model, shared), total_gradient(model, plain)
+    assert (first - second).norm() / second.norm() < 1e-5
+
+
+def test_verbalizer_refuses_bad_vectors(llama, tokenizer, av_meta, vectors):
+    verbalizer = Verbalizer(llama, tokenizer, av_meta)
+    with pytest.raises(InputError, match=r"found \(3, 31\)"):
+        verbalizer.logprobs(vectors[:3, :31], RESPONSES)
+    with pytest.raises(InputError, match="row 0 contains inf"):
+        verbalizer.logprobs(vectors[:3] / 0.0 * 1.0, [[1], [1], [1]])
+    with pytest.raises(InputError, match="2 vectors were given with 3 responses"):
+        verbalizer.logprobs(vectors[:2], RESPONSES)
+
+
+def test_responses_parse_back(llama, tokenizer, av_meta):
+    verbalizer = Verbalizer(llama, tokenizer, av_meta)
+    ids = verbalizer.encode_response("the cat </s> sat")
+    assert ids[-1] == 1 and ids.count(1) == 1
+    assert verbalizer.parse(ids) == ("the cat </s> sat", True)
+    assert verbalizer.parse(ids[: len(verbalizer.open_ids) + 2]).closed is False
+    assert verbalizer.parse(verbalizer.close_ids) == ("", False)
+
+
+def test_reconstructor_starts_as_the_site_and_reads_the_last_token(model, tokenizer, ar_meta):
+    reconstructor = Reconstructor.from_target(model, tokenizer, ar_meta)
+    ids = [reconstructor.encode(text) for text in ("the cat", "the cat sat on the mat", "")]
+    found = reconstructor.forward(ids)
+    for row, vector in zip(ids, found, strict=True):
+        hidden = model(torch.tensor([row]), output_hidden_states=True).hidden_states[2]
+        assert torch.allclose(vector, hidden[0, -1], atol=1e-5)
+    assert ids[0][-len(reconstructor.suffix_ids) :] == reconstructor.suffix_ids
+
+
+def test_reconstructor_head_stays_float32_under_autocast(llama, tokenizer, ar_meta):
+    reconstructor = Reconstructor.from_target(llama, tokenizer, ar_meta)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = reconstructor.forward([reconstructor.encode("a cat")])
+    assert found.dtype == torch.float32
+    found.sum().backward()
+    assert all(p.grad is not None for p in reconstructor.parameters())
+
+
+def test_reconstructor_refuses_long_text(llama, tokenizer, ar_meta):
+    reconstructor = Reconstructor.from_target(llama, tokenizer, ar_meta)
+    with pytest.raises(InputError, match="Explanation 1 makes a prompt of"):
+        reconstructor.forward([[1, 2], reconstructor.encode("\u0001" * 300)])
+
+
+def test_verbalizer_survives_the_disk(model, tokenizer, av_meta, vectors, tmp_path):
+    verbalizer = Verbalizer(model, tokenizer, av_meta)
+    verbalizer.save(tmp_path / "av")
+    verbalizer.save(tmp_path / "av")
+    again = Verbalizer.load(tmp_path / "av")
+    assert again.meta == av_meta and again.eos_ids == [1]
+    expected, _ = verbalizer.logprobs(vectors[:3], RESPONSES)
+    assert torch.equal(again.logprobs(vectors[:3], RESPONSES)[0], expected)
+    assert [p.name for p in tmp_path.iterdir()] == ["av"]
+
+
+def test_reconstructor_survives_the_disk(model, tokenizer, ar_meta, tmp_path):
+    reconstructor = Reconstructor.from_target(model, tokenizer, ar_meta)
+    reconstructor.head.weight.data.mul_(1 / 3)
+    reconstructor.save(tmp_path / "ar", torch.bfloat16)
+    again = Reconstructor.load(tmp_path / "ar")
+    assert torch.equal(again.head.weight, reconstructor.head.weight)
+    assert json.loads((tmp_path / "ar/config.json").read_text())["num_hidden_layers"] == 2
+    assert load_file(tmp_path / "ar/model.safetensors")["model.layers.1.mlp.up_proj.weight"].dtype
+    ids = [again.encode("a cat")]
+    assert again.forward(ids).dtype == torch.float32
+    assert torch.cosine_similarity(again.forward(ids), reconstructor.forward(ids)) > 0.99
+
+
+def test_loading_can_cut_blocks_and_read_a_bare_backbone(llama, tokenizer, tmp_path):
+    Target(llama, tokenizer, Site(1)).save(tmp_path / "target")
+    cut = load_backbone(tmp_path / "target", 2, headless=True)
+    hidden = llama(torch.tensor([[0, 4]]), output_hidden_states=True).hidden_states[2]
+    assert torch.allclose(cut(torch.tensor([[0, 4]])).last_hidden_state, hidden, atol=1e-6)
+    path = tmp_path / "target/model.safetensors"
+    save_file({k.removeprefix("model."): v for k, v in load_file(path).items()}, path)
+    assert Target.load(tmp_path / "target", 1).model.lm_head.weight.equal(llama.lm_head.weight)
+    with pytest.raises(CheckpointError, match="5 blocks were asked"):
+        load_backbone(tmp_path / "target", 5)
+
+
+def test_sharded_weights_load(llama, tokenizer, tmp_path):
+    Target(llama, tokenizer, Site(1)).save(tmp_path / "t")
+    whole = load_file(tmp_path / "t/model.safetensors")
+    (tmp_path / "t/model.safetensors").unlink()
+    names = {key: f"part-{index % 2}.safetensors" for index, key in enumerate(whole)}
+    for name in set(names.values()):
+        save_file({k: v for k, v in whole.items() if names[k] == name}, tmp_path / "t" / name)
+    index = tmp_path / "t/model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    assert Target.load(tmp_path / "t", 1).model.model.norm.weight.equal(llama.model.norm.weight)
+    (tmp_path / "t/part-1.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"part-1.safetensors is missing"):
+        Target.load(tmp_path / "t", 1)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "shape", "key", "json", "family"])
+def test_damaged_directories_are_refused(llama, tokenizer, tmp_path, damage):
+    Target(llama, tokenizer, Site(1)).save(tmp_path / "t")
+    weights, config = tmp_path / "t/model.safetensors", tmp_path / "t/config.json"
+    tensors = load_file(weights)
+    if damage == "truncate":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "shape":
+        save_file({**tensors, "model.norm.weight": torch.ones(31)}, weights)
+    elif damage == "key":
+        tensors["model.layers.0.extra"] = tensors.pop("model.norm.weight")
+        save_file(tensors, weights)
+    else:
+        old, new = ("{", "") if damage == "json" else ('"llama"', '"gpt2"')
+        config.write_text(config.read_text().replace(old, new, 1))
+    words = {"truncate": "corrupt", "shape": r"\(31,\)", "key": "layers.0.extra"}
+    expected = {**words, "json": "not JSON", "family": "'gpt2' is not supported"}[damage]
+    with pytest.raises(CheckpointError, match=expected):
+        Target.load(tmp_path / "t", 1)
+
+
+def test_wrong_role_is_refused_before_any_weight(llama, tokenizer, ar_meta, tmp_path):
+    Reconstructor.from_target(llama, tokenizer, ar_meta).save(tmp_path / "ar")
+    (tmp_path / "ar/model.safetensors").unlink()
+    with pytest.raises(ContractError, match="role"):
+        Verbalizer.load(tmp_path / "ar")
+
+
+def test_a_failed_save_leaves_the_old_directory(llama, tokenizer, av_meta, tmp_path, monkeypatch):
+    verbalizer = Verbalizer(llama, tokenizer, av_meta)
+    verbalizer.save(tmp_path / "av")
+    monkeypatch.setattr(verbalizer, "meta", None)
+    with pytest.raises(AttributeError):
+        verbalizer.save(tmp_path / "av")
+    assert Verbalizer.load(tmp_path / "av").meta == av_meta
+    assert [p.name for p in tmp_path.iterdir()] == ["av"]
