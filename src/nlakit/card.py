@@ -1,0 +1,67 @@
+"""`nla.json`: what an NLA is, and what its scores are measured against.
+
+On disk an NLA is a directory with `target/`, `av/`, `ar/`, `nla.json` and `mean.safetensors`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field, JsonValue
+
+from nlakit.config import FrozenModel, describe_errors, write_text_atomic
+from nlakit.errors import CheckpointError
+
+CARD_NAME, MEAN_NAME = "nla.json", "mean.safetensors"
+PARTS = ("target", "av", "ar")
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class NlaCard(FrozenModel):
+    """What `nla.json` holds."""
+
+    format_version: Literal[1] = 1
+    name: str = Field(min_length=1)
+    description: str = ""
+    layer: int = Field(ge=0)
+    """K: the activation is the output of decoder block K of the target."""
+    d_model: int = Field(gt=0)
+    variance: Finite = Field(gt=0)
+    """Mean over the training rows of `‖h - mean‖² / d_model`, each h brought to norm √d_model."""
+    num_training_rows: int = Field(ge=0)
+    """Rows behind the mean and the variance."""
+    floors: dict[str, Finite] = {}
+    """FVE of things that know nothing: mean, shuffled, empty, generic, zero_vector."""
+    fve: Finite | None = None
+    """FVE on held-out documents; None before it was measured."""
+    provenance: dict[str, JsonValue] = {}
+
+
+def check_complete(directory: Path) -> None:
+    """Raise `CheckpointError` unless every part of an NLA is in `directory`."""
+    wanted = [*(f"{part}/config.json" for part in PARTS), CARD_NAME, MEAN_NAME]
+    missing = [name for name in wanted if not (directory / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{directory} is not a whole NLA; missing: {', '.join(missing)}. "
+            "Copy it again, or give the directory that `nlakit train` wrote."
+        )
+
+
+def read_card(directory: Path) -> NlaCard:
+    """Read the card of the NLA in `directory`. Raises `CheckpointError` naming the field."""
+    path = directory / CARD_NAME
+    try:
+        return NlaCard.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Copy the NLA again.") from error
+    except pydantic.ValidationError as error:
+        raise CheckpointError(describe_errors(NlaCard, error, str(path))) from error
+
+
+def write_card(directory: Path, card: NlaCard) -> None:
+    """Write the card into `directory`, atomically."""
+    write_text_atomic(directory / CARD_NAME, card.model_dump_json(indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""Activations and labels on disk: extraction, shards, label sets, the reference training files."""

@@ -1,0 +1,90 @@
+"""Storyworld documents as a target reads them, and the places where activations are taken.
+
+Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from nlakit.errors import InputError
+from nlakit.models.target import Target
+from nlakit.storyworld.document import Document, State
+from nlakit.storyworld.grammar import document
+
+SKIPPED_TOKENS = 8
+"""Tokens at a document's head that are not read: almost nothing is known there."""
+
+
+@dataclass(frozen=True)
+class EncodedDocument:
+    """A document as token ids (BOS included).
+
+    `offsets[p]` are the characters of `document.text` that token `p` covers; (0, 0) for none.
+    """
+
+    document: Document
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+    @property
+    def index(self) -> int:
+        """The document's number within its seed."""
+        return int(self.document.id.rpartition("-")[2])
+
+
+def encode_document(target: Target, made: Document) -> EncodedDocument:
+    """Encode a document the way the target was trained on it.
+
+    The role tokens of a chat are special tokens where the target's chat template writes the
+    document's text; under another template they are plain text, like everything a person writes.
+
+    Raises:
+        InputError: the document is longer than the target's context.
+    """
+    if made.messages and target.tokenizer.chat_template:
+        messages = [{"role": each.role, "content": each.content} for each in made.messages]
+        encoded = target.encode_messages(messages)
+        head = len(encoded.text) - len(made.text)  # the template may write BOS
+        if head >= 0 and encoded.text[head:] == made.text:
+            offsets = [(max(0, a - head), max(0, b - head)) for a, b in encoded.offsets]
+            return EncodedDocument(made, encoded.ids, offsets)
+    encoded = target.encode(made.text)
+    return EncodedDocument(made, encoded.ids, encoded.offsets)
+
+
+def readable_documents(target: Target, made: Iterable[Document]) -> Iterator[EncodedDocument]:
+    """The documents that fit the target's context, encoded; longer ones are passed over."""
+    for each in made:
+        try:
+            yield encode_document(target, each)
+        except InputError:
+            continue
+
+
+def sample_positions(
+    encoded: EncodedDocument, num: int, rng: random.Random, skip_first: int = SKIPPED_TOKENS
+) -> list[int]:
+    """Up to `num` token positions in order, none twice, none among the first `skip_first` tokens.
+
+    A document with nothing behind those gives its last token.
+    """
+    last = len(encoded.ids) - 1
+    usable = [p for p in range(min(skip_first, last), last + 1) if encoded.offsets[p][1] > 0]
+    return sorted(rng.sample(usable, min(num, len(usable))))
+
+
+def states_of(rows: pa.Table) -> list[State]:
+    """The state of the world at every row of a row table (`seed`, `index`, `char_end`)."""
+    made: dict[tuple[int, int], Document] = {}
+    states = []
+    columns = (rows.column(name).to_pylist() for name in ("seed", "index", "char_end"))
+    for seed, index, char_end in zip(*columns, strict=True):
+        if (seed, index) not in made:
+            made[seed, index] = document(seed, index)
+        states.append(made[seed, index].state(char_end))
+    return states

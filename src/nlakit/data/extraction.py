@@ -1,0 +1,247 @@
+"""Documents to activations: in memory, or in shards that a killed run continues.
+
+Which documents and which places are read is a function of the seed and the document's number, so
+the rows do not depend on where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nlakit.config import FrozenModel, write_text_atomic
+from nlakit.errors import ResumeError
+from nlakit.models.target import Target
+from nlakit.storyworld.document import Split
+from nlakit.storyworld.grammar import generate
+
+from .documents import EncodedDocument, readable_documents, sample_positions
+from .shards import (
+    MANIFEST_NAME,
+    ROW_SCHEMA,
+    Manifest,
+    ShardRecord,
+    is_whole,
+    read_manifest,
+    read_record,
+    write_shard,
+)
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) as work goes on."""
+
+DOCUMENTS_PER_PASS = 256
+
+
+class ExtractionPlan(FrozenModel):
+    """What decides a set of activations; its hash tells one set from another."""
+
+    seed: int
+    split: Split
+    num_documents: int
+    positions_per_document: int
+    shard_rows: int
+    layer: int
+    d_model: int
+    target_sha256: str
+
+    @property
+    def hash(self) -> str:
+        """Hex SHA-256 of the plan."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class ActivationRows(NamedTuple):
+    """Raw vectors [N, D] and the table that says where each was taken (`ROW_SCHEMA`)."""
+
+    vectors_ND: Float[Tensor, "N D"]
+    rows: pa.Table
+
+
+def read_documents(
+    target: Target,
+    documents: list[EncodedDocument],
+    positions_per_document: int,
+    on_documents: Callable[[int], None] | None = None,
+) -> ActivationRows:
+    """Activations at `positions_per_document` places of each document.
+
+    `on_documents` is called with the number of documents read by each pass.
+    """
+    assert documents, "no documents to read"
+    places = [
+        sample_positions(each, positions_per_document, random.Random(f"{each.document.id}/places"))
+        for each in documents
+    ]
+    vectors: list[Tensor] = []
+    for start in range(0, len(documents), DOCUMENTS_PER_PASS):
+        chunk = slice(start, start + DOCUMENTS_PER_PASS)
+        vectors += target.activations([each.ids for each in documents[chunk]], places[chunk])
+        if on_documents is not None:
+            on_documents(len(documents[chunk]))
+    rows = [
+        _row(each, position, target.site.layer)
+        for each, positions in zip(documents, places, strict=True)
+        for position in positions
+    ]
+    return ActivationRows(
+        torch.cat(vectors).float().cpu(), pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
+    )
+
+
+def sample_storyworld(
+    target: Target,
+    seed: int,
+    split: Split,
+    num_documents: int,
+    positions_per_document: int = 1,
+    progress: Progress | None = None,
+) -> ActivationRows:
+    """The first `num_documents` readable documents of a split, read in memory."""
+    documents = list(islice(readable_documents(target, generate(seed, split)), num_documents))
+    done = _Counter(num_documents, progress)
+    return read_documents(target, documents, positions_per_document, done.add)
+
+
+def extract_storyworld(
+    target: Target,
+    out_dir: str | Path,
+    seed: int,
+    split: Split,
+    num_documents: int,
+    positions_per_document: int = 5,
+    shard_rows: int = 20_000,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Read documents into shards of about `shard_rows` rows; returns the manifest.
+
+    Shards that are there and whole are kept, so a killed run goes on where it stopped.
+
+    Raises:
+        ResumeError: `out_dir` holds shards of another seed, split, size or target.
+    """
+    directory = Path(out_dir)
+    plan = ExtractionPlan(
+        seed=seed,
+        split=split,
+        num_documents=num_documents,
+        positions_per_document=positions_per_document,
+        shard_rows=shard_rows,
+        layer=target.site.layer,
+        d_model=target.d_model,
+        target_sha256=target_sha256(target),
+    )
+    _check_same_plan(directory, plan)
+    records = list(_shards(target, directory, plan, _Counter(num_documents, progress)))
+    manifest = Manifest(
+        layer=plan.layer,
+        d_model=plan.d_model,
+        num_rows=sum(record.num_rows for record in records),
+        num_documents=sum(record.num_documents for record in records),
+        config=plan.model_dump(mode="json"),
+        config_hash=plan.hash,
+        shards=tuple(records),
+    )
+    write_text_atomic(directory / MANIFEST_NAME, manifest.model_dump_json(indent=2))
+    return manifest
+
+
+def target_sha256(target: Target) -> str:
+    """Hex SHA-256 over the names and values of a target's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(target.model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class _Counter:
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.done, self.total, self.progress = 0, total, progress
+
+    def add(self, count: int) -> None:
+        self.done += count
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
+def _shards(
+    target: Target, directory: Path, plan: ExtractionPlan, counter: _Counter
+) -> Iterator[ShardRecord]:
+    per_shard = max(1, plan.shard_rows // plan.positions_per_document)
+    next_index = 0
+    for number, start in enumerate(range(0, plan.num_documents, per_shard)):
+        count = min(per_shard, plan.num_documents - start)
+        record = read_record(directory, number)
+        if record is None or not is_whole(directory, record):
+            record = _make_shard(target, directory, plan, number, next_index, count, counter)
+        else:
+            counter.add(count)
+        next_index = record.next_index
+        yield record
+
+
+def _make_shard(
+    target: Target,
+    directory: Path,
+    plan: ExtractionPlan,
+    number: int,
+    first_index: int,
+    num_documents: int,
+    counter: _Counter,
+) -> ShardRecord:
+    made = readable_documents(target, generate(plan.seed, plan.split, first_index))
+    documents = list(islice(made, num_documents))
+    found = read_documents(target, documents, plan.positions_per_document, counter.add)
+    return write_shard(
+        directory,
+        number,
+        found.vectors_ND,
+        found.rows,
+        next_index=documents[-1].index + 1,
+        config_hash=plan.hash,
+    )
+
+
+def _row(encoded: EncodedDocument, position: int, layer: int) -> dict[str, str | int]:
+    char_end = encoded.offsets[position][1]
+    seed = int(encoded.document.id.partition("-")[0])
+    return {
+        "doc_id": encoded.document.id,
+        "seed": seed,
+        "index": encoded.index,
+        "position": position,
+        "char_end": char_end,
+        "token_id": encoded.ids[position],
+        "n_raw_tokens": position + 1,
+        "activation_layer": layer,
+        "text": encoded.document.text[:char_end],
+    }
+
+
+def _check_same_plan(directory: Path, plan: ExtractionPlan) -> None:
+    found = {path.name: _hash_in(directory, path) for path in directory.glob("shard-*.json")}
+    if (directory / MANIFEST_NAME).exists():
+        found[MANIFEST_NAME] = read_manifest(directory).config_hash
+    other = [name for name, value in sorted(found.items()) if value != plan.hash]
+    if other:
+        raise ResumeError(
+            f"Asked to extract into {directory}, which holds activations of another seed, split, "
+            f"size or target ({other[0]}). Give another directory, or remove that one."
+        )
+
+
+def _hash_in(directory: Path, path: Path) -> str | None:
+    record = read_record(directory, int(path.stem.removeprefix("shard-")))
+    return record and record.config_hash

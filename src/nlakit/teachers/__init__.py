@@ -1,0 +1,1 @@
+"""Teachers: who writes the labels of the warm start."""

@@ -1,0 +1,299 @@
+"""Metrics with known answers, and the report over a pair that was never trained."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nlakit.card import NlaCard, write_card
+from nlakit.contract import Extraction, NlaMeta, PromptTemplates, measure_tokens
+from nlakit.core.fidelity import fve
+from nlakit.engines.fake import FakeEngine
+from nlakit.errors import CheckpointError, InputError
+from nlakit.evals.bootstrap import fve_interval, ratio_interval
+from nlakit.evals.claims import facts_of, score_claims
+from nlakit.evals.fidelity import row_errors, row_fidelity
+from nlakit.evals.floors import derangement, measure_floors
+from nlakit.evals.probes import ProbeTraining, fit_probes
+from nlakit.evals.report import make_panel, read_metrics, read_report, render_html, write_report
+from nlakit.evals.storyworld import Pair, evaluate, load_mean
+from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.verbalizer import Verbalizer
+from nlakit.storyworld.document import State
+
+AV, AR = "Say: <concept>{injection_char}</concept> now.", "Text: {explanation} <summary>"
+
+
+def state(next_slot=None, **facts):
+    return State(facts, frozenset(), ("the", "cat"), next_slot, ())
+
+
+def random_rows(num, width=8, seed=0):
+    return torch.randn(num, width, generator=torch.Generator().manual_seed(seed))
+
+
+# -- bootstrap -------------------------------------------------------------------------------------
+def test_interval_of_a_constant_ratio_is_that_ratio():
+    top, bottom = torch.full((20,), 0.5), torch.full((20,), 2.0)
+    low, high = ratio_interval(top, bottom, [str(row) for row in range(20)])
+    assert (low, high) == (pytest.approx(0.25), pytest.approx(0.25))
+
+
+def test_interval_matches_the_normal_approximation():
+    values = random_rows(400, 1).squeeze(1) + 5
+    low, high = ratio_interval(values, torch.ones(400), [str(row) for row in range(400)])
+    half = 1.96 * values.std().item() / 20
+    assert low == pytest.approx(values.mean().item() - half, abs=0.02)
+    assert high == pytest.approx(values.mean().item() + half, abs=0.02)
+
+
+def test_repeated_rows_of_a_document_narrow_nothing():
+    values = random_rows(50, 1).squeeze(1) + 5
+    names = [str(row) for row in range(50)]
+    once = ratio_interval(values, torch.ones(50), names)
+    thrice = ratio_interval(values.repeat(3), torch.ones(150), names * 3)
+    assert thrice == pytest.approx(once)
+
+
+def test_fve_interval_holds_the_score_in_order():
+    mse, variance = torch.rand(60), torch.rand(60) + 1
+    low, high = fve_interval(mse, variance, [str(row // 2) for row in range(60)])
+    assert low < 1 - mse.sum() / variance.sum() < high
+
+
+def test_one_document_has_no_interval():
+    with pytest.raises(InputError, match="found 1"):
+        ratio_interval(torch.ones(3), torch.ones(3), ["a", "a", "a"])
+
+
+# -- fidelity and floors ---------------------------------------------------------------------------
+def test_row_fidelities_average_to_fve():
+    h, h_hat, mean = random_rows(30), random_rows(30, seed=1), torch.full((8,), 0.1)
+    errors = row_errors(h, h_hat, mean, 8**0.5)
+    assert row_fidelity(errors).mean().item() == pytest.approx(fve(h, h_hat, mean, 8**0.5).fve)
+    assert row_fidelity(row_errors(h, h, mean, 8**0.5)).tolist() == [1.0] * 30
+
+
+@pytest.mark.parametrize("names", [list("aabbcc"), list("abcdef"), list("aaabbc")])
+def test_derangement_leaves_every_document(names):
+    other = derangement(names, seed=3)
+    assert sorted(other) == list(range(len(names)))
+    assert all(names[a] != names[b] for a, b in enumerate(other))
+
+
+def test_derangement_without_enough_documents_is_refused():
+    with pytest.raises(InputError, match="3 of 4 rows"):
+        derangement(list("aaab"))
+
+
+def test_floors_of_a_perfect_reconstruction_are_at_the_bottom():
+    h, scale = random_rows(200), 8**0.5
+    names = [str(row) for row in range(200)]
+    vector_of = {"": h[0], "zero": h[1]}
+
+    def reconstruct(texts):
+        return torch.stack([vector_of.get(text, h[2]) for text in texts])
+
+    floors = measure_floors(reconstruct, h, h, names, torch.zeros(8) + 1e-3, scale, "zero")
+    assert floors.shuffled == pytest.approx(-1, abs=0.2)
+    assert floors.empty == fve(h, h[0].expand_as(h), torch.zeros(8) + 1e-3, scale).fve
+    assert len({floors.empty, floors.zero_vector, floors.generic}) == 3
+    assert floors.mean == pytest.approx(-1, abs=0.3)
+
+
+# -- claims ----------------------------------------------------------------------------------------
+def test_precision_and_recall_by_hand():
+    states = [
+        state(mood="calm", topic="sea", day="Monday", language="english"),
+        state(mood="angry", topic="sea"),
+    ]
+    texts = ['A calm text about the sea and a garden. It ends on "cat".', "A calm text."]
+    found = score_claims(texts, states)
+    assert (found.true, found.false, found.checked) == (3, 2, 5)
+    assert found.precision == pytest.approx(3 / 5)
+    # Facts: mood, topic, last in both rows; the day and unsaid English do not count.
+    assert found.facts == 6
+    assert found.recall == pytest.approx(3 / 6)
+    assert found.per_kind["mood"].model_dump() == {
+        "precision": 0.5, "recall": 0.5, "claims": 2, "facts": 2
+    }  # fmt: skip
+    assert found.per_kind["topic"].precision == 0.5
+    assert found.per_kind["day"].facts == 1
+
+
+def test_next_counts_as_a_fact_only_where_it_is_forced():
+    assert "next" in facts_of(state(next_slot="manner"))
+    assert "next" not in facts_of(state())
+    found = score_claims(["An adverb must follow."] * 2, [state(next_slot="manner"), state()])
+    assert (found.checked, found.uncheckable, found.per_kind["next"].recall) == (1, 1, 1.0)
+
+
+def test_nothing_said_scores_zero():
+    found = score_claims([""], [state(mood="calm")])
+    assert (found.precision, found.recall, found.checked) == (0.0, 0.0, 0)
+    assert found.per_kind["mood"].precision is None
+
+
+# -- probes ----------------------------------------------------------------------------------------
+def probe_data(num, seed):
+    x = random_rows(num, 6, seed)
+    moods = ["calm" if row[0] > 0 else "angry" for row in x]
+    drills = ["yes" if row[1] * row[2] > 0 else "no" for row in x]
+    days = ["Monday" if row % 4 else "Friday" for row in range(num)]
+    values = zip(moods, drills, days, strict=True)
+    return x, [state(mood=m, drill=d, day=day, switch="spanish") for m, d, day in values]
+
+
+def test_probes_read_what_is_there_and_nothing_else():
+    x, states = probe_data(1500, 1)
+    y, test_states = probe_data(400, 2)
+    found = fit_probes(x, states, y, test_states, training=ProbeTraining(rounds=20))
+    assert set(found) == {"mood", "drill", "day"}
+    assert found["mood"].score.linear > 0.9
+    assert found["drill"].score.linear < 0.65 < 0.85 < found["drill"].score.mlp
+    assert found["day"].score.mlp == pytest.approx(found["day"].score.chance, abs=0.06)
+    assert found["day"].score.chance == 0.75
+
+
+def test_probe_results_say_which_rows_they_are_of():
+    x, states = probe_data(200, 1)
+    y, test_states = probe_data(40, 2)
+    test_states[3] = state(day="Monday")
+    result = fit_probes(x, states, y, test_states, kinds=("mood",))["mood"]
+    assert 3 not in result.rows
+    assert (result.score.num_train, result.score.num_test) == (200, 39)
+    torch.testing.assert_close(result.mlp_RC.sum(-1), torch.ones(39))
+
+
+def test_value_never_seen_in_training_is_missed():
+    x, states = probe_data(200, 1)
+    result = fit_probes(x, states, x[:10], [state(mood="fearful")] * 10, kinds=("mood",))["mood"]
+    assert (result.score.linear, result.score.chance) == (0.0, 1.0)
+
+
+# -- the storyworld report -------------------------------------------------------------------------
+SCRIPT = ['A calm story about the sea. It ends on "x"; a mark comes next.', None, "<b>sum</b>"]
+
+
+def vector_of(text):
+    return random_rows(1, 16, seed=len(text))[0]
+
+
+def write_pair(target, directory):
+    """An untrained pair, the warm start being the same."""
+    meta = {
+        "d_model": 16,
+        "extraction": Extraction(layer_index=0, injection_scale=1.0),
+        "tokens": measure_tokens(target.tokenizer, "㈎", AV, AR),
+        "prompt_templates": PromptTemplates(av=AV, ar=AR),
+    }
+    parts = (target.model, target.tokenizer)
+    for place in (directory, directory / "warm_start"):
+        Verbalizer.from_target(*parts, NlaMeta(role="av", **meta)).save(place / "av")
+        Reconstructor.from_target(*parts, NlaMeta(role="ar", **meta)).save(place / "ar")
+    target.save(directory / "target")
+    save_file({"mean": torch.full((16,), 0.1)}, directory / "mean.safetensors")
+    card = NlaCard(name="tiny", layer=0, d_model=16, variance=1.0, num_training_rows=1)
+    write_card(directory, card)
+
+
+@pytest.fixture(scope="module")
+def report(tiny_target):
+    engine = FakeEngine(SCRIPT, 16, vector_of)
+    warm = FakeEngine(["A gloomy tale."], 16, vector_of)
+    pair = Pair("fake <pair>", tiny_target, engine, torch.full((16,), 0.1), 4.0, warm)
+    return evaluate(pair, documents=40, seed=12, positions_per_document=2, probe_rows=300)
+
+
+def test_report_has_the_names_that_checks_rely_on(report):
+    raw = json.loads(report.model_dump_json())
+    assert raw.keys() >= {
+        "fve", "fve_interval", "fve_warm_start", "fve_frozen_ar", "floors", "claims", "probes",
+        "documents", "seed",
+    }  # fmt: skip
+    assert raw["floors"].keys() == {"mean", "shuffled", "empty", "generic", "zero_vector"}
+    assert raw["claims"].keys() >= {"precision", "recall", "checked", "per_kind"}
+    assert all(probe.keys() >= {"linear", "mlp", "chance"} for probe in raw["probes"].values())
+    assert (raw["documents"], raw["rows"], raw["seed"]) == (40, 80, 12)
+
+
+def test_report_numbers_hang_together(report):
+    assert report.fve == pytest.approx(1 - report.mse / report.variance)
+    assert report.fve_interval.low < report.fve < report.fve_interval.high
+    assert report.extraction_rate == pytest.approx(53 / 80)
+    assert report.claims.explanations == 80
+    assert report.claims_teacher.precision > 0.98
+    assert len(report.samples) == 30
+    assert "topic" in report.probes
+
+
+def test_report_without_a_warm_start_says_so(tiny_target):
+    pair = Pair("bare", tiny_target, FakeEngine(["x"], 16, vector_of), torch.ones(16), 4.0)
+    found = evaluate(pair, documents=4, seed=1, probe_rows=60)
+    assert (found.fve_warm_start, found.fve_frozen_ar, found.claims_warm_start) == (None,) * 3
+
+
+def test_pair_on_disk_is_evaluated(tiny_target, tmp_path):
+    write_pair(tiny_target, tmp_path)
+    found = evaluate(tmp_path, documents=3, seed=1, probe_rows=60)
+    # Warm start and final pair are the same here, so must be their figures.
+    assert found.nla == "tiny"
+    assert found.fve_warm_start == pytest.approx(found.fve)
+    assert found.fve_frozen_ar == pytest.approx(found.fve)
+    assert found.claims_warm_start == found.claims
+
+
+def test_evaluation_of_one_document_is_refused(tiny_target):
+    pair = Pair("bare", tiny_target, FakeEngine(["x"], 16), torch.ones(16), 4.0)
+    with pytest.raises(InputError, match="at least 2"):
+        evaluate(pair, documents=1, seed=1)
+
+
+def test_missing_mean_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="mean.safetensors"):
+        load_mean(tmp_path, 4)
+
+
+def test_report_files_come_back(report, tmp_path):
+    json_path, html_path = write_report(report, tmp_path)
+    assert read_report(json_path) == report
+    assert html_path.read_text(encoding="utf-8") == render_html(report)
+    json_path.write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="not a report"):
+        read_report(json_path)
+
+
+def test_page_escapes_and_asks_for_nothing(report):
+    metrics = [{"step": step, "reward": step * 0.1, "kl": None} for step in range(1, 6)]
+    page = render_html(report, metrics)
+    assert "<b>sum</b>" not in page
+    assert "&lt;b&gt;sum&lt;/b&gt;" in page
+    assert "fake &lt;pair&gt;" in page
+    assert not re.search(r"https?:|<script|<link|@import|url\(", page)
+    assert page.count("<polyline") == 1
+    assert "40 held-out documents" in page
+
+
+def test_page_works_without_numbers_that_are_missing(report):
+    bare = report.model_copy(update={"fve_warm_start": None, "claims_warm_start": None})
+    assert "–" in render_html(bare)
+
+
+def test_panel_puts_steps_and_values_in_their_places():
+    records = [{"step": 0, "kl": 1.0}, {"step": 10, "kl": 3.0}, {"step": 5}]
+    panel = make_panel("KL", {"kl": "KL", "reward": "reward"}, records)
+    assert panel is not None
+    (line,) = panel.lines
+    assert line.marks == ((46.0, 146.0), (410.0, 10.0))
+    assert [tick.label for tick in panel.y_ticks] == ["1", "2", "3"]
+    assert make_panel("Reward", {"reward": "reward"}, records) is None
+
+
+def test_metrics_cut_by_a_kill_are_read_to_the_last_whole_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st', encoding="utf-8")
+    assert [record["step"] for record in read_metrics(path)] == [1, 2]

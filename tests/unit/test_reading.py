@@ -1,0 +1,114 @@
+"""Readings: words for fidelities, and every form they leave the program in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pydantic
+import pytest
+from rich.console import Console
+
+from nlakit.reading import Reading, Sample, TokenReading, fidelity_word, visible
+
+
+def row(**changes) -> TokenReading:
+    fields = {"position": 1, "token": " sea", "explanation": "A story [bold]about <the> sea."}
+    return TokenReading(**{**fields, "fidelity": 0.83, "cosine": 0.9, "mse": 0.2, **changes})
+
+
+def reading(*rows: TokenReading) -> Reading:
+    return Reading(text="the sea", tokens=rows or (row(),), nla="tiny", floors={"mean": -0.1})
+
+
+def terminal(shown: Reading) -> str:
+    console = Console(width=100, file=io.StringIO(), force_terminal=False)
+    console.print(shown)
+    return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "word"),
+    [
+        (1.0, "faithful"),
+        (0.8, "faithful"),
+        (0.799, "partly"),
+        (0.5, "partly"),
+        (0.2, "weak"),
+        (0.199, "do not believe"),
+        (-3.0, "do not believe"),
+        (float("nan"), "do not believe"),
+    ],
+)
+def test_words_change_at_the_stated_fidelities(fidelity, word):
+    assert fidelity_word(fidelity) == word
+
+
+def test_json_comes_back_the_same():
+    samples = (Sample(explanation="A", closed=False, fidelity=0.1, cosine=0.5, mse=1.0),)
+    before = reading(row(samples=samples))
+    assert Reading.model_validate_json(before.to_json()) == before
+
+
+def test_json_has_the_names_that_programs_rely_on():
+    token = json.loads(reading().to_json())["tokens"][0]
+    assert {"position", "token", "explanation", "fidelity", "cosine", "mse"} <= token.keys()
+    assert (token["position"], token["token"], token["fidelity"]) == (1, " sea", 0.83)
+
+
+def test_csv_has_a_line_for_each_sample_and_survives_line_ends():
+    samples = tuple(
+        Sample(explanation=text, fidelity=0.5, cosine=0.5, mse=1.0) for text in ('a,"b"', "c\nd")
+    )
+    lines = list(csv.DictReader(io.StringIO(reading(row(samples=samples)).to_csv())))
+    assert [line["explanation"] for line in lines] == ['a,"b"', "c\nd"]
+    assert [line["sample"] for line in lines] == ["0", "1"]
+    assert lines[0]["word"] == "partly"
+
+
+def test_html_escapes_what_models_and_people_write():
+    page = reading(row(token="<script>")).to_html()
+    assert "<script>" not in page
+    assert "about &lt;the&gt; sea" in page
+
+
+def test_a_notebook_gets_a_table_and_not_a_page():
+    shown = reading()._repr_html_()
+    assert shown.startswith("<table") and "0.83 faithful" in shown
+
+
+def test_a_terminal_shows_brackets_as_they_are():
+    shown = terminal(reading())
+    assert "[bold]about <the> sea" in shown
+    assert "0.83 faithful" in shown
+    assert "mean -0.10" in shown
+
+
+def test_a_terminal_shows_the_other_samples_and_what_was_cut_off():
+    cut = Sample(explanation="B half", closed=False, fidelity=0.3, cosine=0.5, mse=1.0)
+    best = Sample(explanation="A", fidelity=0.8, cosine=0.5, mse=1.0)
+    shown = terminal(reading(row(explanation="A", samples=(cut, best))))
+    assert "0.30 B half … (cut off)" in shown
+    assert "0.80 A" not in shown
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"), [(" a", "·a"), ("\n", "⏎"), ("", "vector 1"), ("\x1b[2J", "�[2J")]
+)
+def test_tokens_are_made_visible(token, shown):
+    assert visible(row(token=token)) == shown
+
+
+def test_text_form_is_a_line_a_token():
+    assert str(reading(row(), row(fidelity=-1.0))).count("\n") == 1
+
+
+def test_exports_are_written_where_asked(tmp_path):
+    content = reading().to_json(tmp_path / "new" / "reading.json")
+    assert (tmp_path / "new" / "reading.json").read_text(encoding="utf-8") == content
+
+
+def test_a_reading_cannot_be_changed():
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        reading().nla = "other"  # pyright: ignore[reportAttributeAccessIssue]
