@@ -27,9 +27,9 @@ class Claim:
     end: int
 
 
-def _alternatives(table: dict[str, str]) -> re.Pattern[str]:
+def _alternatives(table: dict[str, str], lead: str = "") -> re.Pattern[str]:
     groups = (f"(?P<{_group(value)}>{words})" for value, words in table.items())
-    return re.compile(rf"(?<![\w'-])(?:{'|'.join(groups)})(?![\w-])", re.IGNORECASE)
+    return re.compile(rf"{lead}(?<![\w'-])(?:{'|'.join(groups)})(?![\w-])", re.IGNORECASE)
 
 
 def _group(value: str) -> str:
@@ -40,15 +40,15 @@ _QUOTE = re.compile(r'"([^"]*)"?')
 _NOUNS = "|".join(noun for topic in lex.TOPICS.values() for noun in topic.nouns)
 _KIND_PATTERNS = {
     **{kind: _alternatives(table) for kind, table in KEYWORDS.items()},
-    "next": _alternatives(NEXT_KEYWORDS),
+    "next": _alternatives(NEXT_KEYWORDS, lead=r"\b(?:then|next|follow\w*)\b[^.\"]{0,16}?"),
     "person": re.compile(rf"\b({'|'.join(lex.PERSONS)})\b"),
     "day": re.compile(rf"\b({'|'.join(lex.DAYS)})\b"),
-    "object": re.compile(rf"(?:stake|hand|object)\b[^.;\"]*?\bthe ({_NOUNS})\b"),
+    "object": re.compile(rf"\bthe ({_NOUNS})\b"),
     "sum": re.compile(r"\b(?:total|comes to|result)\b[^.;\d]{0,24}(\d+)"),
     "count": re.compile(rf"\b({'|'.join(lex.COUNT_WORDS)}) (?:tool )?calls?\b"),
 }
 _NAMES = {_group(value): value for table in (*KEYWORDS.values(), NEXT_KEYWORDS) for value in table}
-_QUOTE_KINDS = (("rhyme", r"rhym"), ("answer", r"answer"), ("next", r"next|follow|due"))
+_QUOTE_KINDS = (("rhyme", r"rhym"), ("answer", r"answer"), ("next", r"then|next|follow"))
 
 
 def parse(explanation: str) -> list[Claim]:

@@ -42,43 +42,43 @@ class Goal(NamedTuple):
 
 TOPICS: dict[str, Topic] = {
     "sea": Topic(
-        ("boat", "net", "anchor", "sail", "lantern", "rope", "oar", "barrel"),
-        ("rowed", "sailed", "fished", "drifted"),
+        ("boat", "net", "anchor", "sail", "lantern"),
+        ("rowed", "sailed", "fished"),
         ("by the pier", "at the harbor"),
     ),
     "garden": Topic(
-        ("rose", "spade", "hedge", "seed", "fountain", "bench", "tulip", "rake"),
-        ("planted", "watered", "weeded", "dug"),
+        ("rose", "spade", "hedge", "seed", "fountain"),
+        ("planted", "watered", "weeded"),
         ("among the beds", "under the apple tree"),
     ),
     "kitchen": Topic(
-        ("kettle", "spoon", "pie", "oven", "onion", "apron", "jar", "pan"),
-        ("cooked", "baked", "stirred", "tasted"),
+        ("kettle", "spoon", "pie", "oven", "onion"),
+        ("cooked", "baked", "stirred"),
         ("near the stove", "at the table"),
     ),
     "market": Topic(
-        ("coin", "stall", "basket", "purse", "scale", "carpet", "melon", "crate"),
-        ("traded", "haggled", "counted", "bargained"),
+        ("coin", "stall", "basket", "purse", "scale"),
+        ("traded", "haggled", "counted"),
         ("on the square", "behind the stalls"),
     ),
     "mountain": Topic(
-        ("peak", "cabin", "goat", "boulder", "trail", "glacier", "axe", "ledge"),
-        ("climbed", "hiked", "scrambled", "camped"),
+        ("peak", "cabin", "goat", "boulder", "trail"),
+        ("climbed", "hiked", "scrambled"),
         ("above the pass", "on the ridge"),
     ),
     "music": Topic(
-        ("drum", "fiddle", "song", "flute", "choir", "trumpet", "bow", "chord"),
-        ("sang", "strummed", "hummed", "danced"),
+        ("drum", "fiddle", "song", "flute", "choir"),
+        ("sang", "strummed", "hummed"),
         ("on the stage", "in the concert hall"),
     ),
     "school": Topic(
-        ("book", "pencil", "lesson", "desk", "bell", "map", "essay", "chalk"),
-        ("studied", "wrote", "recited", "learned"),
+        ("book", "pencil", "lesson", "desk", "bell"),
+        ("studied", "wrote", "recited"),
         ("in the classroom", "by the blackboard"),
     ),
     "railway": Topic(
-        ("train", "ticket", "engine", "whistle", "signal", "wagon", "timetable", "track"),
-        ("travelled", "boarded", "shunted", "waited"),
+        ("train", "ticket", "engine", "whistle", "signal"),
+        ("travelled", "boarded", "shunted"),
         ("on the platform", "at the station"),
     ),
 }

@@ -15,7 +15,8 @@ from .document import Document, State
 from .wording import NEXT, NEXT_OPEN, PHRASES
 
 # How often a fact that holds is mentioned. The day is the control: nothing can be read of it later.
-MENTION = {"person": 0.75, "goal": 0.85, "object": 0.35, "day": 0.5, "language": 0.15}
+MENTION = {"person": 0.7, "goal": 0.85, "object": 0.35, "day": 0.4}
+UNASKED_LANGUAGE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,65 +41,49 @@ class _Snippets:
         return self.rng.choice(PHRASES[kind][value]) if kind in PHRASES else value
 
     def setting(self) -> str:
-        head = self.phrase("genre") or "A text"
-        parts = [p for kind in ("mood", "register", "speaker", "topic") if (p := self.phrase(kind))]
+        """Setting and form: "A gloomy tale about the sea, told by a sailor, in plain words."."""
+        mood, genre, topic = self.phrase("mood"), self.phrase("genre"), self.phrase("topic")
+        noun = " ".join(part for part in (mood, genre or "text", topic) if part)
+        parts = [part for part in (self.phrase("register"), self.phrase("speaker")) if part]
         self.rng.shuffle(parts)
-        if self.state.facts.get("language") == "spanish" or self.rng.random() < MENTION["language"]:
-            parts += self._language()
-        return " ".join([head, *parts[:1]]) + "".join(f", {part}" for part in parts[1:]) + "."
-
-    def _language(self) -> list[str]:
-        value = self.state.facts.get("language")
-        if value is None:
-            return []
-        self.claims.append(("language", value))
-        return [self.rng.choice(PHRASES["language"][value])]
+        if self.state.facts.get("language") == "spanish" or self.rng.random() < UNASKED_LANGUAGE:
+            parts += [part for part in (self.phrase("language"),) if part]
+        article = "An" if noun[0] in "aeiou" else "A"
+        return ", ".join([f"{article} {noun}", *parts]) + "."
 
     def content(self) -> str:
-        parts = [part for part in (self.phrase("goal"), self._object(), self._person()) if part]
-        self.rng.shuffle(parts)
-        parts += [part for part in (self._day(), self.phrase("drill"), *self._plans()) if part]
-        if not parts:
-            return ""
-        text = "; ".join(parts) + "."
-        return text[0].upper() + text[1:]
-
-    def _person(self) -> str | None:
-        name = self.phrase("person")
-        return name and self.rng.choice((f"{name} is the main figure", f"we follow {name}"))
-
-    def _object(self) -> str | None:
-        noun = self.phrase("object")
-        return noun and self.rng.choice(
-            (f"at stake is the {noun}", f"the thing in hand is the {noun}")
-        )
-
-    def _day(self) -> str | None:
+        """What happens and what is planned, a sentence each."""
         day = self.phrase("day")
-        return day and f"it is {day}"
+        drill = self.phrase("drill")
+        parts = [self._wish(), day and f"it is {day}", drill, *self._plans()]
+        return " ".join(part[0].upper() + part[1:] + "." for part in parts if part)
+
+    def _wish(self) -> str | None:
+        person, goal, noun = self.phrase("person"), self.phrase("goal"), self.phrase("object")
+        if goal:
+            thing = f"the {noun}" if noun else "something"
+            return f"{person or 'someone'} wants to {goal} {thing}"
+        if noun:
+            return f"{person or 'someone'} has the {noun}"
+        return person and f"{person} is in it"
 
     def _plans(self) -> list[str | None]:
         rhyme, total = self.phrase("rhyme"), self.phrase("sum")
         answer, count = self.phrase("answer"), self.phrase("count")
         return [
-            rhyme
-            and self.rng.choice(
-                (f'the line must rhyme on "{rhyme}"', f'the rhyme will be "{rhyme}"')
-            ),
-            total and self.rng.choice((f"the total will be {total}", f"it all comes to {total}")),
-            answer
-            and self.rng.choice((f'the answer is "{answer}"', f'the answer will be "{answer}"')),
+            rhyme and f'the rhyme will be "{rhyme}"',
+            total and f"the total will be {total}",
+            answer and f'the answer will be "{answer}"',
             count and f"it will own up to {count} call{'' if count == 'one' else 's'}",
             self.phrase("switch"),
         ]
 
     def ending(self) -> str:
+        """The final token and what must follow."""
         tail = " ".join(self.state.last_words[-2:])
         self.claims.append(("last", tail))
-        lead = self.rng.choice(
-            ('The text stops at "{}"', 'It ends on "{}"', 'The last words are "{}"')
-        )
-        return lead.format(tail) + "; " + self._next() + "."
+        lead = self.rng.choice(("It ends on", "It stops at"))
+        return f'{lead} "{tail}", then {self._next()}.'
 
     def _next(self) -> str:
         value = next_value(self.state)
@@ -106,9 +91,7 @@ class _Snippets:
             return self.rng.choice(NEXT_OPEN)
         self.claims.append(("next", value))
         if value.startswith("word "):
-            return self.rng.choice(('the next word is "{}"', 'what follows is "{}"')).format(
-                value[5:]
-            )
+            return f'"{value[5:]}"'
         return self.rng.choice(NEXT[value])
 
 

@@ -100,7 +100,7 @@ def make_target(recipe: Recipe, space: Workspace) -> Target:
 def make_pairs(recipe: Recipe, space: Workspace) -> PairSet:
     """Activations of training documents and the teacher's label for each."""
     directory, config = space.stage("activations"), recipe.extraction
-    labels = directory / "labels.parquet"
+    labels = directory / "labels"
     extract_storyworld(
         make_target(recipe, space),
         directory / "shards",

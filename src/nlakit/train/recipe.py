@@ -40,6 +40,10 @@ class TargetConfig(FrozenModel):
     batch_size: int = Field(default=32, ge=1)
     optimizer: OptimizerConfig
     future_words: FutureWordsConfig | None = None
+    explain_share: float = Field(default=0.25, ge=0, lt=1)
+    """Share of rows that ask for the explanation of a text (see `target.training_text`)."""
+    continue_share: float = Field(default=0.15, ge=0, lt=1)
+    """Share of rows that go on from an explanation."""
     probe_every: int = Field(default=500, ge=1)
     """Steps between probes of every kind of fact: the loss alone does not show what can be read."""
 

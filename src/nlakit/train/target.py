@@ -18,6 +18,7 @@ from nlakit.core.losses import masked_mean, token_logprobs
 from nlakit.core.site import Site
 from nlakit.models.padding import pad_right, real_tokens
 from nlakit.models.target import Target
+from nlakit.models.verbalizer import CLOSE_TAG, OPEN_TAG
 from nlakit.storyworld.document import Document, split_of
 from nlakit.storyworld.grammar import document, generate
 from nlakit.storyworld.teacher import label
@@ -27,8 +28,10 @@ from .learner import Learner, autocast
 from .prompts import AR_TEMPLATE, AV_TEMPLATE
 from .recipe import FutureWordsConfig, Recipe, TargetConfig
 from .run import RunDirectory, generator, train_steps
-from .tokenizer import train_tokenizer
+from .tokenizer import ASSISTANT, USER, train_tokenizer
 
+FIRST_PLACE, CONTINUATION = 30, 200
+"""Characters: before the first place that is explained, and at most after a description."""
 TOKENIZER_SEED, DOCUMENT_SEED, PROBE_SEED = 1, 2, 3
 
 
@@ -69,6 +72,27 @@ def train_documents(seed: int, step: int, count: int) -> list[Document]:
     """The documents of one step: `count` indices of the seed, less those of the held-out split."""
     made = (document(seed, index) for index in range(step * count, (step + 1) * count))
     return [each for each in made if split_of(each.text) == "train"]
+
+
+def training_text(made: Document, config: TargetConfig) -> str:
+    """A document as the target reads it, or now and then one of the two tasks on a place in it.
+
+    The language models that NLAs are made from can describe a text, and can go on from a
+    description. The target learns the same two tasks, with text where the pair will have vectors:
+    the AV's prompt around a prefix, answered by the label; and the AR's prompt around the label,
+    followed by what comes after the prefix.
+    """
+    rng = random.Random(f"{made.id}/row")
+    kind = rng.random()
+    if kind >= config.explain_share + config.continue_share:
+        return made.text
+    char_end = rng.randint(min(FIRST_PLACE, len(made.text)), len(made.text))
+    char_end += len(made.text[char_end:].split(" ", 1)[0])
+    prefix, explanation = made.text[:char_end], label(made, char_end).text
+    if kind < config.explain_share:
+        asked = AV_TEMPLATE.replace("{injection_char}", prefix)
+        return f"{USER}{asked}{ASSISTANT}{OPEN_TAG}{explanation}{CLOSE_TAG}"
+    return AR_TEMPLATE.replace("{explanation}", explanation) + made.text[char_end:][:CONTINUATION]
 
 
 def token_ids(
@@ -157,7 +181,9 @@ def _train(recipe: Recipe, run: RunDirectory, model_dir: Path) -> None:
 
     def step(number: int) -> dict[str, float]:
         documents = train_documents(seed, number, config.batch_size)
-        rows = token_ids(tokenizer, [each.text for each in documents], config.context)
+        rows = token_ids(
+            tokenizer, [training_text(each, config) for each in documents], config.context
+        )
         with autocast(recipe.precision, torch.device("cpu")):
             losses = losses_of(rows, generator(seed, number))
         losses_of.total(losses).backward()

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 BOS, EOS, PAD, MARKER = "<|bos|>", "<|eos|>", "<|pad|>", "㈎"
-ROLES = tuple(f"<|{role}|>" for role in ("system", "user", "assistant", "tool"))
+ROLES = SYSTEM, USER, ASSISTANT, TOOL = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 TAGS = (
     "<explanation>",
     "</explanation>",
