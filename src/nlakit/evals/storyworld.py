@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,7 @@ from nlakit.core.fidelity import FveResult, fve
 from nlakit.core.scale import resolve_scale
 from nlakit.data.documents import states_of
 from nlakit.data.extraction import ActivationRows, sample_storyworld
+from nlakit.data.shards import file_sha256
 from nlakit.engines.base import Completion, Engine, Sampling
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import CheckpointError, InputError
@@ -120,6 +121,8 @@ class StoryworldReport(FrozenModel):
     extraction_rate: float = Field(ge=0, le=1)
     """Share of answers with both tags."""
     samples: tuple[Sample, ...]
+    weights: dict[str, str] = {}
+    """SHA-256 of every weight file of the pair, by its path: whose report this is."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,13 @@ class Pair:
     mean_D: Float[Tensor, " D"]
     scale: float | None
     warm_start: Engine | None = None
+    weights: dict[str, str] = field(default_factory=dict)
+
+
+def weight_hashes(directory: Path) -> dict[str, str]:
+    """SHA-256 of every safetensors file below a pair's directory, by its path there."""
+    files = sorted(directory.rglob("*.safetensors"))
+    return {path.relative_to(directory).as_posix(): file_sha256(path) for path in files}
 
 
 def load_pair(directory: str | Path) -> Pair:
@@ -158,6 +168,7 @@ def load_pair(directory: str | Path) -> Pair:
         mean_D=load_mean(path, meta.d_model),
         scale=resolve_scale(meta.extraction.mse_scale, meta.d_model),
         warm_start=_engine(target, warm) if warm.is_dir() else None,
+        weights=weight_hashes(path),
     )
 
 
@@ -309,6 +320,7 @@ def _report(
         lengths=_lengths(reading.completions),
         extraction_rate=sum(each.closed for each in reading.completions) / len(doc_ids),
         samples=_samples(sample, states, reading, labels, seed),
+        weights=pair.weights,
     )
 
 

@@ -17,8 +17,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nlakit.card import MEAN_NAME, NlaCard, write_card
-from nlakit.config import parse_config
+from nlakit.card import MEAN_NAME, NlaCard, read_card, write_card
+from nlakit.config import parse_config, write_resolved
 from nlakit.contract import Extraction, NlaMeta, PromptTemplates, Role, measure_tokens
 from nlakit.core.scale import resolve_scale, to_norm
 from nlakit.data.datasets import PairSet, load_pairs
@@ -27,6 +27,8 @@ from nlakit.data.extraction import extract_storyworld, sample_storyworld
 from nlakit.data.labels import write_labels
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import ConfigError, ResumeError
+from nlakit.evals.report import read_metrics, write_report
+from nlakit.evals.storyworld import evaluate
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
@@ -44,6 +46,7 @@ from .tokenizer import MARKER
 EXTRACTION_SEED, HELD_OUT_SEED = 4, 5
 STAGES = ("target", "activations", "verbalizer", "reconstructor", "rl")
 PERCENTILE = 0.75
+REPORT_NAME = "report.json"  # written last
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,10 @@ def run(recipe_path: Path, overrides: Sequence[str], output: Path, only: str | N
             stage(recipe, space)
     if only is not None:
         return space.stage(only)
-    publish(recipe, space)
+    if not (space.nla / REPORT_NAME).exists():
+        Console(stderr=True).rule(f"{recipe.name}: report")
+        publish(recipe, space)
+        write_pair_report(recipe, space)
     return space.nla
 
 
@@ -133,7 +139,8 @@ def warm_start_reconstructor(recipe: Recipe, space: Workspace) -> None:
 def joint_rl(recipe: Recipe, space: Workspace) -> None:
     target, pairs = make_target(recipe, space), make_pairs(recipe, space)
     av_dir, ar_dir = (finished(space, name) / "model" for name in ("verbalizer", "reconstructor"))
-    engine = LocalEngine(target, Verbalizer.load(av_dir), Reconstructor.load(ar_dir))
+    rows = recipe.rl.vectors * recipe.rl.group
+    engine = LocalEngine(target, Verbalizer.load(av_dir), Reconstructor.load(ar_dir), rows)
     train_rl(
         recipe,
         engine,
@@ -206,9 +213,18 @@ def publish(recipe: Recipe, space: Workspace) -> None:
     mean_D = mean_vector(pairs.vectors)
     save_file({"mean": mean_D}, temporary / MEAN_NAME)
     write_card(temporary, _card(recipe, space, pairs.vectors, mean_D))
-    copy_run(space, temporary / "run")
+    copy_run(recipe, space, temporary / "run")
     shutil.rmtree(space.nla, ignore_errors=True)
     temporary.rename(space.nla)
+
+
+def write_pair_report(recipe: Recipe, space: Workspace) -> None:
+    """Measure the published pair, put its figures on its card, and lay the report beside it."""
+    report = evaluate(space.nla, recipe.report.documents, recipe.report.seed)
+    card = read_card(space.nla)
+    measured = {"fve": report.fve, "floors": report.floors.model_dump()}
+    write_card(space.nla, card.model_copy(update=measured))
+    write_report(report, space.nla, read_metrics(space.nla / "run" / "rl.jsonl"))
 
 
 def _card(recipe: Recipe, space: Workspace, vectors_ND: Tensor, mean_D: Tensor) -> NlaCard:
@@ -225,10 +241,10 @@ def _card(recipe: Recipe, space: Workspace, vectors_ND: Tensor, mean_D: Tensor) 
     )
 
 
-def copy_run(space: Workspace, directory: Path) -> None:
+def copy_run(recipe: Recipe, space: Workspace, directory: Path) -> None:
     """Keep what a reader needs to see how the pair was made: the recipe and every stage's log."""
     directory.mkdir(parents=True)
-    shutil.copy(space.stage("target") / "config.toml", directory / "recipe.toml")
+    write_resolved(recipe, directory / "recipe.toml")
     for name in STAGES:
         log = space.stage(name) / "metrics.jsonl"
         if log.exists():
