@@ -143,6 +143,14 @@ def test_reconstructor_refuses_long_text(llama, tokenizer, ar_meta):
         reconstructor.forward([[1, 2], reconstructor.encode("\u0001" * 300)])
 
 
+def test_reconstructor_cuts_what_it_cannot_read(llama, tokenizer, ar_meta):
+    ar = Reconstructor.from_target(llama, tokenizer, ar_meta)
+    limit = llama.config.max_position_embeddings
+    cut = ar.fitting("é" * limit)  # two tokens a letter
+    assert len(ar.encode(cut)) in (limit - 1, limit)
+    assert ar.fitting("a cat") == "a cat"
+
+
 def test_verbalizer_survives_the_disk(model, tokenizer, av_meta, vectors, tmp_path):
     verbalizer = Verbalizer(model, tokenizer, av_meta)
     verbalizer.save(tmp_path / "av")

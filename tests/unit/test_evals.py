@@ -128,7 +128,7 @@ def test_precision_and_recall_by_hand():
 def test_next_counts_as_a_fact_only_where_it_is_forced():
     assert "next" in facts_of(state(next_slot="manner"))
     assert "next" not in facts_of(state())
-    found = score_claims(["An adverb must follow."] * 2, [state(next_slot="manner"), state()])
+    found = score_claims(["It ends, then an adverb."] * 2, [state(next_slot="manner"), state()])
     assert (found.checked, found.uncheckable, found.per_kind["next"].recall) == (1, 1, 1.0)
 
 
@@ -176,7 +176,7 @@ def test_value_never_seen_in_training_is_missed():
 
 
 # -- the storyworld report -------------------------------------------------------------------------
-SCRIPT = ['A calm story about the sea. It ends on "x"; a mark comes next.', None, "<b>sum</b>"]
+SCRIPT = ['A calm story about the sea. It ends on "x"; then punctuation.', None, "<b>sum</b>"]
 
 
 def vector_of(text):

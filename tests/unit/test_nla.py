@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import nlakit
 from nlakit.card import NlaCard, read_card, write_card
 from nlakit.cli import run
-from nlakit.contract import Extraction, NlaMeta, PromptTemplates, measure_tokens
+from nlakit.contract import Extraction, NlaMeta, PromptTemplates, Role, measure_tokens
 from nlakit.core.site import Site
 from nlakit.engines.fake import FakeEngine
 from nlakit.errors import CheckpointError, InputError
@@ -23,11 +25,14 @@ from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.nla import NLA
+from nlakit.reading import Reading, TokenReading
 from nlakit.registry import resolve
 from nlakit.storyworld.grammar import generate
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
 from nlakit.train.tokenizer import MARKER, train_tokenizer
 
+NAMES = ("bos", "eos", "pad")
+ROLES: tuple[Role, ...] = ("av", "ar")
 D_MODEL, LAYER, TEXT = 16, 1, "Basil rowed by the pier."
 CARD = NlaCard(
     name="tiny",
@@ -43,6 +48,7 @@ CARD = NlaCard(
 def target() -> Target:
     texts = [document.text for document in islice(generate(0, "train"), 30)]
     tokenizer = train_tokenizer([*texts, AV_TEMPLATE, AR_TEMPLATE], 400, 128)
+    special: dict[str, Any] = {f"{name}_token_id": tokenizer.vocab[f"<|{name}|>"] for name in NAMES}
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -52,9 +58,7 @@ def target() -> Target:
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=128,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special,
     )
     return Target(LlamaForCausalLM(config).eval(), tokenizer, Site(LAYER))
 
@@ -64,7 +68,7 @@ def pair(target, tmp_path_factory) -> Path:
     """A whole NLA on disk, with random weights."""
     directory = tmp_path_factory.mktemp("pairs") / "tiny"
     target.save(directory / "target")
-    for role, model_cls in (("av", Verbalizer), ("ar", Reconstructor)):
+    for role, model_cls in zip(ROLES, (Verbalizer, Reconstructor), strict=True):
         meta = NlaMeta(
             role=role,
             d_model=D_MODEL,
@@ -127,7 +131,9 @@ def test_last_and_positions_choose_tokens(target):
 
 def test_messages_are_read_through_the_chat_template(target):
     messages = [{"role": "user", "content": "I want to sell the net."}]
-    assert scripted(target, "first").explain(messages).text == "<|user|>I want to sell the net."
+    reading = scripted(target, "first").explain(messages)
+    assert reading.text == "<|bos|><|user|>I want to sell the net."
+    assert (reading.tokens[0].position, reading.tokens[0].token) == (1, "<|user|>")
 
 
 @pytest.mark.parametrize(
@@ -187,8 +193,11 @@ def test_a_pair_on_disk_reads_the_same_twice(pair):
 
 def test_samples_differ_and_the_seed_decides_them(pair):
     nla = nlakit.load(pair)
-    options = {"last": 1, "samples": 4, "max_new_tokens": 8}
-    first, again, other = (nla.explain(TEXT, seed=seed, **options) for seed in (1, 1, 2))
+
+    def read(seed: int) -> Reading:
+        return nla.explain(TEXT, samples=4, last=1, max_new_tokens=8, seed=seed)
+
+    first, again, other = map(read, (1, 1, 2))
     assert first == again != other
     assert len({each.explanation for each in first.tokens[0].samples}) > 1
 
@@ -230,11 +239,9 @@ def test_the_command_prints_one_json_object(pair, capsys):
     assert [token["token"] for token in tokens] == [row.token for row in last_two(pair)]
 
 
-def last_two(pair: Path):
+def last_two(pair: Path) -> tuple[TokenReading, ...]:
     return nlakit.load(pair).explain(TEXT, last=2, max_new_tokens=4).tokens
 
 
 def copied(pair: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(pair, tmp_path / "copy"))

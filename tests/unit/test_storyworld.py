@@ -219,7 +219,7 @@ def test_check_tells_true_false_and_uncheckable():
     assert verdict_of(f"It is {mood}.", state, "mood") == ["true"]
     assert verdict_of(f"It is {wrong}.", state, "mood") == ["false"]
     assert next_value(state) is None
-    assert verdict_of("An adjective must follow.", state, "next") == ["uncheckable"]
+    assert verdict_of("It stops, then an adjective.", state, "next") == ["uncheckable"]
 
 
 def test_a_fact_not_fixed_yet_cannot_be_true():
@@ -255,7 +255,7 @@ def test_parse_survives_reordering():
 def test_parse_survives_broken_grammar():
     drifted = (
         "gloomy gloomy tale sailor sea; find thing thing; follow Mira Mira, "
-        'total of the 14, rhyme "night" rhyme "night", adverb adverb follow'
+        'total of the 14, rhyme "night" rhyme "night", then adverb adverb'
     )
     assert claim_set(drifted) == {
         ("mood", "gloomy"),

@@ -112,6 +112,23 @@ class Reconstructor:
         )
         return [*self.prefix_ids, *ids, *self.suffix_ids]
 
+    def fitting(self, explanation: str) -> str:
+        """The longest head of an explanation whose prompt fits the context.
+
+        A verbalizer that writes bytes can come back longer than it wrote them.
+        """
+        room = self.backbone.config.max_position_embeddings - len(self.encode(""))
+        encoded = self.tokenizer(
+            explanation,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        if len(encoded["input_ids"]) <= room:
+            return explanation
+        return explanation[: encoded["offset_mapping"][room][0]]
+
     def forward(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
         """One float32 vector per prompt of `encode`, with gradients.
 

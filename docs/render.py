@@ -1,0 +1,144 @@
+"""Fills in the README's blocks from committed result files, so that no number is typed by hand.
+
+    python docs/render.py            write the README
+    python docs/render.py --check    exit 1 when it is stale
+    python docs/render.py --refresh  run the README's snippet first, and keep what it prints
+
+A block stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`. One whose result file has
+not been made yet is left as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+OUTPUT = ROOT / "docs" / "demo_output.txt"
+REPORT = ROOT / "src" / "nlakit" / "assets" / "storyworld" / "report.json"
+
+BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
+FLOOR_NAMES = {
+    "mean": "the mean activation",
+    "shuffled": "explanations of other documents",
+    "empty": "the empty explanation",
+    "generic": "one generic explanation",
+    "zero_vector": "what is said of a zero vector",
+}
+
+
+def render(page: str) -> str:
+    """The page with every block that can be made, made."""
+
+    def block(match: re.Match[str]) -> str:
+        begin, name, old, end = match.groups()
+        source, make = SOURCES.get(name, (None, None))
+        if source is None or make is None or not source.is_file():
+            return begin + old + end
+        return begin + make(source.read_text(encoding="utf-8")) + end
+
+    return BLOCK.sub(block, page)
+
+
+def printed(text: str) -> str:
+    """What the snippet printed, as a block of code."""
+    return f"```text\n{text.rstrip()}\n```\n"
+
+
+def figures(text: str) -> str:
+    """Two tables from the report: FVE beside its floors, and claims beside their probes."""
+    report = json.loads(text)
+    note = (
+        f"On {report['documents']:,} held-out documents (seed {report['seed']}), "
+        "`nlakit eval storyworld`:\n"
+    )
+    return "\n".join([note, *_fve_lines(report), "", *_claim_lines(report), ""])
+
+
+def _fve_lines(report: dict[str, Any]) -> list[str]:
+    low, high = report["fve_interval"]
+    interval = f"[{_number(low)}, {_number(high)}]"
+    rows = [
+        ("after RL, with 95 % interval", f"**{_number(report['fve'])}** {interval}"),
+        ("warm start", _number(report["fve_warm_start"])),
+        ("after RL, read by the warm start's AR", _number(report["fve_frozen_ar"])),
+    ]
+    floors = report["floors"]
+    rows += [(f"floor: {FLOOR_NAMES.get(k, k)}", _number(v)) for k, v in floors.items()]
+    head = ["| share of variance explained (FVE) | |", "|---|---:|"]
+    return head + [f"| {name} | {value} |" for name, value in rows]
+
+
+def _claim_lines(report: dict[str, Any]) -> list[str]:
+    claims, probes = report["claims"], report["probes"]
+    lines = [
+        f"Of {claims['checked']:,} claims that could be checked, {_percent(claims['precision'])} "
+        f"were true; of the facts, {_percent(claims['recall'])} were named. A probe is what a "
+        "small network reads from the same activations:",
+        "",
+        "| kind | precision | recall | linear probe | MLP probe | chance |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for kind in dict.fromkeys([*claims["per_kind"], *probes]):
+        said, read = claims["per_kind"].get(kind, {}), probes.get(kind, {})
+        values = [said.get(name) for name in ("precision", "recall")]
+        values += [read.get(name) for name in ("linear", "mlp", "chance")]
+        lines.append(f"| {kind} | {' | '.join(map(_number, values))} |")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
+    "output": (OUTPUT, printed),
+    "figures": (REPORT, figures),
+}
+
+
+def snippet(page: str) -> str:
+    """The README's Python, without its fence."""
+    found = next(match[3] for match in BLOCK.finditer(page) if match[2] == "snippet")
+    return found.removeprefix("```python\n").rstrip().removesuffix("```")
+
+
+def refresh() -> None:
+    """Run the snippet as a newcomer would, and keep what it prints."""
+    printed_text = io.StringIO()
+    with contextlib.redirect_stdout(printed_text):
+        exec(compile(snippet(README.read_text(encoding="utf-8")), "README.md", "exec"), {})
+    OUTPUT.write_text(printed_text.getvalue(), encoding="utf-8")
+
+
+def main(arguments: list[str]) -> int:
+    """Render, or with --check only look; returns the exit status."""
+    unknown = set(arguments) - {"--check", "--refresh"}
+    if unknown:
+        print(f"render.py: unknown option {unknown.pop()!r}. See its docstring.", file=sys.stderr)
+        return 2
+    if "--refresh" in arguments:
+        refresh()
+    before = README.read_text(encoding="utf-8")
+    after = render(before)
+    if "--check" in arguments:
+        if before != after:
+            print("README.md is stale. Run: make docs", file=sys.stderr)
+        return int(before != after)
+    README.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,81 @@
+"""nlakit reads what a language model is thinking, in words, and says how far to believe it.
+
+    import nlakit
+
+    nla = nlakit.load()
+    print(nla.explain("Mary had a little lamb"))
+
+Public names load on first use, so that `import nlakit` costs milliseconds and no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nlakit.card import NlaCard
+    from nlakit.engines.base import Sampling
+    from nlakit.errors import (
+        CheckpointError,
+        ConfigError,
+        ContractError,
+        InputError,
+        MissingExtraError,
+        NlakitError,
+        ResumeError,
+        UserError,
+    )
+    from nlakit.nla import NLA, load
+    from nlakit.reading import Reading, Score, TokenReading
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "NLA": "nla",
+    "load": "nla",
+    "NlaCard": "card",
+    "Reading": "reading",
+    "Score": "reading",
+    "TokenReading": "reading",
+    "Sampling": "engines.base",
+    "CheckpointError": "errors",
+    "ConfigError": "errors",
+    "ContractError": "errors",
+    "InputError": "errors",
+    "MissingExtraError": "errors",
+    "NlakitError": "errors",
+    "ResumeError": "errors",
+    "UserError": "errors",
+}
+
+__all__ = [
+    "NLA",
+    "CheckpointError",
+    "ConfigError",
+    "ContractError",
+    "InputError",
+    "MissingExtraError",
+    "NlaCard",
+    "NlakitError",
+    "Reading",
+    "ResumeError",
+    "Sampling",
+    "Score",
+    "TokenReading",
+    "UserError",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,100 @@
+"""The command `nlakit`, one file a verb.
+
+Commands are named here and imported when they are used, so that `nlakit --help` loads no torch.
+What a person can put right goes to stderr in red with exit status 2; stdout holds results only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import cyclopts
+from rich.console import Console
+
+from nlakit import __version__
+from nlakit.errors import UserError
+
+USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+
+app = cyclopts.App(
+    name="nlakit",
+    version=__version__,
+    help="Read what a language model is thinking, in words, and how far to believe it.",
+    help_format="plaintext",
+)
+app.command(
+    "nlakit.cli.explain:explain", name="explain", help="Read a text with an NLA, token by token."
+)
+app.command("nlakit.cli.demo:demo", name="demo", help="Read three passages with the bundled NLA.")
+app.command(
+    "nlakit.cli.serve:serve", name="serve", help="Serve an NLA: a page to read in, and an API."
+)
+app.command("nlakit.cli.train:train", name="train", help="Make an NLA from a recipe.")
+
+evaluation = cyclopts.App(
+    name="eval", help="Measure an NLA beside its floors.", help_format="plaintext"
+)
+evaluation.command(
+    "nlakit.cli.eval:storyworld",
+    name="storyworld",
+    help="Against the storyworld, where the truth is known.",
+)
+app.command(evaluation)
+
+world = cyclopts.App(
+    name="storyworld", help="Look into the world of the bundled NLA.", help_format="plaintext"
+)
+world.command(
+    "nlakit.cli.storyworld:sample",
+    name="sample",
+    help="Print documents with their facts and states.",
+)
+app.command(world)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0, 2 for what the person can put right, 130 for Ctrl-C."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit status."""
+    try:
+        app(
+            list(arguments),
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_none",
+        )
+        sys.stdout.flush()
+    except cyclopts.CycloptsError as error:
+        return _refuse(f"{_usage_message(error)}\nSee nlakit --help.")
+    except UserError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _hush()
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _refuse(f"{error.filename}: {error.strerror}. Check the path, and its permissions.")
+    return 0
+
+
+def _refuse(message: str) -> int:
+    # Soft wrapping keeps a long path whole, so that it can be copied.
+    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    return USER_ERROR
+
+
+def _usage_message(error: cyclopts.CycloptsError) -> str:
+    return str(error).strip() or type(error).__name__
+
+
+def _hush() -> int:
+    """Whoever read our output has gone. Nothing may be written at exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE

@@ -1,0 +1,124 @@
+"""`nlakit demo`: three passages of the storyworld, read by the bundled NLA beside what is true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from nlakit.engines.base import OnText
+from nlakit.nla import NLA, load
+from nlakit.reading import Reading
+from nlakit.storyworld.document import Document, Fact
+from nlakit.storyworld.grammar import generate
+
+SEED, LAST_TOKENS, TOKENS_PER_REFRESH = 20_001, 4, 8
+NEXT_STEPS = """Try next:
+  nlakit explain "Any text"               outside its world it scores low, and says so
+  nlakit explain --last 5 --json "..."    for a program
+  nlakit eval storyworld                  every number beside its floors
+  nlakit storyworld sample                the world, and what is true at each point
+  python recipes/minimal.py               the whole method in one short file"""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text cut where something can be seen, and what the world knows of it there."""
+
+    title: str
+    text: str
+    truth: str
+
+
+def demo(*, nla: str | None = None) -> None:
+    """Read three passages with the bundled NLA: a planned rhyme, an unsaid sum and a story.
+
+    Parameters
+    ----------
+    nla
+        Directory of another storyworld NLA.
+    """
+    console, reader = Console(), load(nla)
+    for passage in passages():
+        console.rule(passage.title)
+        console.print(passage.text, markup=False, highlight=False)
+        console.print(f"True here: {passage.truth}", style="dim", markup=False, highlight=False)
+        console.print(read_live(reader, passage.text))
+    console.print(NEXT_STEPS, markup=False, highlight=False)
+
+
+def passages() -> list[Passage]:
+    """The three texts: held-out documents, so no training has seen them."""
+    rhyme, rhyme_fact = _document_with("couplet", "rhyme")
+    total, total_fact = _document_with("sums", "sum")
+    story = next(generate(SEED, "heldout", genre="story"))
+    return [
+        _before("A rhyme that is planned", rhyme, rhyme_fact),
+        _before("A sum that nobody has said", total, total_fact),
+        _passage("A story", story, _sentence_end(story.text, 2)),
+    ]
+
+
+def read_live(nla: NLA, text: str) -> Reading:
+    """Read the end of a text; in a terminal the words appear on stderr as they are written."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return nla.explain(text, last=LAST_TOKENS)
+    drafts: dict[int, str] = {}
+    options = {"console": console, "transient": True, "auto_refresh": False}
+    with Live(_draft_table(drafts), **options) as live:  # pyright: ignore[reportArgumentType]
+        return nla.explain(text, last=LAST_TOKENS, on_text=_drafting(live, drafts))
+
+
+def _drafting(live: Live, drafts: dict[int, str]) -> OnText:
+    calls = 0
+
+    def on_text(row: int, sample: int, words: str) -> None:
+        nonlocal calls
+        calls += 1
+        drafts[row] = words
+        if calls % TOKENS_PER_REFRESH == 0:
+            live.update(_draft_table(drafts), refresh=True)
+
+    return on_text
+
+
+def _draft_table(drafts: dict[int, str]) -> Table:
+    table = Table(title="reading …", expand=True)
+    table.add_column("explanation so far")
+    for row in sorted(drafts):
+        table.add_row(Text(drafts[row]))
+    return table
+
+
+def _document_with(genre: str, kind: str) -> tuple[Document, Fact]:
+    """The first held-out document that plans `kind` after its opening, and the plan."""
+    for document in islice(generate(SEED, "heldout", genre=genre), 100):
+        plans = [fact for fact in document.facts if fact.kind == kind and fact.end is not None]
+        if len(plans) > 1:
+            return document, plans[1]
+    raise AssertionError(f"no {genre} with a second {kind} in 100 documents")
+
+
+def _before(title: str, document: Document, fact: Fact) -> Passage:
+    """The text up to the word that says the planned fact, without it."""
+    assert fact.end is not None
+    return _passage(title, document, len(document.text[: fact.end - len(fact.value)].rstrip()))
+
+
+def _passage(title: str, document: Document, char_end: int) -> Passage:
+    state = document.state(char_end)
+    facts = [
+        f"{kind} {value}" + (" (planned, unsaid)" if kind in state.planned else "")
+        for kind, value in state.facts.items()
+    ]
+    return Passage(title, document.text[:char_end], ", ".join(facts))
+
+
+def _sentence_end(text: str, number: int) -> int:
+    """Where sentence `number` ends, its full stop included."""
+    return len(".".join(text.split(".")[:number])) + 1

@@ -1,0 +1,107 @@
+"""`nlakit eval`: an NLA's scores beside their floors."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console, Group
+from rich.table import Table
+
+from nlakit.errors import InputError
+from nlakit.evals.report import read_metrics, write_report
+from nlakit.evals.storyworld import StoryworldReport, evaluate
+from nlakit.registry import resolve
+
+RUN_LOG = Path("run") / "rl.jsonl"
+
+
+def storyworld(
+    *,
+    documents: int = 500,
+    seed: int = 1,
+    temperature: float = 0.0,
+    nla: str | None = None,
+    output: Path | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Measure an NLA against the storyworld, where the truth is known.
+
+    Parameters
+    ----------
+    documents
+        Held-out documents to read, one place in each.
+    seed
+        Decides which documents.
+    temperature
+        0 writes the likeliest words.
+    nla
+        Directory of an NLA; by default the bundled one.
+    output
+        Directory for report.json and report.html.
+    json
+        Print one JSON object.
+    """
+    directory = resolve(nla)
+    if output is not None and output.exists() and not output.is_dir():
+        raise InputError(f"--output {output} is a file. Give a directory, there or not.")
+    report = _measure(directory, documents, seed, temperature)
+    if output is not None:
+        log = directory / RUN_LOG
+        write_report(report, output, read_metrics(log) if log.is_file() else ())
+    if json:
+        sys.stdout.write(report.model_dump_json(indent=2) + "\n")
+    else:
+        Console().print(summary(report))
+
+
+def _measure(directory: Path, documents: int, seed: int, temperature: float) -> StoryworldReport:
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+
+        def progress(stage: str) -> None:
+            status.update(f"{stage} …")
+
+        return evaluate(
+            directory, documents=documents, seed=seed, temperature=temperature, progress=progress
+        )
+
+
+def summary(report: StoryworldReport) -> Group:
+    """The figures that matter, for a terminal."""
+    return Group(_fve_table(report), _claims_table(report))
+
+
+def _fve_table(report: StoryworldReport) -> Table:
+    low, high = report.fve_interval
+    table = Table(title=f"{report.nla}: {report.rows} places in {report.documents} documents")
+    table.add_column("share of variance explained (FVE)")
+    table.add_column("value", justify="right")
+    table.add_row("after RL", f"{report.fve:.3f} [{low:.3f}, {high:.3f}]", style="bold")
+    table.add_row("warm start", _number(report.fve_warm_start))
+    table.add_row("after RL, read by the warm start's AR", _number(report.fve_frozen_ar))
+    for name, value in report.floors.model_dump().items():
+        table.add_row(f"floor: {name}", _number(value), style="dim")
+    return table
+
+
+def _claims_table(report: StoryworldReport) -> Table:
+    claims = report.claims
+    table = Table(
+        title=f"claims: precision {_number(claims.precision)}, recall {_number(claims.recall)}",
+        caption="probe: what a small network reads of the same fact; chance: the commonest value",
+    )
+    for name in ("kind", "precision", "recall", "claims", "probe", "chance"):
+        table.add_column(name, justify="left" if name == "kind" else "right")
+    for kind, scores in claims.per_kind.items():
+        probe = report.probes.get(kind)
+        found = (_number(probe.mlp), _number(probe.chance)) if probe else ("–", "–")
+        numbers = (_number(scores.precision), _number(scores.recall), str(scores.claims))
+        table.add_row(kind, *numbers, *found)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,116 @@
+"""`nlakit explain`: reads a text token by token."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from nlakit.errors import InputError
+from nlakit.nla import MAX_NEW_TOKENS, load
+
+from .progress import reading_progress
+
+RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+def explain(
+    text: str | None = None,
+    /,
+    *,
+    file: Annotated[Path | None, Parameter(negative=())] = None,
+    tokens: Annotated[bool, Parameter(negative=())] = False,
+    last: int | None = None,
+    positions: str | None = None,
+    samples: int = 1,
+    temperature: float | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    seed: int = 0,
+    nla: str | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Read a text with an NLA, token by token.
+
+    Parameters
+    ----------
+    text
+        The text; "-" or nothing reads standard input.
+    file
+        Read the text from this file.
+    tokens
+        Read every token, which is the default.
+    last
+        Read only so many tokens from the end.
+    positions
+        Read only these tokens, such as 0,4-7.
+    samples
+        Explanations per token; the best by fidelity is shown first.
+    temperature
+        0 writes the likeliest words; by default 0 for one sample and 1 for several.
+    max_new_tokens
+        Longest answer, in tokens.
+    seed
+        Decides what is drawn above temperature 0.
+    nla
+        Directory of an NLA; by default the bundled one.
+    json
+        Print one JSON object.
+    """
+    if tokens and (last is not None or positions is not None):
+        raise InputError("--tokens reads every token. Leave out --last and --positions, or it.")
+    passage = read_text(text, file)
+    places = None if positions is None else parse_positions(positions)
+    reader = load(nla)
+    with reading_progress() as on_text:
+        reading = reader.explain(
+            passage,
+            positions=places,
+            samples=samples,
+            temperature=temperature,
+            last=last,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            on_text=on_text,
+        )
+    if json:
+        sys.stdout.write(reading.to_json())
+    else:
+        Console().print(reading)
+
+
+def read_text(text: str | None, file: Path | None) -> str:
+    """The text from the argument, the file or standard input. Raises InputError for none or two."""
+    if text is not None and file is not None:
+        raise InputError("Both a text and --file were given. Give one of them.")
+    try:
+        if file is not None:
+            return file.read_text(encoding="utf-8")
+        if text is not None and text != "-":
+            return text
+        if text is None and sys.stdin.isatty():
+            raise InputError("No text was given. Give one, or --file, or pipe it in.")
+        return sys.stdin.buffer.read().decode("utf-8")
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}). Check the path.") from error
+    except UnicodeDecodeError as error:
+        source = file or "standard input"
+        raise InputError(f"{source} is not UTF-8 text: {error}. Convert it first.") from error
+
+
+def parse_positions(text: str) -> list[int]:
+    """`0,4-7` as [0, 4, 5, 6, 7]. Raises InputError for anything else."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = RANGE.fullmatch(part.strip())
+        if match is None:
+            raise InputError(f"--positions {text!r}: expected numbers and ranges, such as 0,4-7.")
+        start = int(match[1])
+        end = int(match[2] or start)
+        if end < start or end - start > 1_000_000:
+            raise InputError(f"--positions {text!r}: {part.strip()!r} is not a range upwards.")
+        found.extend(range(start, end + 1))
+    return found

@@ -1,0 +1,37 @@
+"""What is shown on stderr while something runs; nothing where nobody watches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from nlakit.engines.base import OnText
+
+
+@contextmanager
+def reading_progress() -> Iterator[OnText | None]:
+    """A spinner with the number of tokens written and the words of the newest explanation.
+
+    None where stderr is not a terminal: looking at every token costs time.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("reading")
+        written = 0
+
+        def on_text(row: int, sample: int, text: str) -> None:
+            nonlocal written
+            written += 1
+            tail = " ".join(text.split())[-40:]
+            # The explanation is the model's, and may look like markup.
+            shown = tail.replace("[", "(").replace("]", ")")
+            progress.update(task, description=f"{written} tokens written  … {shown}")
+
+        yield on_text

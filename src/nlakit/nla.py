@@ -1,0 +1,302 @@
+"""An NLA ready to use: text or vectors in, words with a score out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import jinja2
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from nlakit.card import MEAN_NAME, NlaCard, read_card
+from nlakit.core.fidelity import reconstruction_mse
+from nlakit.core.inject import check_vectors
+from nlakit.engines.base import Completion, Engine, OnText, Sampling
+from nlakit.engines.local import LocalEngine
+from nlakit.errors import CheckpointError, InputError
+from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.target import Encoded, Target
+from nlakit.models.verbalizer import Verbalizer
+from nlakit.reading import Reading, Sample, Score, TokenReading
+from nlakit.registry import resolve
+
+Message = Mapping[str, Any]
+Vectors = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
+
+MAX_NEW_TOKENS = 120
+
+
+def load(path: str | Path | None = None) -> NLA:
+    """Load the NLA in the directory `path`; None or "bundled" is the one in the package.
+
+    Raises:
+        InputError: there is no such directory.
+        CheckpointError: a part is missing, corrupt, or belongs to another NLA.
+        ContractError: a part's `nla_meta.yaml` and its tokenizer or config differ.
+    """
+    directory = resolve(path)
+    card = read_card(directory)
+    mean_D = _read_mean(directory / MEAN_NAME, card.d_model)
+    target = Target.load(directory / "target", card.layer)
+    verbalizer = Verbalizer.load(directory / "av")
+    reconstructor = Reconstructor.load(directory / "ar")
+    _check_together(directory, card, target, verbalizer, reconstructor)
+    return NLA(LocalEngine(target, verbalizer, reconstructor), target, card, mean_D)
+
+
+class NLA:
+    """Reads activations in words.
+
+    Attributes:
+        engine: runs the models.
+        target: encodes text; its activations are what is read.
+        card: name, layer, variance and floors.
+        mean_D: mean of the training vectors, each brought to norm √d_model.
+    """
+
+    def __init__(self, engine: Engine, target: Target, card: NlaCard, mean_D: Tensor) -> None:
+        self.engine = engine
+        self.target = target
+        self.card = card
+        self.mean_D = mean_D
+
+    def explain(
+        self,
+        text: str | Sequence[Message],
+        positions: Sequence[int] | None = None,
+        samples: int = 1,
+        temperature: float | None = None,
+        *,
+        last: int | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        seed: int = 0,
+        on_text: OnText | None = None,
+    ) -> Reading:
+        """What the target is thinking at tokens of a text or of a conversation.
+
+        Args:
+            text: a text, or messages with `role` and `content`.
+            positions: tokens to read, counted as the target does (a BOS is token 0), negative ones
+                from the end; by default all that stand for characters of the text.
+            samples: explanations per token; the best by fidelity is shown first.
+            temperature: by default 0 for one sample and 1 for several.
+            last: read only so many tokens from the end.
+            on_text: called with (row, sample, explanation so far) while words are written.
+
+        Raises:
+            InputError: empty or too long a text, a position outside it, a bad sampling setting.
+        """
+        sampling = _sampling(samples, temperature, max_new_tokens, seed)
+        encoded = self.encode(text)
+        places = _places(encoded, self.target.tokenizer.bos_token_id, positions, last)
+        vectors_PD = self.engine.extract(encoded, places)
+        names = [(place, encoded.tokens[place]) for place in places]
+        rows = self._read(vectors_PD, names, sampling, on_text)
+        return Reading(text=encoded.text, tokens=rows, nla=self.card.name, floors=self.card.floors)
+
+    def describe(
+        self,
+        vectors: Vectors,
+        samples: int = 1,
+        temperature: float | None = None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        seed: int = 0,
+        on_text: OnText | None = None,
+    ) -> Reading:
+        """What bare activations say; `vectors` is D or N x D, raw, as the site gives them.
+
+        Raises:
+            InputError: no vectors, a wrong width, numbers that are not finite.
+        """
+        sampling = _sampling(samples, temperature, max_new_tokens, seed)
+        vectors_ND = _as_rows(vectors, self.card.d_model)
+        names = [(row, "") for row in range(len(vectors_ND))]
+        rows = self._read(vectors_ND, names, sampling, on_text)
+        return Reading(text=None, tokens=rows, nla=self.card.name, floors=self.card.floors)
+
+    @overload
+    def reconstruct(self, explanation: str) -> Tensor: ...
+    @overload
+    def reconstruct(self, explanation: Sequence[str]) -> Tensor: ...
+    def reconstruct(self, explanation: str | Sequence[str]) -> Tensor:
+        """The vector an explanation stands for: D for one, N x D for several.
+
+        Only its direction means something. Raises `InputError` for one that is too long.
+        """
+        several = [explanation] if isinstance(explanation, str) else list(explanation)
+        rebuilt_ND = self.engine.reconstruct(several).cpu()
+        return rebuilt_ND[0] if isinstance(explanation, str) else rebuilt_ND
+
+    def score(self, explanation: str, vector: Vectors) -> Score:
+        """How well an explanation, whoever wrote it, describes one activation.
+
+        Raises:
+            InputError: not one vector of the right width, or not finite.
+        """
+        vectors_ND = _as_rows(vector, self.card.d_model)
+        if len(vectors_ND) != 1:
+            raise InputError(f"score compares one vector, found {len(vectors_ND)}. Give one row.")
+        return self._scores(vectors_ND, [explanation])[0]
+
+    def encode(self, text: str | Sequence[Message]) -> Encoded:
+        """A text or a conversation as the target reads it. Raises `InputError` as `explain`."""
+        if isinstance(text, str):
+            if not text.strip():
+                raise InputError("The text is empty. Give at least one word.")
+            return self.target.encode(text)
+        messages = [dict(message) for message in text]
+        _check_messages(messages, self.target)
+        try:
+            return self.target.encode_messages(messages)
+        except jinja2.TemplateError as error:
+            raise InputError(f"The target's chat template refuses the messages: {error}") from error
+
+    def _read(
+        self,
+        vectors_ND: Tensor,
+        names: Sequence[tuple[int, str]],
+        sampling: Sampling,
+        on_text: OnText | None,
+    ) -> tuple[TokenReading, ...]:
+        answers = self.engine.verbalize(vectors_ND, sampling, on_text)
+        flat = [answer for group in answers for answer in group]
+        repeated_MD = vectors_ND.repeat_interleave(sampling.samples, dim=0)
+        scores = self._scores(repeated_MD, [answer.text for answer in flat])
+        scored = [_sample(*pair) for pair in zip(flat, scores, strict=True)]
+        size = sampling.samples
+        groups = [tuple(scored[start : start + size]) for start in range(0, len(scored), size)]
+        return tuple(_token_reading(*pair) for pair in zip(names, groups, strict=True))
+
+    def _scores(self, vectors_ND: Tensor, explanations: Sequence[str]) -> list[Score]:
+        vectors_ND = vectors_ND.cpu()
+        rebuilt_ND = self.engine.reconstruct(explanations).cpu()
+        mse_N = reconstruction_mse(vectors_ND, rebuilt_ND, math.sqrt(self.card.d_model))
+        cosine_N = torch.cosine_similarity(vectors_ND, rebuilt_ND, dim=-1)
+        return [
+            Score(fidelity=1 - mse / self.card.variance, cosine=cosine, mse=mse)
+            for mse, cosine in zip(mse_N.tolist(), cosine_N.tolist(), strict=True)
+        ]
+
+
+def _sampling(samples: int, temperature: float | None, max_new_tokens: int, seed: int) -> Sampling:
+    """Several samples at temperature 0 would all be the same, so they get 1 unless told."""
+    chosen = (0.0 if samples == 1 else 1.0) if temperature is None else temperature
+    return Sampling(samples=samples, temperature=chosen, max_new_tokens=max_new_tokens, seed=seed)
+
+
+def _sample(answer: Completion, score: Score) -> Sample:
+    return Sample(explanation=answer.text, closed=answer.closed, **score.model_dump())
+
+
+def _token_reading(name: tuple[int, str], samples: tuple[Sample, ...]) -> TokenReading:
+    best = max(samples, key=lambda each: each.fidelity)
+    position, token = name
+    return TokenReading(position=position, token=token, samples=samples, **best.model_dump())
+
+
+def _places(
+    encoded: Encoded, bos: object, positions: Sequence[int] | None, last: int | None
+) -> list[int]:
+    if positions is not None and last is not None:
+        raise InputError("Both positions and last were given. Give one of them.")
+    if positions is not None:
+        return _checked_places(positions, len(encoded.ids))
+    # A chat template may write the BOS out; its activation is the same in every text.
+    pairs = enumerate(zip(encoded.ids, encoded.offsets, strict=True))
+    places = [i for i, (token, (start, end)) in pairs if end > start and token != bos]
+    if last is None:
+        return places
+    if last < 1:
+        raise InputError(f"last must be 1 or more, found {last}.")
+    return places[-last:]
+
+
+def _checked_places(positions: Sequence[int], num_tokens: int) -> list[int]:
+    bad = [place for place in positions if not -num_tokens <= place < num_tokens]
+    if bad:
+        raise InputError(
+            f"Position {bad[0]} was asked for; the text has the tokens 0 to {num_tokens - 1}."
+        )
+    if not positions:
+        raise InputError("The list of positions is empty. Give one, or leave it out for all.")
+    return [place % num_tokens for place in positions]
+
+
+def _check_messages(messages: Sequence[Message], target: Target) -> None:
+    """A role token inside a message would be read as a role, so it is refused."""
+    added = target.tokenizer.added_tokens_decoder.values()
+    special = [token.content for token in added if token.special]
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        if not isinstance(message.get("role"), str) or not isinstance(content, str):
+            raise InputError(
+                f"Message {index} must have a role and a content, both text; found {message!r}."
+            )
+        found = next((name for name in special if name in content), None)
+        if found is not None:
+            raise InputError(
+                f"Message {index} contains {found!r}, which the target would take for a mark of "
+                "the conversation. Take it out, or give the whole as plain text."
+            )
+
+
+def _as_rows(vectors: Vectors, d_model: int) -> Tensor:
+    """Vectors as N x D float32, refused with `InputError` where no model could read them."""
+    if isinstance(vectors, Tensor):
+        rows = vectors.detach().cpu().float()
+    else:
+        try:
+            rows = torch.from_numpy(np.array(vectors, dtype=np.float32))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Vectors must be rows of {d_model} numbers: {error}") from error
+    rows = rows[None] if rows.ndim == 1 else rows
+    if rows.ndim != 2 or len(rows) == 0:
+        found = tuple(rows.shape)
+        raise InputError(f"Vectors must have the shape (N, {d_model}), found {found}.")
+    check_vectors(rows, d_model)
+    return rows
+
+
+def _read_mean(path: Path, d_model: int) -> Tensor:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is corrupt ({error}). Copy the NLA again.") from error
+    mean_D = tensors.get("mean")
+    if mean_D is None or mean_D.shape != (d_model,) or not bool(torch.isfinite(mean_D).all()):
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        raise CheckpointError(
+            f"{path} must hold 'mean' with {d_model} finite numbers, found {found}. "
+            "It belongs to another NLA: copy the whole directory again."
+        )
+    return mean_D.float()
+
+
+def _check_together(
+    directory: Path, card: NlaCard, target: Target, av: Verbalizer, ar: Reconstructor
+) -> None:
+    """Each part may be sound and yet come from another NLA."""
+    facts = {
+        "target width": (target.d_model, card.d_model),
+        "av width": (av.meta.d_model, card.d_model),
+        "ar width": (ar.meta.d_model, card.d_model),
+        "av layer": (av.meta.extraction.layer_index, card.layer),
+        "ar layer": (ar.meta.extraction.layer_index, card.layer),
+    }
+    wrong = [
+        f"{name} {found}, in nla.json {said}"
+        for name, (found, said) in facts.items()
+        if found != said
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{directory}: its parts belong to different NLAs: {'; '.join(wrong)}. "
+            "Copy the whole directory again."
+        )

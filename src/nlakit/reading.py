@@ -1,0 +1,229 @@
+"""What an NLA says of a text, token by token, and how far to believe each line.
+
+Shows itself in a terminal and a notebook; exports to JSON, CSV and HTML. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from nlakit.config import FrozenModel, write_text_atomic
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+
+class Grade(NamedTuple):
+    """A word and a colour for all fidelities from `floor` up to the next grade."""
+
+    floor: float
+    word: str
+    terminal: str
+    html: str
+
+
+GRADES = (
+    Grade(0.8, "faithful", "green", "#1a7f37"),
+    Grade(0.5, "partly", "yellow", "#8a6d00"),
+    Grade(0.2, "weak", "dark_orange", "#b35900"),
+    Grade(float("-inf"), "do not believe", "red", "#c0262d"),
+)
+SCALE_NOTE = "fidelity: 1 perfect, 0 no better than the mean activation, negative worse"
+
+
+def grade(fidelity: float) -> Grade:
+    """The grade of a fidelity; a fidelity that is not a number is not to be believed."""
+    return next((each for each in GRADES if fidelity >= each.floor), GRADES[-1])
+
+
+def fidelity_word(fidelity: float) -> str:
+    """`faithful`, `partly`, `weak` or `do not believe`."""
+    return grade(fidelity).word
+
+
+class Score(FrozenModel):
+    """How close the vector rebuilt from an explanation comes to the activation."""
+
+    fidelity: float
+    """`1 - mse / variance`: 1 perfect, 0 no better than the training mean, negative worse."""
+    cosine: float
+    """Says little alone: where all activations are alike, the mean has a high cosine too."""
+    mse: float
+    """Per component, both vectors at norm √d_model: `2 (1 - cosine)`."""
+
+    @property
+    def word(self) -> str:
+        return fidelity_word(self.fidelity)
+
+
+class Sample(Score):
+    """One explanation with its score."""
+
+    explanation: str
+    closed: bool = True
+    """False: the verbalizer was cut off before its closing tag."""
+
+
+class TokenReading(Sample):
+    """What the activation at one token says.
+
+    Of several samples the fields hold the one of highest fidelity; choosing it flatters the score.
+    """
+
+    position: int
+    """Number of the token in the text, from 0; of `describe`, the number of the vector."""
+    token: str
+    """The token as text; empty for a bare vector."""
+    samples: tuple[Sample, ...] = ()
+    """All samples in the order they were drawn."""
+
+
+class Reading(FrozenModel):
+    """An NLA's reading of a text, or of bare vectors (then `text` is None)."""
+
+    text: str | None
+    tokens: tuple[TokenReading, ...]
+    nla: str
+    """Name of the NLA that read."""
+    floors: dict[str, float] = {}
+    """FVE that knowing nothing reaches; a fidelity is to be seen beside it."""
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{visible(each):>14}  {each.fidelity:5.2f} {each.word:<14}  {each.explanation}"
+            for each in self.tokens
+        )
+
+    def __rich__(self) -> RenderableType:
+        from rich.table import Table
+
+        table = Table(title=f"read by {self.nla}", caption=self._caption(), pad_edge=False)
+        table.add_column("token", justify="right", no_wrap=True)
+        table.add_column("explanation", ratio=1)
+        table.add_column("fidelity", no_wrap=True)
+        for row in self.tokens:
+            table.add_row(visible(row), _explanation_text(row), fidelity_text(row.fidelity))
+        return table
+
+    def _repr_html_(self) -> str:
+        return _html_table(self)
+
+    def _caption(self) -> str:
+        floors = ", ".join(f"{name} {value:.2f}" for name, value in self.floors.items())
+        return f"{SCALE_NOTE}; floors: {floors}" if floors else SCALE_NOTE
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """One JSON object; also written to `path` where one is given."""
+        return _written(self.model_dump_json(indent=2) + "\n", path)
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """A line per token and sample, with a header; also written to `path`."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(CSV_COLUMNS)
+        for row in self.tokens:
+            for number, each in enumerate(row.samples or (row,)):
+                writer.writerow(
+                    [row.position, row.token, number, each.explanation]
+                    + [each.fidelity, each.word, each.cosine, each.mse, each.closed]
+                )
+        return _written(buffer.getvalue(), path)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """A page that needs nothing else; also written to `path`."""
+        title = escape(f"{self.nla}: a reading")
+        page = (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            f"<title>{title}</title></head>\n"
+            '<body style="font-family: system-ui, sans-serif; max-width: 60rem; margin: 2rem auto">'
+            f"\n<h1>{title}</h1>\n{_quoted(self.text)}{_html_table(self)}</body></html>\n"
+        )
+        return _written(page, path)
+
+
+CSV_COLUMNS = (
+    *("position", "token", "sample", "explanation"),
+    *("fidelity", "word", "cosine", "mse", "closed"),
+)
+
+
+def visible(row: TokenReading) -> str:
+    """A token for the eye: its spaces and line ends shown; a bare vector by its number."""
+    if not row.token:
+        return f"vector {row.position}"
+    marks = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
+    return "".join(char if char.isprintable() else "�" for char in row.token.translate(marks))
+
+
+def fidelity_text(fidelity: float) -> Text:
+    """The number and its word in the grade's colour, for a terminal."""
+    from rich.text import Text
+
+    found = grade(fidelity)
+    return Text(f"{fidelity:5.2f} {found.word}", style=found.terminal)
+
+
+def _explanation_text(row: TokenReading) -> Text:
+    """The explanation, then the other samples in grey. Never markup: brackets stay brackets."""
+    from rich.text import Text
+
+    text = Text(_shown(row))
+    chosen = False
+    for each in row.samples if len(row.samples) > 1 else ():
+        if not chosen and each.explanation == row.explanation:
+            chosen = True
+            continue
+        text.append(f"\n{each.fidelity:.2f} {_shown(each)}", style="dim")
+    return text
+
+
+def _shown(sample: Sample) -> str:
+    return sample.explanation if sample.closed else f"{sample.explanation} … (cut off)"
+
+
+def _html_table(reading: Reading) -> str:
+    rows = "\n".join(_html_row(row) for row in reading.tokens)
+    style = "text-align: left; border-bottom: 1px solid #999"
+    head = "".join(
+        f'<th style="{style}">{name}</th>' for name in ("token", "explanation", "fidelity")
+    )
+    return (
+        f'<table style="border-collapse: collapse">\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{rows}\n</tbody>\n</table>\n<p><small>{escape(reading._caption())}</small></p>\n"
+    )
+
+
+def _html_row(row: TokenReading) -> str:
+    found = grade(row.fidelity)
+    cell = '<td style="text-align: left; vertical-align: top; padding: 0.2rem 0.6rem'
+    return (
+        f'<tr>{cell}; white-space: nowrap"><code>{escape(visible(row))}</code></td>'
+        f'{cell}">{_html_samples(row)}</td>'
+        f'{cell}; white-space: nowrap; color: {found.html}">{row.fidelity:.2f} {found.word}</td>'
+        "</tr>"
+    )
+
+
+def _html_samples(row: TokenReading) -> str:
+    if len(row.samples) < 2:
+        return escape(_shown(row))
+    items = "".join(f"<li>{each.fidelity:.2f} {escape(_shown(each))}</li>" for each in row.samples)
+    details = f"<details><summary>samples</summary><ol>{items}</ol></details>"
+    return escape(_shown(row)) + details
+
+
+def _quoted(text: str | None) -> str:
+    if text is None:
+        return ""
+    return f'<blockquote style="white-space: pre-wrap">{escape(text)}</blockquote>\n'
+
+
+def _written(content: str, path: str | Path | None) -> str:
+    if path is not None:
+        write_text_atomic(path, content)
+    return content
