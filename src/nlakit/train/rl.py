@@ -38,6 +38,7 @@ class Rollout:
 
     vectors_RD: Tensor
     responses: list[list[int]]
+    texts: list[str]
     ar_ids: list[list[int]]
     closed_R: Tensor
     group: int
@@ -142,6 +143,7 @@ def roll_out(
     return Rollout(
         vectors_RD=vectors_ND.repeat_interleave(config.group, dim=0),
         responses=[list(each.ids) for each in rows],
+        texts=[each.text for each in rows],
         ar_ids=[players.reconstructor.encode(each.text) for each in rows],
         closed_R=torch.tensor([each.closed for each in rows]),
         group=config.group,
@@ -157,26 +159,45 @@ def total_reward(rollout: Rollout, mse_R: Tensor, config: RlConfig) -> Tensor:
     return rewards.with_unclosed(reward, rollout.closed_R.view(shape), config.unclosed_reward)
 
 
-def _chunks(rollout: Rollout, lengths: Tensor, size: int) -> list[list[int]]:
-    """Row numbers in micro-batches of like length."""
-    return [chunk.tolist() for chunk in lengths.argsort(stable=True).split(size)]
-
-
 def update_reconstructor(recipe: Recipe, players: Players, rollout: Rollout, number: int) -> Tensor:
-    """One regression step on the closed explanations. The same forward serves as the reward."""
+    """Regress on the closed explanations; returns the errors before any update, the reward's.
+
+    With one update that forward serves as the reward too. With several, all are scored first: the
+    samples of a vector must be judged by the same AR.
+    """
+    num_updates = min(recipe.rl.reconstructor_updates, rollout.group)
+    if num_updates == 1:
+        mse_R = _regress(recipe, players, rollout, list(range(len(rollout.ar_ids))))
+        players.ar.update(number)
+        return mse_R
+    mse_R = _score(players, rollout)
+    for part in range(num_updates):
+        rows = [r for r in range(len(rollout.ar_ids)) if r % rollout.group % num_updates == part]
+        _regress(recipe, players, rollout, rows)
+        players.ar.update(number)
+    return mse_R
+
+
+def _score(players: Players, rollout: Rollout) -> Tensor:
+    rebuilt = players.reconstructor.reconstruct(rollout.texts)
+    scale = resolve_scale("sqrt_d_model", rollout.vectors_RD.shape[1])
+    return reconstruction_mse(rollout.vectors_RD, rebuilt, scale)
+
+
+def _regress(recipe: Recipe, players: Players, rollout: Rollout, rows: list[int]) -> Tensor:
+    """Gradients of the mean error over the closed ones of `rows`; returns the error of each row."""
     ar = players.reconstructor
     scale = resolve_scale("sqrt_d_model", rollout.vectors_RD.shape[1])
     mse_R = torch.zeros(len(rollout.ar_ids))
-    num_closed = max(1, int(rollout.closed_R.sum()))
-    lengths = torch.tensor([len(ids) for ids in rollout.ar_ids])
-    for rows in _chunks(rollout, lengths, recipe.rl.micro_batch):
+    num_closed = max(1, int(rollout.closed_R[rows].sum()))
+    ordered = sorted(rows, key=lambda row: len(rollout.ar_ids[row]))
+    for start in range(0, len(ordered), recipe.rl.micro_batch):
+        chunk = ordered[start : start + recipe.rl.micro_batch]
         with autocast(recipe.precision, ar.device):
-            rebuilt = ar.forward([rollout.ar_ids[row] for row in rows])
-        mse = reconstruction_mse(rollout.vectors_RD[rows], rebuilt.float(), scale)
-        mse_R[rows] = mse.detach()
-        loss = (mse * rollout.closed_R[rows]).sum() / num_closed
-        loss.backward()
-    players.ar.update(number)
+            rebuilt = ar.forward([rollout.ar_ids[row] for row in chunk])
+        mse = reconstruction_mse(rollout.vectors_RD[chunk], rebuilt.float(), scale)
+        mse_R[chunk] = mse.detach()
+        ((mse * rollout.closed_R[chunk]).sum() / num_closed).backward()
     return mse_R
 
 
@@ -187,7 +208,8 @@ def update_verbalizer(
     config, av = recipe.rl, players.verbalizer
     total_tokens = int(rollout.num_tokens_R.sum())
     kl_sum = entropy_sum = 0.0
-    for rows in _chunks(rollout, rollout.num_tokens_R, config.micro_batch):
+    for chunk in rollout.num_tokens_R.argsort(stable=True).split(config.micro_batch):
+        rows = chunk.tolist()
         vectors, responses = rollout.vectors_RD[rows], [rollout.responses[row] for row in rows]
         with torch.no_grad(), autocast(recipe.precision, av.model.device):
             reference, _ = players.reference.logprobs(vectors, responses)

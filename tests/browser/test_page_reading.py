@@ -1,0 +1,148 @@
+"""The reading and what can be done with it."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from browser.stub import VARIANCE, World, answer
+
+pytestmark = pytest.mark.browser
+
+
+def _export(page, name):
+    page.get_by_role("button", name="Export and copy").click()
+    with page.expect_download() as download:
+        page.get_by_role("menuitem", name=name).click()
+    return Path(download.value.path()).read_bytes()
+
+
+def _copied(page, name):
+    page.get_by_role("button", name="Export and copy").click()
+    page.get_by_role("menuitem", name=name).click()
+    page.get_by_text("copied.").wait_for()
+    return page.evaluate("navigator.clipboard.readText()")
+
+
+def test_parts_fidelity_floors_and_claims_stand_together(reading):
+    page = reading()
+    labels = page.locator(".reading .part h4").all_inner_texts()
+    assert labels[0] == "Setting" and labels[-1] == "This token and what follows"
+    assert page.locator(".gauge .badge").inner_text().split()[1] in ("faithful", "partly", "weak")
+    assert "−0.62 with another token’s explanation" in page.locator(".floors").inner_text()
+    verdicts = set(page.locator(".claim-verdict").all_inner_texts())
+    assert verdicts and verdicts <= {"true", "false", "cannot be checked"}
+
+
+def test_claims_of_a_text_of_ones_own_have_no_verdict(stub, visit):
+    page = visit(stub()[0])
+    page.get_by_label("Text to read").fill("The lantern fished near the grey sun")
+    page.get_by_role("button", name="Read this").click()
+    page.locator(".claims").wait_for()
+    assert page.locator(".claim-verdict").count() == 0
+    assert "only for storyworld passages" in page.locator(".claims").inner_text()
+
+
+def test_samples_show_what_they_agree_on(reading):
+    page = reading()
+    page.get_by_role("button", name="How to read").click()
+    page.get_by_label("Samples per token").fill("4")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="Read again").click()
+    page.locator(".agreement").wait_for()
+    assert page.locator(".samples button").count() == 4
+    assert "All say" in page.locator(".agreement").inner_text()
+
+
+def test_two_pinned_tokens_are_compared_by_their_vectors(stub, visit):
+    address, world = stub()
+    page = visit(address)
+    page.locator(".passage").first.click()
+    page.get_by_role("button", name="All read").wait_for()
+    for place in (3, 6):
+        page.locator(f"[data-place='{place}']").click()
+        page.get_by_role("button", name="Pin to compare").click()
+    page.get_by_role("button", name="Read the difference").click()
+    page.locator(".difference").wait_for()
+    assert "A shift of mood." in page.locator(".difference").inner_text()
+    extracted, compared = world.requests[-2:]
+    assert extracted[1]["positions"] == [3, 6] and len(compared[1]["activation_b"]) == 8
+
+
+def test_own_words_are_scored_against_the_variance(reading):
+    page = reading()
+    page.get_by_text("Try your own words").click()
+    page.get_by_label("Your description").fill("Something about the sea")
+    page.get_by_role("button", name="Score", exact=True).click()
+    badge = page.locator(".own-words .badge")
+    badge.wait_for()
+    mse = answer(World(), "/score", {"description": "Something about the sea"})["mse"]
+    assert badge.text_content().split()[0] == f"{1 - mse / VARIANCE:.2f}"
+
+
+def test_a_pasted_vector_is_checked_then_read(stub, visit):
+    page = visit(stub()[0])
+    page.get_by_role("button", name="Or paste a vector").click()
+    area = page.get_by_label("Numbers of the vector")
+    area.fill("1, 2, 3")
+    assert page.get_by_text("3 numbers; a vector has 8.").is_visible()
+    area.fill("1 2 x")
+    assert page.get_by_text("“x” is not a finite number.").is_visible()
+    area.fill("[[1,2,3,4,5,6,7,8], [8,7,6,5,4,3,2,1]]")
+    page.get_by_role("button", name="Read it").click()
+    page.locator(".vector-result").nth(1).wait_for()
+
+
+def test_search_finds_words_and_goes_there(reading):
+    page = reading()
+    page.locator("[data-place='1']").focus()
+    page.keyboard.press("/")
+    page.get_by_role("searchbox").fill("rhym")
+    page.locator(".hits button").first.wait_for()
+    assert page.locator(".hits mark").first.inner_text().lower() == "rhym"
+    page.locator(".hits button").last.click()
+    shown = page.locator(".reading .explanation").inner_text().lower()
+    assert "rhym" in shown
+
+
+def test_the_timeline_jumps_and_shows_chosen_claims(reading):
+    page = reading()
+    plot = page.get_by_role("slider")
+    plot.click(position={"x": 64, "y": 40})
+    assert int(plot.get_attribute("aria-valuenow")) < 2
+    plot.press("ArrowRight")
+    assert page.locator(".token.focused").get_attribute("data-place") in ("1", "2")
+    rows = page.locator(".timeline .mark").count()
+    page.get_by_role("button", name="rhyme", exact=True).click()
+    assert page.locator(".timeline .mark").count() > rows
+
+
+def test_json_csv_and_html_hold_every_reading(reading):
+    page = reading()
+    num_read = page.locator(".transcript .token").count() - 1
+    record = json.loads(_export(page, "JSON"))
+    rows = list(csv.DictReader(io.StringIO(_export(page, "CSV").decode())))
+    html = _export(page, "HTML").decode()
+    assert len(record["results"]) == len(rows) == html.count("<tr><td>") == num_read
+    assert rows[5]["explanation"] == record["results"][5]["description"]
+    assert record["floors"]["shuffled"] == -0.62
+
+
+def test_the_picture_is_a_png_of_some_size(reading):
+    image = _export(reading(), "PNG")
+    assert image[:8] == b"\x89PNG\r\n\x1a\n" and len(image) > 20_000
+
+
+def test_copied_requests_run_and_never_hold_the_secret(stub, visit):
+    page = visit(stub(secret="hush-hush")[0], refusals=True)
+    page.get_by_role("textbox", name="Secret").fill("hush-hush")
+    page.get_by_role("button", name="Go on").click()
+    page.locator(".passage").first.click()
+    page.get_by_role("button", name="All read").wait_for()
+    curl, python = _copied(page, "Copy as curl"), _copied(page, "Copy as Python")
+    assert "hush" not in curl + python
+    assert '-H "X-SECRET-KEY: $NLAKIT_SECRET"' in curl
+    compile(python, "copied", "exec")
+    assert 'os.environ["NLAKIT_SECRET"]' in python

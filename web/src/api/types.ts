@@ -1,0 +1,39 @@
+/**
+ * What the server says and hears, by the names of its OpenAPI description.
+ *
+ * `schema.d.ts` is generated: `npm run types` after the server's interface has changed.
+ */
+import type { components } from "./schema";
+
+type Schemas = components["schemas"];
+
+export type Turn = Schemas["PassageMessage"];
+export type DocumentRef = Schemas["DocumentRef"];
+export type TokenInfo = Schemas["TokenInfo"];
+export type Claim = Schemas["ClaimResult"];
+export type Result = Schemas["ExplainResultV1"];
+export type ModelInfo = Schemas["ModelInfo"];
+export type Passage = Schemas["Passage"];
+export type Tokenized = Schemas["Tokenized"];
+export type Compared = Schemas["Compared"];
+export type ExtractedToken = Schemas["ExtractedToken"];
+export type SavedHead = Schemas["SavedHead"];
+export type SavedList = Schemas["SavedList"];
+export type SavedReading = Schemas["SavedReading"];
+export type Scored = Schemas["Scored"];
+export type Sample = Schemas["SampleResult"];
+export type Described = Schemas["DescribeResultV1"];
+export type Word = NonNullable<Result["word"]>;
+
+/** What `/v1/explain` streams; told apart by their keys, in this order. */
+export interface Frame {
+  error?: string | null;
+  layer_index?: number;
+  total?: number;
+  queued?: boolean;
+  position_in_queue?: number;
+  done?: boolean;
+  position?: number;
+  text?: string;
+  description?: string;
+}

@@ -1,0 +1,68 @@
+/** The request behind a reading, to run elsewhere. The secret is never in it. */
+import { secret } from "../api/client";
+import { explainBody } from "../state/explain";
+import type { Session } from "../state/session";
+
+export function asCurl(of: Session, positions: number[]): string {
+  const body = JSON.stringify(explainBody(of, positions, false));
+  const auth = secret.value === "" ? [] : [`-H "X-SECRET-KEY: $NLAKIT_SECRET"`];
+  return [
+    `curl -sS ${location.origin}/v1/explain`,
+    `-H 'Content-Type: application/json'`,
+    ...auth,
+    `--data ${shellQuoted(body)}`,
+  ].join(" \\\n  ");
+}
+
+function shellQuoted(text: string): string {
+  return `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+export function asPython(of: Session, positions: number[]): string {
+  const imports = secret.value === "" ? ["import json"] : ["import json", "import os"];
+  const auth = secret.value === "" ? "" : `, "X-SECRET-KEY": os.environ["NLAKIT_SECRET"]`;
+  return `${imports.join("\n")}
+import urllib.request
+
+body = json.loads(${pythonQuoted(JSON.stringify(explainBody(of, positions, false)))})
+request = urllib.request.Request(
+    "${location.origin}/v1/explain",
+    data=json.dumps(body).encode(),
+    headers={"Content-Type": "application/json"${auth}},
+)
+with urllib.request.urlopen(request) as answer:
+    for row in json.load(answer)["results"]:
+        print(row["position"], repr(row["token"]), round(row["fidelity"], 2), row["description"])
+`;
+}
+
+/** A JSON string is also a Python string, but for the characters past U+FFFF and DEL. */
+function pythonQuoted(text: string): string {
+  return JSON.stringify(text).replace(/[\u007f-\uffff]/g, (char) =>
+    `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`).replace(
+    /\\ud([89ab][0-9a-f]{2})\\ud([c-f][0-9a-f]{2})/g, (_, high: string, low: string) => {
+      const code = 0x10000 + ((parseInt(`d${high}`, 16) - 0xd800) << 10)
+        + (parseInt(`d${low}`, 16) - 0xdc00);
+      return `\\U${code.toString(16).padStart(8, "0")}`;
+    });
+}
+
+export async function copy(text: string): Promise<boolean> {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return copyBySelection(text);
+  }
+}
+
+/** Over plain HTTP from another machine there is no clipboard interface. */
+function copyBySelection(text: string): boolean {
+  const area = document.createElement("textarea");
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  return done;
+}

@@ -1,0 +1,95 @@
+/** The address: which text and token, so that a reload or a link comes back to them. */
+import { effect } from "@preact/signals";
+import { api } from "../api/client";
+import type { Turn } from "../api/types";
+import { kept, recall } from "./history";
+import { attempted, notify } from "./notice";
+import { fromRecord } from "./record";
+import { composing, focus, isChat, session, show, start, type Session } from "./session";
+
+/** A longer text would make an address that some programs cut. */
+const MOST_IN_LINK = 6000;
+
+function toBase64(text: string): string {
+  const bytes = new TextEncoder().encode(text);
+  const binary = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+  return btoa(binary).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+}
+
+function fromBase64(encoded: string): string | null {
+  try {
+    const binary = atob(encoded.replaceAll("-", "+").replaceAll("_", "/"));
+    const bytes = Uint8Array.from(binary, (char) => char.charCodeAt(0));
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    return null;
+  }
+}
+
+/** A link for others: to the saved reading, else one that carries the text; null if too long. */
+export function permalink(of: Session): string | null {
+  const fields = new URLSearchParams();
+  if (of.saved) fields.set("reading", of.saved);
+  else if (isChat(of.source)) fields.set("chat", toBase64(JSON.stringify(of.source.messages)));
+  else fields.set("text", toBase64(of.source.text));
+  if (focus.value >= 0) fields.set("at", String(focus.value));
+  const link = `${location.origin}${location.pathname}#${fields}`;
+  return link.length > MOST_IN_LINK ? null : link;
+}
+
+/** Opens what the address names, else the last reading of this browser. */
+export async function openAddress(): Promise<void> {
+  const fields = new URLSearchParams(location.hash.slice(1));
+  const at = Number(fields.get("at") ?? "-1");
+  const [saved, text, chat] = ["reading", "text", "chat"].map((name) => fields.get(name));
+  if (saved) return openSaved(saved, at);
+  if (text) return openText(fromBase64(text), at);
+  if (chat) return openChat(fromBase64(chat), at);
+  const named = fields.get("local");
+  const found = recall(named ?? kept.value[0]?.id ?? "");
+  if (found && (named || location.hash === "")) show(found, at);
+  else if (named) notify("That reading was kept in another browser, or removed from this one.", "bad");
+}
+
+export async function openSaved(id: string, at = -1): Promise<void> {
+  const answer = await attempted(() => api.open(id));
+  if (answer === null) return;
+  const found = fromRecord(answer.reading, id);
+  if (found) show({ ...found, title: answer.title }, at);
+  else notify("This reading was not saved from this page and cannot be shown here.", "bad");
+}
+
+async function openText(text: string | null, at: number): Promise<void> {
+  if (text === null) return notify("The link is damaged: its text cannot be read.", "bad");
+  await attempted(async () => show(await start({ text }), at));
+}
+
+async function openChat(text: string | null, at: number): Promise<void> {
+  const turns = text === null ? null : asTurns(text);
+  if (turns === null) return notify("The link is damaged: its turns cannot be read.", "bad");
+  await attempted(async () => show(await start({ messages: turns }), at));
+}
+
+function asTurns(text: string): Turn[] | null {
+  try {
+    const raw: unknown = JSON.parse(text);
+    if (!Array.isArray(raw)) return null;
+    return raw.map((turn: Partial<Turn>) => ({
+      role: String(turn.role ?? "user"), content: String(turn.content ?? ""),
+    }));
+  } catch {
+    return null;
+  }
+}
+
+/** From now on the address follows the page, and the page an address that is typed. */
+export function followAddress(): void {
+  addEventListener("hashchange", () => void openAddress());
+  effect(() => {
+    const of = session.value;
+    if (of === null || composing.value) return;
+    const fields = new URLSearchParams(of.saved ? { reading: of.saved } : { local: of.id });
+    if (focus.value >= 0) fields.set("at", String(focus.value));
+    history.replaceState(null, "", `#${fields}`);
+  });
+}

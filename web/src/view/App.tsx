@@ -1,0 +1,97 @@
+/** The page as a whole. */
+import { useEffect } from "preact/hooks";
+import { api, secretWanted } from "../api/client";
+import { attempted, notice } from "../state/notice";
+import { followAddress, openAddress } from "../state/link";
+import { loadPassages } from "../state/passages";
+import { composing, models, session } from "../state/session";
+import { GRADES } from "../text/fidelity";
+import { Composer } from "./Composer";
+import { opened } from "./Dialog";
+import { AboutDialog, SecretDialog, SettingsDialog, VectorDialog } from "./dialogs";
+import { Header } from "./Header";
+import { HistoryDialog, SearchDialog } from "./library";
+import { Reading } from "./Reading";
+import { Timeline } from "./Timeline";
+import { Heading, Toolbar } from "./Toolbar";
+import { Tour } from "./Tour";
+import { Transcript } from "./Transcript";
+
+async function begin(): Promise<void> {
+  const answer = await attempted(api.models);
+  if (answer === null) return;
+  models.value = answer.models;
+  await Promise.all([loadPassages(), openAddress()]);
+}
+
+export function App() {
+  useEffect(() => {
+    void begin().then(followAddress);
+    document.addEventListener("keydown", shortcut);
+    return () => document.removeEventListener("keydown", shortcut);
+  }, []);
+  const of = session.value;
+  return (
+    <>
+      <Header />
+      <main>
+        {of === null || composing.value
+          ? <Composer key={of?.id ?? "first"} />
+          : (
+            <div class="workspace">
+              <div class="left">
+                <Heading of={of} />
+                <Toolbar of={of} />
+                <div class="sheet" data-tour="transcript">
+                  <Transcript key={of.id} of={of} />
+                </div>
+                <Legend />
+                <Timeline of={of} />
+              </div>
+              <Reading of={of} />
+            </div>
+          )}
+      </main>
+      <Windows />
+      <Tour />
+      <div class="notices" role="status" aria-live="polite">
+        {notice.value && <p class={`notice notice-${notice.value.tone}`}>{notice.value.text}</p>}
+      </div>
+    </>
+  );
+}
+
+function Windows() {
+  if (secretWanted.value) return <SecretDialog onDone={() => void begin()} />;
+  switch (opened.value) {
+    case "search": return <SearchDialog />;
+    case "history": return <HistoryDialog />;
+    case "settings": return <SettingsDialog />;
+    case "vector": return <VectorDialog />;
+    case "about": return <AboutDialog />;
+    default: return null;
+  }
+}
+
+function Legend() {
+  return (
+    <ul class="legend" aria-label="What the shading means">
+      {GRADES.map((each, index) => (
+        <li key={each.key}>
+          <span class={`token scored swatch shade-${each.key}`} aria-hidden="true">Aa</span>
+          {each.word}
+          <small>{index < 3 ? `from ${each.floor}` : "below 0.2"}</small>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+function shortcut(event: KeyboardEvent): void {
+  const target = event.target;
+  if (target instanceof HTMLElement && target.closest("input, textarea, select, dialog")) return;
+  const find = event.key === "/" || (event.key === "k" && (event.ctrlKey || event.metaKey));
+  if (!find || opened.value !== null) return;
+  event.preventDefault();
+  opened.value = "search";
+}
