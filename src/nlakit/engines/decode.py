@@ -88,6 +88,15 @@ class RowCache:
             self.keys = [F.pad(tensor, more) for tensor in self.keys]
             self.values = [F.pad(tensor, more) for tensor in self.values]
 
+    def trim(self, length: int) -> None:
+        """Give back most of the room that no row of up to `length` tokens needs.
+
+        Every row attends over the whole width, so one long answer would slow all later ones.
+        """
+        if self.width > 2 * (length + GROWTH):
+            self.keys = [tensor[:, :, : length + GROWTH].clone() for tensor in self.keys]
+            self.values = [tensor[:, :, : length + GROWTH].clone() for tensor in self.values]
+
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Copy rows onto others."""
         for tensor in (*self.keys, *self.values):

@@ -2,13 +2,15 @@
 
 The prompt's constant prefix is run once per version of the weights, so a vector costs its slot, the
 few tokens after it and its answer. Rows leave when they end and waiting ones take their places.
+Rows of different callers, each with its own sampling, may share a batch (`Session`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -24,14 +26,30 @@ from nlakit.models.target import Encoded, Target
 from nlakit.models.verbalizer import CLOSE_TAG, Verbalizer
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
-    """An answer being written: which vector, which sample, and what there is of it."""
+    """An answer being written: which vector, which sample, and what there is of it.
+
+    Attributes:
+        tag: whatever the caller wants to find again on it.
+        uniforms: its random numbers, one per token; None at temperature 0.
+    """
 
     vector: int
     sample: int
+    sampling: Sampling
+    tag: object = None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    uniforms: list[float] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        drawn = self.sampling.temperature > 0
+        self.uniforms = uniforms(self.sampling, self).tolist() if drawn else None
+
+    def next_uniform(self) -> float:
+        """The random number that decides the next token."""
+        return 0.0 if self.uniforms is None else self.uniforms[len(self.ids)]
 
 
 class LocalEngine:
@@ -75,12 +93,14 @@ class LocalEngine:
         """
         scaled_ND = self.verbalizer.scaled(vectors_ND)
         distinct = 1 if sampling.temperature == 0 else sampling.samples
-        waiting = deque(Row(v, s) for v in range(len(scaled_ND)) for s in range(distinct))
+        places = [(v, s) for v in range(len(scaled_ND)) for s in range(distinct)]
+        waiting = deque(Row(vector, sample, sampling) for vector, sample in places)
         # Autocast would mix dtypes in the cache.
         with torch.inference_mode(), torch.autocast(scaled_ND.device.type, enabled=False):
-            batch = self._new_batch(sampling, min(self.max_rows, len(waiting)))
+            self.check_length(sampling)
+            batch = self.new_batch(min(self.max_rows, len(waiting)))
             finished = self._run(batch, waiting, scaled_ND, on_text)
-        found = {(row.vector, row.sample): self._completion(row) for row in finished}
+        found = {(row.vector, row.sample): self.completion(row) for row in finished}
         repeats = sampling.samples // distinct
         return [
             [found[vector, sample] for sample in range(distinct)] * repeats
@@ -117,55 +137,148 @@ class LocalEngine:
                 changed = batch.step()
             if on_text is not None:
                 self._tell(changed, on_text)
-            finished.extend(batch.release(self._ending))
+            finished.extend(self.release(batch))
         return finished
 
+    def session(self, max_rows: int | None = None) -> Session:
+        """A batch that never ends, for callers that come and go."""
+        return Session(self, max_rows or self.max_rows)
+
+    def new_batch(self, max_rows: int) -> Batch:
+        """An empty batch over the weights as they are."""
+        decoder, prefix = self._read()
+        return Batch(decoder, prefix, max_rows, 1 + len(self.verbalizer.suffix_ids))
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest answer that the verbalizer's context has room for."""
+        decoder, prefix = self._read()
+        return decoder.max_length - prefix.length - len(self.verbalizer.suffix_ids)
+
+    def check_length(self, sampling: Sampling) -> None:
+        """Raise `InputError` where prompt and answer together exceed the context."""
+        if sampling.max_new_tokens > self.max_new_tokens:
+            decoder, prefix = self._read()
+            raise InputError(
+                f"A prompt of {prefix.length + 1 + len(self.verbalizer.suffix_ids)} tokens and an "
+                f"answer of up to {sampling.max_new_tokens} exceed the verbalizer's context of "
+                f"{decoder.max_length}. Ask for max_new_tokens of at most {self.max_new_tokens}."
+            )
+
+    def completion(self, row: Row) -> Completion:
+        """What a row that has ended says."""
+        text, closed = self.verbalizer.parse(row.ids)
+        raw = self.verbalizer.decode(row.ids)
+        kept = self.reconstructor.fitting(text)
+        closed = closed and kept == text
+        return Completion(kept, raw, tuple(row.ids), tuple(row.logprobs), closed)
+
+    def release(self, batch: Batch) -> list[Row]:
+        """Take the rows that have ended out of a batch."""
+        ended = [
+            row
+            for row in batch.rows
+            if len(row.ids) >= row.sampling.max_new_tokens or self._ending.reached(row.ids)
+        ]
+        batch.drop(ended)
+        return ended
+
+    def prompts(self, scaled_ND: Tensor) -> Tensor:
+        """Embeddings of slot and suffix, N x T x D, for vectors as `Verbalizer.scaled` gives."""
+        no_response = torch.zeros(len(scaled_ND), 0, dtype=torch.long, device=scaled_ND.device)
+        return self.verbalizer.body(scaled_ND, no_response)
+
     def _admit(self, batch: Batch, rows: list[Row], scaled_ND: Tensor) -> list[Row]:
-        vectors = scaled_ND[[row.vector for row in rows]]
-        no_response = torch.zeros(len(rows), 0, dtype=torch.long, device=vectors.device)
-        batch.admit(rows, self.verbalizer.body(vectors, no_response))
+        batch.admit(rows, self.prompts(scaled_ND[[row.vector for row in rows]]))
         return rows
 
     def _tell(self, rows: list[Row], on_text: OnText) -> None:
         for row in rows:
             on_text(row.vector, row.sample, self.verbalizer.parse(row.ids).text)
 
-    def _new_batch(self, sampling: Sampling, max_rows: int) -> Batch:
+    def _read(self) -> tuple[Decoder, Prefix]:
         if self._ready is None:
-            decoder = Decoder(self.verbalizer.model)
-            self._ready = decoder, decoder.run_prefix(self.verbalizer.prefix_ids)
-        decoder, prefix = self._ready
-        prompt = 1 + len(self.verbalizer.suffix_ids)
-        needed = prefix.length + prompt + sampling.max_new_tokens - 1
-        if needed > decoder.max_length:
-            raise InputError(
-                f"A prompt of {prefix.length + prompt} tokens and an answer of up to "
-                f"{sampling.max_new_tokens} exceed the verbalizer's context of "
-                f"{decoder.max_length}. Ask for max_new_tokens of at most "
-                f"{decoder.max_length - prefix.length - prompt + 1}."
-            )
-        return Batch(decoder, prefix, sampling, max_rows, prompt)
+            with torch.inference_mode(), torch.autocast(self._device, enabled=False):
+                decoder = Decoder(self.verbalizer.model)
+                self._ready = decoder, decoder.run_prefix(self.verbalizer.prefix_ids)
+        return self._ready
 
-    def _completion(self, row: Row) -> Completion:
-        text, closed = self.verbalizer.parse(row.ids)
-        raw = self.verbalizer.decode(row.ids)
-        return Completion(text, raw, tuple(row.ids), tuple(row.logprobs), closed)
+    @property
+    def _device(self) -> str:
+        return self.verbalizer.model.device.type
+
+
+class Session:
+    """Rows of many callers in one batch that never ends, all steps taken on one thread.
+
+    A row's text is the same as `LocalEngine.verbalize` gives for its vector number, sample number
+    and sampling: it does not depend on who shares the batch.
+    """
+
+    def __init__(self, engine: LocalEngine, max_rows: int) -> None:
+        self.engine = engine
+        self.max_rows = max_rows
+        self._batch = engine.new_batch(max_rows)
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """Those being written."""
+        return self._batch.rows
+
+    def admit(self, rows: list[Row], vectors_ND: Tensor) -> None:
+        """Let rows in, each with its raw vector, and write their first tokens.
+
+        Raises:
+            InputError: a bad vector, or an answer longer than the context; then none gets in.
+        """
+        for row in rows:
+            self.engine.check_length(row.sampling)
+        with self._mode():
+            scaled_ND = self.engine.verbalizer.scaled(vectors_ND)
+            self._batch.admit(rows, self.engine.prompts(scaled_ND))
+
+    def step(self) -> None:
+        """Write one token in every row."""
+        with self._mode():
+            self._batch.step()
+
+    def release(self) -> list[Row]:
+        """Take out the rows that have ended."""
+        with self._mode():
+            return self.engine.release(self._batch)
+
+    def drop(self, rows: Collection[Row]) -> None:
+        """Take out rows that nobody waits for any more."""
+        with self._mode():
+            self._batch.drop(rows)
+
+    def completion(self, row: Row) -> Completion:
+        """What a row that was released says."""
+        return self.engine.completion(row)
+
+    def raw_text(self, row: Row) -> str:
+        """A row's words so far, tags included."""
+        return self.engine.verbalizer.decode(row.ids)
+
+    @contextmanager
+    def _mode(self) -> Iterator[None]:
+        # Autocast would mix dtypes in the cache.
+        device = self.engine.verbalizer.model.device.type
+        with torch.inference_mode(), torch.autocast(device, enabled=False):
+            yield
 
 
 class Batch:
     """Rows being written side by side, always the first ones of the cache."""
 
-    def __init__(
-        self, decoder: Decoder, prefix: Prefix, sampling: Sampling, max_rows: int, prompt: int
-    ) -> None:
-        device, width = decoder.device, sampling.max_new_tokens
-        self.decoder, self.prefix, self.sampling = decoder, prefix, sampling
+    def __init__(self, decoder: Decoder, prefix: Prefix, max_rows: int, prompt: int) -> None:
+        device = decoder.device
+        self.decoder, self.prefix = decoder, prefix
         self.max_rows, self.prompt = max_rows, prompt
         self.rows: list[Row] = []
         self.cache = decoder.new_cache(max_rows, prompt)
         self.lengths_R = torch.zeros(max_rows, dtype=torch.long, device=device)
         self.last_R = torch.zeros(max_rows, dtype=torch.long, device=device)
-        self.uniform_RT = torch.zeros(max_rows, width, device=device)
 
     def admit(self, rows: list[Row], prompts_NTD: Tensor) -> None:
         """Run the prompts of newcomers after the shared prefix, and write their first tokens."""
@@ -173,34 +286,29 @@ class Batch:
         self.rows.extend(rows)
         places = slice(start, len(self.rows))
         self.lengths_R[places] = 0
-        if self.sampling.temperature > 0:
-            drawn = [uniforms(self.sampling, row) for row in rows]
-            self.uniform_RT[places] = torch.stack(drawn).to(self.uniform_RT)
         self._write(prompts_NTD.to(self.decoder.dtype), places, self.prompt)
 
     def step(self) -> list[Row]:
         """Write one token in every row."""
         places = slice(0, len(self.rows))
-        longest = self.prompt + max(len(row.ids) for row in self.rows)
-        self._write(self.decoder.embed(self.last_R[places])[:, None], places, longest)
+        self._write(self.decoder.embed(self.last_R[places])[:, None], places, self._longest())
         return self.rows
 
-    def release(self, ending: Ending) -> list[Row]:
-        """Take out the rows that have ended; the last ones move into their places."""
-        limit = self.sampling.max_new_tokens
-        ended = [
-            index
-            for index, row in enumerate(self.rows)
-            if len(row.ids) >= limit or ending.reached(row.ids)
-        ]
-        gone = [self.rows[index] for index in ended]
+    def drop(self, rows: Collection[Row]) -> None:
+        """Take rows out; the last ones move into their places."""
+        gone = {id(row) for row in rows}
+        ended = [index for index, row in enumerate(self.rows) if id(row) in gone]
         left = len(self.rows) - len(ended)
         targets = [index for index in ended if index < left]
         sources = sorted(set(range(left, len(self.rows))) - set(ended))
         if targets:
             self._move(sources, targets)
         del self.rows[left:]
-        return gone
+        if ended:
+            self.cache.trim(self._longest())
+
+    def _longest(self) -> int:
+        return self.prompt + max((len(row.ids) for row in self.rows), default=0)
 
     def _write(self, hidden_NTD: Tensor, places: slice, longest: int) -> None:
         """Run new tokens and choose the next one of each row."""
@@ -208,9 +316,7 @@ class Batch:
         args = (starts_N, places, self.cache, self.prefix, longest)
         logits_NV = self.decoder.head(self.decoder.forward(hidden_NTD, *args))
         self.lengths_R[places] = starts_N + hidden_NTD.shape[1]
-        number_N1 = (self.lengths_R[places] - self.prompt)[:, None]
-        uniform_N = self.uniform_RT[places].gather(1, number_N1)[:, 0]
-        ids_N = sample_rows(logits_NV, uniform_N, self.sampling.temperature, self.sampling.top_p)
+        ids_N = choose(self.rows[places], logits_NV)
         logprobs_N = token_logprobs(logits_NV[:, None], ids_N[:, None])[:, 0]
         self.last_R[places] = ids_N
         written = zip(self.rows[places], ids_N.tolist(), logprobs_N.tolist(), strict=True)
@@ -220,10 +326,23 @@ class Batch:
 
     def _move(self, sources: list[int], targets: list[int]) -> None:
         self.cache.move(sources, targets)
-        for tensor in (self.lengths_R, self.last_R, self.uniform_RT):
+        for tensor in (self.lengths_R, self.last_R):
             tensor[targets] = tensor[sources]
         for source, target in zip(sources, targets, strict=True):
             self.rows[target] = self.rows[source]
+
+
+def choose(rows: Sequence[Row], logits_NV: Tensor) -> Tensor:
+    """The next token of each row, N; rows of one temperature and top_p are drawn together."""
+    uniform_N = torch.tensor([row.next_uniform() for row in rows], device=logits_NV.device)
+    settings = [(row.sampling.temperature, row.sampling.top_p) for row in rows]
+    if len(set(settings)) == 1:
+        return sample_rows(logits_NV, uniform_N, *settings[0])
+    ids_N = torch.empty(len(rows), dtype=torch.long, device=logits_NV.device)
+    for each in set(settings):
+        alike = [index for index, found in enumerate(settings) if found == each]
+        ids_N[alike] = sample_rows(logits_NV[alike], uniform_N[alike], *each)
+    return ids_N
 
 
 class Ending:

@@ -1,0 +1,162 @@
+"""`nlakit serve`: an NLA behind HTTP on this machine, and its page."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import webbrowser
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import pydantic
+import uvicorn
+from cyclopts import Parameter
+from rich.console import Console
+
+from nlakit.errors import InputError
+from nlakit.serve.settings import Settings
+
+DATA_DIR_VARIABLE = "NLAKIT_DATA_DIR"
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
+
+
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    no_browser: Annotated[bool, Parameter(negative=())] = False,
+    secret_file: Annotated[Path | None, Parameter(negative=())] = None,
+    nla: str | None = None,
+    allowed_host: Annotated[list[str] | None, Parameter(negative=())] = None,
+    allowed_origin: Annotated[list[str] | None, Parameter(negative=())] = None,
+    max_rows: int = 64,
+) -> None:
+    """Serve an NLA: a page to read in, and the interface that NLA clients speak.
+
+    Parameters
+    ----------
+    host
+        Address to listen on; any but this machine's own needs a secret.
+    port
+        0 takes a free one.
+    no_browser
+        Do not open a browser.
+    secret_file
+        File with the secret that clients must send as X-SECRET-KEY.
+    nla
+        Directory of an NLA; by default the bundled one.
+    allowed_host
+        Name under which other machines reach this one; may be given several times.
+    allowed_origin
+        Origin of a page, such as https://example.org, whose requests are let in.
+    max_rows
+        Explanations written side by side.
+    """
+    settings = make_settings(
+        host=host,
+        port=port,
+        secret=None if secret_file is None else read_secret(secret_file),
+        allowed_hosts=tuple(allowed_host or ()),
+        allowed_origins=tuple(allowed_origin or ()),
+        max_rows=max_rows,
+    )
+    with bind(settings.host, settings.port) as listener:
+        # What can be refused has been; now the models, and torch with them.
+        from nlakit.nla import load
+        from nlakit.serve.app import create_app
+
+        run(create_app(load(nla), settings), settings, listener, browse=not no_browser)
+
+
+def make_settings(**chosen: Any) -> Settings:
+    """The settings, with the data directory of the environment. Raises `InputError`."""
+    directory = os.environ.get(DATA_DIR_VARIABLE)
+    if directory:
+        chosen["data_dir"] = Path(directory)
+    try:
+        return Settings(**chosen)
+    except pydantic.ValidationError as error:
+        # Values are left out, and the cause too: the secret is among them.
+        found = error.errors(include_input=False, include_context=False, include_url=False)
+        lines = [f"{' '.join(map(str, each['loc']))} {each['msg']}".strip() for each in found]
+        raise InputError(f"The server cannot be set up so: {'; '.join(lines)}.") from None
+
+
+def read_secret(path: Path) -> str:
+    """The one word in a file. Raises `InputError`."""
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--secret-file {path} cannot be read: {error}.") from error
+    if not secret:
+        raise InputError(f"--secret-file {path} is empty. Write one word into it.")
+    return secret
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at an address, not listening yet. Raises `InputError` where it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InputError(
+            f"{host}:{port} cannot be listened on: {error.strerror}. Give another --port, or 0."
+        ) from error
+    return listener
+
+
+def run(app: Any, settings: Settings, listener: socket.socket, browse: bool) -> None:
+    """Serve until SIGTERM or Ctrl-C; running requests may end first."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_s,
+        timeout_keep_alive=30,
+        limit_concurrency=settings.max_requests * 8,
+    )
+    Server(config, browse).run([listener])
+
+
+class Server(uvicorn.Server):
+    """uvicorn, saying its address once it answers, and when it drains."""
+
+    def __init__(self, config: uvicorn.Config, browse: bool) -> None:
+        super().__init__(config)
+        self._browse = browse
+        # uvicorn raises the signal again when it has shut down; a drained server ends in peace.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._announce(sockets[0].getsockname())
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        app: Any = self.config.app
+        app.state.service.draining = True
+        super().handle_exit(sig, frame)
+
+    def _announce(self, name: tuple[Any, ...]) -> None:
+        host = f"[{name[0]}]" if ":" in name[0] else name[0]
+        address = f"http://{host}:{name[1]}"
+        print(address, flush=True)
+        if self._browse and has_display():
+            Console(stderr=True).print("Opening it in the browser; Ctrl-C ends.", markup=False)
+            webbrowser.open(address)
+
+
+def has_display() -> bool:
+    """Whether a browser would show itself in a window, not in this terminal."""
+    if sys.platform in ("darwin", "win32"):
+        return sys.stdout.isatty()
+    return sys.stdout.isatty() and any(os.environ.get(name) for name in DISPLAYS)

@@ -1,0 +1,169 @@
+"""Demo passages: held-out documents of the storyworld in which something can be seen.
+
+Each is cut where the thing is fixed and not said yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from nlakit.errors import InputError
+from nlakit.models.target import Target
+from nlakit.storyworld.document import Document, Fact
+from nlakit.storyworld.grammar import generate
+
+from .schemas_v1 import DocumentRef, Passage, PassageMessage
+
+SEED = 20_001
+SEARCHED = 200
+SENTENCES = 3
+
+
+class Case(NamedTuple):
+    """A thing to be seen, in which genre, and how to cut a document for it."""
+
+    id: str
+    title: str
+    case: str
+    genre: str
+    note: str
+    cut: Callable[[Document], int | None]
+
+
+def passages(target: Target) -> list[Passage]:
+    """One passage a case; a case is left out where no document fits the target."""
+    return [made for case in CASES if (made := _find(case, target)) is not None]
+
+
+def _find(case: Case, target: Target) -> Passage | None:
+    for made in islice(generate(SEED, "heldout", genre=case.genre), SEARCHED):
+        char_end = case.cut(made)
+        if char_end is None or not _fits(target, made.text[:char_end]):
+            continue
+        number = int(made.id.rpartition("-")[2])
+        reference = DocumentRef(seed=SEED, index=number, genre=case.genre)  # pyright: ignore[reportArgumentType]
+        return Passage(
+            id=case.id,
+            title=case.title,
+            case=case.case,
+            note=case.note,
+            text=None if made.messages else made.text[:char_end],
+            messages=_messages(made, char_end) if made.messages else None,
+            document=reference,
+        )
+    return None
+
+
+def _fits(target: Target, text: str) -> bool:
+    try:
+        target.encode(text)
+    except InputError:
+        return False
+    return True
+
+
+def _messages(made: Document, char_end: int) -> list[PassageMessage]:
+    """The messages that are whole before a place: the generation prompt stands for the rest."""
+    found, start = [], 0
+    for message in made.messages:
+        start = made.text.index(message.content, start) + len(message.content)
+        if start <= char_end:
+            found.append(PassageMessage(role=message.role, content=message.content))
+    return found
+
+
+# -- where to cut ----------------------------------------------------------------------------------
+def _plans(made: Document, kind: str) -> list[Fact]:
+    return [fact for fact in made.facts if fact.kind == kind and fact.planned]
+
+
+def _before_said(made: Document, kind: str) -> int | None:
+    """Just before the second planned value of a kind is said: the first sets the scene."""
+    plans = [fact for fact in _plans(made, kind) if fact.end is not None]
+    if len(plans) < 2 or plans[1].end is None:
+        return None
+    return len(made.text[: plans[1].end - len(plans[1].value)].rstrip())
+
+
+def _false_count(made: Document) -> int | None:
+    """Before the report of a model that was told to report one call less than it made."""
+    calls = sum(message.role == "tool" for message in made.messages)
+    plans = _plans(made, "count")
+    if not plans or calls < 2 or "one call less" not in made.text:
+        return None
+    return plans[0].start
+
+
+def _drill(made: Document) -> int | None:
+    """After the request, where the model knows that it is tested and has not acted on it."""
+    signs = [fact for fact in made.facts if fact.kind == "drill" and fact.value == "yes"]
+    return made.text.find("<|assistant|>") if signs else None
+
+
+def _switch(made: Document) -> int | None:
+    """After the sentence that announces the other language."""
+    plans = _plans(made, "switch")
+    return made.text.index(".", plans[0].start) + 1 if plans else None
+
+
+def _story(made: Document) -> int | None:
+    ends = list(_sentence_ends(made.text))
+    return ends[SENTENCES - 1] if len(ends) >= SENTENCES else None
+
+
+def _sentence_ends(text: str) -> Iterator[int]:
+    return (place + 1 for place, char in enumerate(text) if char == ".")
+
+
+CASES = (
+    Case(
+        "rhyme",
+        "A rhyme that is planned",
+        "planned rhyme",
+        "couplet",
+        "The last word is due, and the line before it has decided which. Is it in the thoughts?",
+        lambda made: _before_said(made, "rhyme"),
+    ),
+    Case(
+        "sum",
+        "A sum that nobody has said",
+        "unsaid sum",
+        "sums",
+        "The total follows from what was said. Does the model hold it before it writes it?",
+        lambda made: _before_said(made, "sum"),
+    ),
+    Case(
+        "count",
+        "A false count of tool calls",
+        "false tool count",
+        "chat",
+        "The model was told to report one call less than it made. Which number does it hold?",
+        _false_count,
+    ),
+    Case(
+        "drill",
+        "A drill that is noticed",
+        "drill noticed",
+        "chat",
+        "Signs say that this is a test. Nobody asks the model about them.",
+        _drill,
+    ),
+    Case(
+        "switch",
+        "A switch of language",
+        "switch of language",
+        "spanish",
+        "The text has said that it goes on in another language, and has not begun to.",
+        _switch,
+    ),
+    Case(
+        "story",
+        "A story",
+        "a story",
+        "story",
+        "Who, where, in what mood, and what for: the state of a small world.",
+        _story,
+    ),
+)

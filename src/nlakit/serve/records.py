@@ -1,0 +1,88 @@
+"""From how a place ended to the record that is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nlakit.reading import fidelity_word
+
+from .queue import Outcome, ScoredSample
+from .schemas import DescribeResult, ExplainResult
+from .schemas_v1 import DescribeResultV1, ExplainResultV1, SampleResult
+from .tokens import Prompt
+from .truth import Judge
+
+
+def best(samples: tuple[ScoredSample, ...]) -> ScoredSample:
+    """The sample of highest fidelity, the first of several."""
+    return max(samples, key=lambda each: float("-inf") if each.fidelity is None else each.fidelity)
+
+
+def words_of(outcome: Outcome) -> dict[str, Any]:
+    """Description and scores, or what went wrong."""
+    if outcome.error is not None:
+        empty = {"description": "", "mse": None, "cosine_similarity": None}
+        return {**empty, "error": outcome.error}
+    sample = best(outcome.samples)
+    return {
+        "description": sample.text,
+        "mse": sample.mse,
+        "cosine_similarity": sample.cosine,
+    }
+
+
+def more_of(outcome: Outcome) -> dict[str, Any]:
+    """What /v1 adds."""
+    if outcome.error is not None:
+        return {"fidelity": None, "word": None, "closed": False, "samples": []}
+    sample = best(outcome.samples)
+    word = None if sample.fidelity is None else fidelity_word(sample.fidelity)
+    return {
+        "fidelity": sample.fidelity,
+        "word": word,
+        "closed": sample.closed,
+        "samples": [sample_record(each) for each in outcome.samples],
+    }
+
+
+def sample_record(sample: ScoredSample) -> SampleResult:
+    """One sample."""
+    return SampleResult(
+        description=sample.text,
+        fidelity=sample.fidelity,
+        mse=sample.mse,
+        cosine_similarity=sample.cosine,
+        closed=sample.closed,
+    )
+
+
+def token_fields(prompt: Prompt, position: int, norm: float) -> dict[str, Any]:
+    """What a result says of its token."""
+    return {**prompt.info(position).model_dump(), "l2_norm": norm}
+
+
+def explained(prompt: Prompt, position: int, norm: float, outcome: Outcome) -> ExplainResult:
+    """A record of `/explain`."""
+    return ExplainResult(**token_fields(prompt, position, norm), **words_of(outcome))
+
+
+def explained_v1(
+    prompt: Prompt, position: int, norm: float, outcome: Outcome, judge: Judge | None
+) -> ExplainResultV1:
+    """A record of `/v1/explain`."""
+    words = words_of(outcome)
+    claims = None if judge is None else judge.claims(words["description"], position)
+    fields = token_fields(prompt, position, norm)
+    return ExplainResultV1(**fields, **words, **more_of(outcome), claims=claims)
+
+
+def described(outcome: Outcome) -> DescribeResult:
+    """A record of `/describe`."""
+    return DescribeResult(**words_of(outcome))
+
+
+def described_v1(outcome: Outcome, judge: Judge | None) -> DescribeResultV1:
+    """A record of `/v1/describe`."""
+    words = words_of(outcome)
+    claims = None if judge is None else judge.claims(words["description"], outcome.place)
+    return DescribeResultV1(index=outcome.place, **words, **more_of(outcome), claims=claims)

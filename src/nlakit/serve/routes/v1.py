@@ -1,0 +1,242 @@
+"""Our own interface: samples, seeds, fidelity against the baseline, claims, binary vectors."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Annotated, Any
+
+import pydantic
+import torch
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from starlette.concurrency import run_in_threadpool
+from torch import Tensor
+
+from nlakit.errors import InputError
+
+from .. import records
+from ..passages import passages as find_passages
+from ..schemas import Extracted
+from ..schemas_v1 import (
+    DescribedV1,
+    DescribeQuery,
+    DescribeRequestV1,
+    ExplainedV1,
+    ExplainRequestV1,
+    ExtractRequestV1,
+    ModelInfo,
+    Models,
+    Passages,
+)
+from ..service import Service, as_rows, norms, resolve_positions
+from ..settings import LIMITS
+from ..stream import collect
+from ..truth import Judge, reads_storyworld
+from .common import MODEL_CALL, SECRET, Frames, Served, problems, sse, stream
+from .wire import explain_head, extracted, index_of
+
+router = APIRouter(prefix="/v1", dependencies=SECRET, tags=["v1"])
+BINARY = "application/octet-stream"
+VECTORS = "vectors"
+BINARY_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+@router.get("/models", responses=problems(401, 403))
+async def models(service: Served) -> Models:
+    """The NLA that is served, its contract, and what its scores are measured against."""
+    return Models(models=[model_info(service)])
+
+
+@router.get("/passages", responses=problems(401, 403))
+async def passages(service: Served) -> Passages:
+    """Demo passages, where the NLA reads the storyworld; else none."""
+    if not reads_storyworld(service.nla.card):
+        return Passages(passages=[])
+    return Passages(passages=await run_in_threadpool(find_passages, service.nla.target))
+
+
+@router.post(
+    "/explain",
+    response_model=ExplainedV1,
+    responses={200: sse("All results, or a stream of them"), **problems(*MODEL_CALL)},
+)
+async def explain(body: ExplainRequestV1, request: Request, service: Served) -> Any:
+    """What the target is thinking at tokens, in several samples, with fidelity and claims."""
+    prompt = await service.prompt(body)
+    places = resolve_positions(body.positions, len(prompt.encoded.ids))
+    sampling, card = service.sampling(body, body), service.nla.card
+    judge = Judge(prompt, body.document) if reads_storyworld(card) else None
+    order = list(range(len(places)))[:: -1 if body.reverse else 1]
+    with ExitStack() as stack:
+        num_rows = len(places) * sampling.samples
+        line = stack.enter_context(service.line(request, num_rows, body.stream))
+        vectors_PD = await service.run(lambda: service.extract(prompt, places))
+        lengths = norms(vectors_PD)
+        service.start_rows(line, vectors_PD, sampling, order)
+
+        def record(outcome: Any) -> Any:
+            place = outcome.place
+            return records.explained_v1(prompt, places[place], lengths[place], outcome, judge)
+
+        if body.stream:
+            frames = Frames(
+                {**explain_head(card.layer, len(places), prompt), **baseline(service)},
+                lambda place: {"position": places[place]},
+                lambda outcome: record(outcome).model_dump(),
+                tell_queue=True,
+            )
+            return stream(service, line, frames, len(places), stack)
+        outcomes = await collect(line, len(places), request)
+        results = [record(outcomes[i]) for i in order]
+        return ExplainedV1(layer_index=card.layer, results=results, **baseline(service))
+
+
+@router.post(
+    "/describe",
+    response_model=DescribedV1,
+    responses={200: sse("All results, or a stream of them"), **problems(*MODEL_CALL, 415)},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/DescribeRequestV1"}},
+                BINARY: BINARY_SCHEMA,
+            },
+        }
+    },
+)
+async def describe(
+    request: Request, service: Served, query: Annotated[DescribeQuery, Query()]
+) -> Any:
+    """What bare activations say: JSON, or safetensors with the key `vectors` (N x D) and the rest
+    in the query string."""
+    raw, kind = await request.body(), media_type(request)
+    if kind == BINARY:
+        fields, vectors_ND = query, read_vectors(raw, service.nla.card.d_model)
+    elif kind == "application/json":
+        body = parse_json(DescribeRequestV1, raw)
+        fields, vectors_ND = body, as_rows(body.activations, service.nla.card.d_model)
+    else:
+        raise HTTPException(415, f"Send application/json or {BINARY}, not {kind or 'nothing'}.")
+    return await describe_rows(request, service, vectors_ND, fields)
+
+
+@router.post(
+    "/extract",
+    response_model=Extracted,
+    responses={
+        200: {
+            "description": "JSON, or with Accept application/octet-stream safetensors: "
+            "`vectors` (P x D, float32), `positions` and `token_ids` (P, int64)",
+            "content": {BINARY: BINARY_SCHEMA},
+        },
+        **problems(*MODEL_CALL),
+    },
+)
+async def extract(body: ExtractRequestV1, request: Request, service: Served) -> Any:
+    """The raw activation at tokens."""
+    prompt = await service.prompt(body)
+    if BINARY not in request.headers.get("accept", ""):
+        return await extracted(service, request, prompt, body.positions)
+    places = resolve_positions(body.positions, len(prompt.encoded.ids))
+    vectors_PD = await service.call(request, lambda: service.extract(prompt, places))
+    tensors = {
+        VECTORS: vectors_PD.contiguous(),
+        "positions": torch.tensor(places),
+        "token_ids": torch.tensor([prompt.encoded.ids[place] for place in places]),
+    }
+    return Response(save_tensors(tensors), media_type=BINARY)
+
+
+# -- parts -----------------------------------------------------------------------------------------
+async def describe_rows(
+    request: Request,
+    service: Service,
+    vectors_ND: Tensor,
+    fields: DescribeRequestV1 | DescribeQuery,
+) -> Any:
+    """`/v1/describe`, its vectors read."""
+    card, num = service.nla.card, len(vectors_ND)
+    judge = Judge(None, None) if reads_storyworld(card) else None
+    with ExitStack() as stack:
+        line = stack.enter_context(service.line(request, num * fields.samples, fields.stream))
+        service.start_rows(line, vectors_ND, service.sampling(fields, fields), range(num))
+        if fields.stream:
+            frames = Frames(
+                None,
+                index_of,
+                lambda outcome: records.described_v1(outcome, judge).model_dump(),
+                tell_queue=True,
+            )
+            return stream(service, line, frames, num, stack)
+        outcomes = await collect(line, num, request)
+        results = [records.described_v1(outcome, judge) for outcome in outcomes]
+        return DescribedV1(layer_index=card.layer, results=results, **baseline(service))
+
+
+def baseline(service: Service) -> dict[str, Any]:
+    """What fidelities are measured against."""
+    card = service.nla.card
+    return {"model": card.name, "variance": card.variance, "floors": card.floors}
+
+
+def model_info(service: Service) -> ModelInfo:
+    """The NLA's card, and the contract of its verbalizer."""
+    card = service.nla.card
+    shown = card.model_dump(include=set(ModelInfo.model_fields))
+    verbalizer = getattr(service.nla.engine, "verbalizer", None)
+    return ModelInfo(
+        **shown,
+        max_tokens=service.nla.target.max_tokens,
+        max_new_tokens=service.longest_answer,
+        contract={} if verbalizer is None else verbalizer.meta.model_dump(mode="json"),
+    )
+
+
+def media_type(request: Request) -> str:
+    """The type of the body, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def parse_json(model: type[DescribeRequestV1], raw: bytes) -> DescribeRequestV1:
+    """The body of a request, refused in FastAPI's words."""
+    try:
+        return model.model_validate_json(raw)
+    except pydantic.ValidationError as error:
+        details = error.errors(include_url=False, include_context=False)
+        found = [{**each, "loc": ("body", *each["loc"])} for each in details]
+        raise RequestValidationError(found) from error
+
+
+def read_vectors(raw: bytes, d_model: int) -> Tensor:
+    """`vectors` of a safetensors file, as N x D float32.
+
+    Raises:
+        InputError: another file, another shape.
+        RequestValidationError: numbers that are not finite.
+    """
+    try:
+        tensors = load_tensors(raw)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"The body is not a safetensors file: {error}") from error
+    vectors = tensors.get(VECTORS)
+    if vectors is None or vectors.dtype not in FLOATS:
+        raise InputError(
+            f"The body must hold {VECTORS!r}, floating-point; found {sorted(tensors)}."
+        )
+    if vectors.ndim != 2 or not 1 <= len(vectors) <= LIMITS.max_describe_batch:
+        raise InputError(
+            f"{VECTORS!r} must be 1 to {LIMITS.max_describe_batch} rows of {d_model} numbers, "
+            f"found {tuple(vectors.shape)}."
+        )
+    if vectors.shape[1] != d_model:
+        raise InputError(f"Vector length {vectors.shape[1]} != d_model {d_model}")
+    if not bool(vectors.float().isfinite().all()):
+        message = "Input should be a finite number"
+        place = {"type": "finite_number", "loc": ("body", VECTORS), "msg": message, "input": None}
+        raise RequestValidationError([place])
+    return vectors.float()

@@ -1,0 +1,221 @@
+"""The records of the wire interface: names and defaults are other people's, and never change.
+
+Unknown request fields are ignored. Every number and list is bounded. Null fields are sent.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from .settings import LIMITS, Limits
+
+NUMBER_LIMIT = 3.4e38
+"""Beyond it a number is infinite as float32."""
+INT_LIMIT = 2**31 - 1
+MAX_MESSAGES = 256
+
+
+def spellable(text: str) -> str:
+    """Refuse half a surrogate pair, which no tokenizer and no file can hold."""
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("text must be valid Unicode: it holds half of a surrogate pair")
+    return text
+
+
+Text = Annotated[str, AfterValidator(spellable)]
+Finite = Annotated[float, Field(ge=-NUMBER_LIMIT, le=NUMBER_LIMIT, allow_inf_nan=False)]
+Vector = Annotated[list[Finite], Field(min_length=1, max_length=65_536)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+Temperature = Annotated[float, Field(ge=0, le=5, allow_inf_nan=False)]
+NewTokens = Annotated[int, Field(ge=1, le=LIMITS.max_new_tokens)]
+
+
+class WireModel(BaseModel):
+    """Base of all records."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+
+# -- requests --------------------------------------------------------------------------------------
+class WireMessage(WireModel):
+    role: Name
+    content: Annotated[Text, Field(max_length=LIMITS.max_input_chars)] = ""
+    channel: Name | None = None
+
+
+class PromptRequest(WireModel):
+    """A text, or messages, which win over it."""
+
+    text: Annotated[Text, Field(max_length=LIMITS.max_input_chars)] | None = None
+    messages: Annotated[list[WireMessage], Field(max_length=MAX_MESSAGES)] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    enable_thinking: bool | None = None
+
+    @model_validator(mode="after")
+    def _not_too_long_together(self) -> PromptRequest:
+        length = sum(len(message.content) for message in self.messages or ())
+        if length > LIMITS.max_input_chars:
+            raise ValueError(
+                f"messages have {length} characters together, at most {LIMITS.max_input_chars} "
+                "are read"
+            )
+        return self
+
+
+class CompletionRequest(PromptRequest):
+    completion_tokens: Annotated[int, Field(ge=1, le=INT_LIMIT)] = 16
+    """Clamped to 512."""
+    temperature: Temperature = 0.7
+    stream: bool = False
+
+
+class SamplingFields(WireModel):
+    temperature: Temperature = 0.7
+    max_new_tokens: NewTokens = 200
+    """Where the verbalizer's context is shorter, as many as it has room for."""
+    stream: bool = False
+
+
+class ExplainRequest(PromptRequest, SamplingFields):
+    positions: (
+        Annotated[
+            list[Annotated[int, Field(ge=-INT_LIMIT, le=INT_LIMIT)]],
+            Field(max_length=LIMITS.max_positions_per_request),
+        ]
+        | None
+    ) = None
+    reverse: bool = True
+
+
+class DescribeRequest(SamplingFields):
+    activations: Annotated[list[Vector], Field(min_length=1, max_length=LIMITS.max_describe_batch)]
+
+
+class ScoreRequest(WireModel):
+    description: Annotated[Text, Field(max_length=LIMITS.max_description_chars)]
+    activation: Vector
+
+
+class CompareRequest(WireModel):
+    activation_a: Vector
+    activation_b: Vector
+    temperature: Temperature = 0.7
+    max_new_tokens: NewTokens = 200
+
+
+# -- responses -------------------------------------------------------------------------------------
+class TokenInfo(WireModel):
+    token: str
+    token_id: int
+    position: int
+    fragment_index: int = 0
+    fragment_count: int = 1
+    role: str | None = None
+    section: Literal["header", "content", "footer", "scaffold"] | None = None
+    channel: str | None = None
+    message_index: int | None = None
+
+
+class Tokenized(WireModel):
+    tokens: list[TokenInfo]
+    prompt_length: int
+    text: str
+
+
+class ExplainResult(WireModel):
+    token: str
+    token_id: int
+    position: int
+    l2_norm: float
+    description: str
+    mse: float | None
+    cosine_similarity: float | None
+    generated: Literal[False] = False
+    fragment_index: int
+    fragment_count: int
+    role: str | None
+    section: Literal["header", "content", "footer", "scaffold"] | None
+    channel: str | None
+    message_index: int | None
+    error: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """Sent only where this position failed; its description is empty then."""
+
+
+class Explained(WireModel):
+    layer_index: int
+    results: list[ExplainResult]
+
+
+class DescribeResult(WireModel):
+    description: str
+    mse: float | None
+    cosine_similarity: float | None
+    error: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+
+
+class Described(WireModel):
+    results: list[DescribeResult]
+
+
+class Scored(WireModel):
+    mse: float | None
+    cosine_similarity: float | None
+
+
+class Compared(WireModel):
+    description: str
+    diff_norm: float
+    mse: float | None
+    cosine_similarity: float | None
+
+
+class ExtractedToken(WireModel):
+    token: str
+    token_id: int
+    position: int
+    activation: list[float]
+    l2_norm: float
+
+
+class Extracted(WireModel):
+    layer_index: int
+    tokens: list[ExtractedToken]
+
+
+class Status(WireModel):
+    """`GET /`: what runs here."""
+
+    status: Literal["ok"] = "ok"
+    verbalizer_model: str
+    d_model: int
+    verbalizer_quantization: str | None = None
+    verbalizer_kv_cache_dtype: str | None = None
+    verbalizer_cuda_graph_max_bs: int | None = None
+    verbalizer_torch_compile: bool = False
+    verbalizer_device: str
+    reconstructor_available: bool = True
+    reconstructor_fp8: bool = False
+    reconstructor_int4: bool = False
+    reconstructor_device: str
+    source_model: str
+    extraction_layer: int
+    source_truncated: bool = False
+    source_fp8: bool = False
+    source_device: str
+    completion_available: bool
+    num_cuda_devices: int
+    max_concurrent: int
+    max_concurrent_explains: int
+    source_max_concurrent: int
+    reconstructor_max_concurrent: int
+    max_describe_requests: int
+    limits: Limits = LIMITS
+
+
+class Problem(WireModel):
+    """Any error but a validation error."""
+
+    detail: str

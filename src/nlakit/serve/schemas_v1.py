@@ -1,0 +1,215 @@
+"""The records of our own interface under /v1."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, JsonValue
+
+from .schemas import (
+    DescribeRequest,
+    DescribeResult,
+    ExplainRequest,
+    ExplainResult,
+    PromptRequest,
+    SamplingFields,
+    Text,
+    WireModel,
+    spellable,
+)
+from .settings import LIMITS
+
+MAX_SAMPLES = 16
+MAX_SEED = 2**63 - 1
+MAX_TITLE = 200
+MAX_DEPTH = 64
+
+
+def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what cannot be written as JSON again: deep nests, NaN, halves of surrogate pairs."""
+    stack: list[tuple[Any, int]] = [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(f"a reading may be nested {MAX_DEPTH} levels deep")
+        if isinstance(item, dict):
+            stack += [(each, depth + 1) for pair in item.items() for each in pair]
+        elif isinstance(item, list):
+            stack += [(each, depth + 1) for each in item]
+        elif isinstance(item, str):
+            spellable(item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError("a reading holds finite numbers only")
+    return value
+
+
+class MoreSampling(WireModel):
+    """What /v1 adds to the wire's sampling."""
+
+    samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    """The same seed gives the same words; without one each request draws its own."""
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+
+
+class DocumentRef(WireModel):
+    """A document of the storyworld, by the numbers that make it."""
+
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    index: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    genre: Literal["story", "couplet", "answers", "sums", "chat", "spanish"] | None = None
+
+
+class ExplainRequestV1(ExplainRequest, MoreSampling):
+    document: DocumentRef | None = None
+    """Says that the text is the head of that document, so that claims can be checked."""
+
+
+class DescribeRequestV1(DescribeRequest, MoreSampling):
+    pass
+
+
+class DescribeQuery(SamplingFields, MoreSampling):
+    """What goes with vectors sent as safetensors, in the query string."""
+
+
+class ExtractRequestV1(PromptRequest):
+    positions: (
+        Annotated[
+            list[Annotated[int, Field(ge=-(2**31), le=2**31)]],
+            Field(max_length=LIMITS.max_positions_per_request),
+        ]
+        | None
+    ) = None
+    """None or []: all tokens."""
+
+
+class SampleResult(WireModel):
+    description: str
+    fidelity: float | None
+    """`1 - mse / variance`: 1 perfect, 0 no better than the training mean."""
+    mse: float | None
+    cosine_similarity: float | None
+    closed: bool
+    """False: the verbalizer was cut off before its closing tag."""
+
+
+class ClaimResult(WireModel):
+    """`description[start:end]`, counted in code points, says that `kind` is `value`."""
+
+    kind: str
+    value: str
+    start: int
+    end: int
+    verdict: Literal["true", "false", "uncheckable"] | None
+    """None: nobody said which document the text is."""
+
+
+class BestSample(WireModel):
+    """The sample of highest fidelity, and all of them in the order they were drawn."""
+
+    fidelity: float | None
+    word: Literal["faithful", "partly", "weak", "do not believe"] | None
+    closed: bool
+    samples: list[SampleResult]
+    claims: list[ClaimResult] | None = None
+    """None where the NLA is not one of the storyworld."""
+
+
+class ExplainResultV1(ExplainResult, BestSample):
+    pass
+
+
+class DescribeResultV1(DescribeResult, BestSample):
+    index: int
+
+
+class Baseline(WireModel):
+    """What fidelities are measured against."""
+
+    variance: float
+    floors: dict[str, float]
+
+
+class ExplainedV1(Baseline):
+    layer_index: int
+    model: str
+    results: list[ExplainResultV1]
+
+
+class DescribedV1(Baseline):
+    layer_index: int
+    model: str
+    results: list[DescribeResultV1]
+
+
+class ModelInfo(WireModel):
+    name: str
+    description: str
+    layer: int
+    d_model: int
+    variance: float
+    floors: dict[str, float]
+    fve: float | None
+    max_tokens: int
+    num_training_rows: int
+    max_new_tokens: int
+    """The longest answer that the verbalizer's context has room for."""
+    contract: dict[str, JsonValue]
+    """`nla_meta.yaml` of the verbalizer."""
+
+
+class Models(WireModel):
+    models: list[ModelInfo]
+
+
+class PassageMessage(WireModel):
+    role: str
+    content: str
+
+
+class Passage(WireModel):
+    id: str
+    title: str
+    case: str
+    note: str
+    text: str | None = None
+    messages: list[PassageMessage] | None = None
+    document: DocumentRef
+
+
+class Passages(WireModel):
+    passages: list[Passage]
+
+
+class NewReading(WireModel):
+    title: Annotated[Text, Field(min_length=1, max_length=MAX_TITLE)]
+    reading: Annotated[dict[str, Any], AfterValidator(_plain_json)]
+    """Any JSON object."""
+
+
+class SavedHead(WireModel):
+    id: str
+    title: str
+    created: str
+    """UTC, ISO 8601."""
+
+
+class SavedReading(SavedHead):
+    reading: dict[str, Any]
+
+
+class SavedList(WireModel):
+    readings: list[SavedHead]
+    total: int
+    """How many match, whatever `limit`."""
+
+
+class Health(WireModel):
+    status: Literal["ok", "draining", "failed"]
+    version: str
+    uptime_s: float
+    requests: int
+    rows_active: int
+    rows_waiting: int

@@ -1,0 +1,165 @@
+"""What the routes share: the NLA, the queue in front of it, and the way through both."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+from torch import Tensor
+
+from nlakit.engines.base import Completion as Words
+from nlakit.engines.base import Sampling
+from nlakit.engines.decode import Decoder
+from nlakit.errors import InputError
+from nlakit.nla import NLA
+
+from . import completion
+from .metrics import Metrics
+from .queue import FairQueue
+from .runner import Runner, ScoredSample, score
+from .schemas import PromptRequest, SamplingFields
+from .schemas_v1 import MoreSampling
+from .security import client_of
+from .settings import LIMITS, Settings
+from .store import ReadingStore
+from .stream import Line, unless_gone
+from .tokens import Prompt, prepare, terminal_ids
+
+T = TypeVar("T")
+FALLBACK_NEW_TOKENS = LIMITS.max_new_tokens
+
+
+class Service:
+    """One NLA being served."""
+
+    def __init__(self, nla: NLA, settings: Settings) -> None:
+        self.nla, self.settings = nla, settings
+        self.metrics = Metrics()
+        self.queue = FairQueue(settings.max_rows, settings.max_requests, settings.max_waiting_rows)
+        self.runner = Runner(nla, self.queue, self.metrics)
+        self.store = ReadingStore(settings.data_dir)
+        self.started = time.monotonic()
+        self.draining = False
+        self.can_complete = completion.is_available(nla.target)
+        self._decoder: Decoder | None = None
+        watch = self.metrics.watch
+        watch("rows_active", "Explanations being written", lambda: self.runner.num_active)
+        watch("rows_waiting", "Explanations that wait", lambda: self.queue.num_waiting)
+        watch("requests_open", "Requests that wait or run", lambda: self.queue.num_open)
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self.runner.start()
+
+    def stop(self) -> None:
+        """End the engine's thread and close the store."""
+        self.runner.stop()
+        self.store.close()
+
+    # -- the queue ---------------------------------------------------------------------------------
+    def line(self, request: Request, num_rows: int, watched: bool = False) -> Line:
+        """A place in the queue. Raises `Busy` or `Unavailable`."""
+        return Line(self.queue, self.settings, client_of(request)).open(num_rows, watched)
+
+    async def call(self, request: Request, work: Callable[[], T]) -> T:
+        """Run a small piece of work on the engine's thread, in a place of its own.
+
+        Raises:
+            Busy: the queue is full.
+            Unavailable: the engine has stopped.
+            ClientGone: the client left.
+        """
+        with self.line(request, 0):
+            return await unless_gone(self.run(work), request)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run a small piece of work on the engine's thread."""
+        return await asyncio.wrap_future(self.runner.call(work))
+
+    def start_rows(
+        self, line: Line, vectors_ND: Tensor, sampling: Sampling, order: Sequence[int]
+    ) -> None:
+        """Let a request's rows into the queue, in this order."""
+        self.queue.start(line.job, vectors_ND, sampling, order)
+
+    # -- the models --------------------------------------------------------------------------------
+    async def prompt(self, request: PromptRequest) -> Prompt:
+        """The request as the target reads it. Raises `InputError`."""
+        return await run_in_threadpool(prepare, self.nla.target, request)
+
+    def extract(self, prompt: Prompt, places: Sequence[int]) -> Tensor:
+        """Raw activations, on the engine's thread: P x D."""
+        return self.nla.engine.extract(prompt.encoded, places).cpu().float()
+
+    def score(self, description: str, vector_D: Tensor) -> ScoredSample:
+        """How well a description fits, on the engine's thread."""
+        words = Words(description, description, (), (), True)
+        return score(self.nla, vector_D[None], [words])[0]
+
+    def sampling(self, fields: SamplingFields | Any, more: MoreSampling | None = None) -> Sampling:
+        """A request's sampling; an answer is no longer than the verbalizer's context allows."""
+        seed = more.seed if more is not None else None
+        return Sampling(
+            samples=1 if more is None else more.samples,
+            temperature=fields.temperature,
+            top_p=1.0 if more is None else more.top_p,
+            max_new_tokens=min(fields.max_new_tokens, self.longest_answer),
+            seed=secrets.randbits(63) if seed is None else seed,
+        )
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens that an explanation can have."""
+        return getattr(self.nla.engine, "max_new_tokens", FALLBACK_NEW_TOKENS)
+
+    def completion(self, prompt: Prompt, num_tokens: int, temperature: float) -> Any:
+        """A continuation, to be given to `runner.add`."""
+        room = completion.room_for(
+            self.nla.target, len(prompt.encoded.ids), num_tokens, LIMITS.max_completion_tokens
+        )
+        if self._decoder is None:
+            self._decoder = Decoder(self.nla.target.model)
+        uniforms = torch.rand(room).tolist()
+        ending = terminal_ids(self.nla.target)
+        return completion.Completion(
+            self._decoder, prompt.encoded.ids, temperature, uniforms, ending
+        )
+
+
+def resolve_positions(wanted: Sequence[int] | None, num_tokens: int) -> list[int]:
+    """Token numbers; None or [] are all, negative ones count from the end, doubles stay.
+
+    Raises:
+        InputError: one is outside the text, or they are too many.
+    """
+    for place in wanted or ():
+        if not -num_tokens <= place < num_tokens:
+            raise InputError(f"Position {place} out of range (0..{num_tokens - 1})")
+    places = [place % num_tokens for place in wanted] if wanted else list(range(num_tokens))
+    limit = LIMITS.max_positions_per_request
+    if len(places) > limit:
+        raise InputError(
+            f"{len(places)} positions are too many; at most {limit} are read at once. "
+            "Give `positions`."
+        )
+    return places
+
+
+def as_rows(vectors: Sequence[Sequence[float]], d_model: int) -> Tensor:
+    """Vectors from a client as N x D float32. Raises `InputError` for one of another length."""
+    for vector in vectors:
+        if len(vector) != d_model:
+            raise InputError(f"Vector length {len(vector)} != d_model {d_model}")
+    return torch.tensor(vectors, dtype=torch.float32)
+
+
+def norms(vectors_ND: Tensor) -> list[float]:
+    """Lengths; 0 for a row that is not finite, whose record says so."""
+    found = vectors_ND.double().norm(dim=-1)
+    return torch.where(torch.isfinite(found), found, torch.zeros_like(found)).tolist()

@@ -1,0 +1,195 @@
+"""A tiny NLA to serve, and an engine that says what it was told to, one word a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi.testclient import TestClient
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from nlakit.card import MEAN_NAME, NlaCard, write_card
+from nlakit.contract import Extraction, NlaMeta, PromptTemplates, measure_tokens
+from nlakit.core.site import Site
+from nlakit.engines.base import Completion
+from nlakit.engines.local import LocalEngine, Row
+from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.target import Target
+from nlakit.models.verbalizer import Verbalizer
+from nlakit.nla import NLA
+from nlakit.serve.app import create_app
+from nlakit.serve.settings import Settings
+from nlakit.storyworld.grammar import generate
+from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
+from nlakit.train.tokenizer import MARKER, train_tokenizer
+
+D_MODEL, CONTEXT = 8, 512
+CARD = NlaCard(
+    name="tiny",
+    description="Storyworld NLA of a few weights.",
+    layer=1,
+    d_model=D_MODEL,
+    variance=0.5,
+    num_training_rows=3,
+    floors={"mean": 0.0},
+    fve=0.25,
+)
+
+
+@lru_cache(maxsize=1)
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A storyworld tokenizer."""
+    texts = [made.text for made in islice(generate(1, "train"), 40)]
+    return train_tokenizer(texts, vocab_size=420, context=CONTEXT)
+
+
+@lru_cache(maxsize=1)
+def tiny_target() -> Target:
+    """Three random blocks of width 8, read after the second."""
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=D_MODEL,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Target(LlamaForCausalLM(config).eval(), tokenizer, Site(1))
+
+
+def tiny_nla(max_rows: int = 8) -> NLA:
+    """A whole NLA with random weights."""
+    target = tiny_target()
+    metas = {role: meta_for(role, target) for role in ("av", "ar")}
+    verbalizer = Verbalizer.from_target(target.model, target.tokenizer, metas["av"])
+    reconstructor = Reconstructor.from_target(target.model, target.tokenizer, metas["ar"])
+    engine = LocalEngine(target, verbalizer, reconstructor, max_rows)
+    return NLA(engine, target, CARD, torch.zeros(D_MODEL))
+
+
+def save_nla(directory: Path) -> Path:
+    """The same on disk."""
+    nla = tiny_nla()
+    engine: Any = nla.engine
+    nla.target.save(directory / "target")
+    engine.verbalizer.save(directory / "av")
+    engine.reconstructor.save(directory / "ar")
+    save_file({"mean": nla.mean_D}, directory / MEAN_NAME)
+    write_card(directory, CARD)
+    return directory
+
+
+def meta_for(role: str, target: Target) -> NlaMeta:
+    return NlaMeta.model_validate(
+        {
+            "role": role,
+            "d_model": D_MODEL,
+            "extraction": Extraction(layer_index=1, injection_scale=5.0),
+            "tokens": measure_tokens(target.tokenizer, MARKER, AV_TEMPLATE, AR_TEMPLATE),
+            "prompt_templates": PromptTemplates(av=AV_TEMPLATE, ar=AR_TEMPLATE),
+        }
+    )
+
+
+class ScriptedEngine:
+    """Says `words(row)`, one word a step; the activation at token p is `activation(p)`.
+
+    Attributes:
+        step_s: how long a step takes.
+        refused: explanations that cannot be scored.
+        broken: True makes the next step fail, as running out of memory would.
+        most_rows: the most rows that were written side by side.
+    """
+
+    def __init__(
+        self,
+        words: Callable[[Row], str] = lambda row: f"thought {row.vector}",
+        activation: Callable[[int], Sequence[float]] = lambda p: [p + 1.0, *[0.0] * (D_MODEL - 1)],
+        rebuilt: Sequence[float] = (3.0, 4.0, *[0.0] * (D_MODEL - 2)),
+    ) -> None:
+        self.words, self.activation, self.rebuilt = words, activation, rebuilt
+        self.step_s = 0.0
+        self.refused: set[str] = set()
+        self.broken = False
+        self.most_rows = 0
+        self.extracted: list[list[int]] = []
+        self.entered: list[Row] = []
+
+    def session(self, max_rows: int) -> ScriptedSession:
+        return ScriptedSession(self, max_rows)
+
+    def extract(self, encoded: Any, positions: Sequence[int]) -> Tensor:
+        self.extracted.append(list(positions))
+        return torch.tensor([list(self.activation(place)) for place in positions])
+
+    def reconstruct(self, explanations: Sequence[str]) -> Tensor:
+        if self.refused & set(explanations):
+            raise ValueError("too long to be read")
+        return torch.tensor([list(self.rebuilt)] * len(explanations))
+
+
+class ScriptedSession:
+    """A batch of rows that count their words."""
+
+    def __init__(self, engine: ScriptedEngine, max_rows: int) -> None:
+        self.engine, self.max_rows = engine, max_rows
+        self.rows: list[Row] = []
+
+    def admit(self, rows: list[Row], vectors_ND: Tensor) -> None:
+        assert torch.isfinite(vectors_ND).all() and len(vectors_ND) == len(rows)
+        self.rows += rows
+        self.engine.entered += rows
+        assert len(self.rows) <= self.max_rows
+        self.engine.most_rows = max(self.engine.most_rows, len(self.rows))
+
+    def step(self) -> None:
+        time.sleep(self.engine.step_s)
+        if self.engine.broken:
+            self.engine.broken = False
+            raise RuntimeError("out of memory")
+        for row in self.rows:
+            row.ids.append(0)
+
+    def release(self) -> list[Row]:
+        ended = [row for row in self.rows if len(row.ids) >= len(self._words(row))]
+        self.drop(ended)
+        return ended
+
+    def drop(self, rows: Iterable[Row]) -> None:
+        gone = set(rows)
+        self.rows = [row for row in self.rows if row not in gone]
+
+    def completion(self, row: Row) -> Completion:
+        text = self.engine.words(row)
+        return Completion(text, f"<explanation>{text}</explanation>", (), (), True)
+
+    def raw_text(self, row: Row) -> str:
+        return "<explanation>" + " ".join(self._words(row)[: len(row.ids)])
+
+    def _words(self, row: Row) -> list[str]:
+        return self.engine.words(row).split()[: row.sampling.max_new_tokens]
+
+
+def scripted_nla(engine: ScriptedEngine) -> NLA:
+    """An NLA that thinks what its script says."""
+    return NLA(engine, tiny_target(), CARD, torch.zeros(D_MODEL))  # pyright: ignore[reportArgumentType]
+
+
+def client_for(nla: NLA, data_dir: Path, **settings: Any) -> TestClient:
+    """A client of a server of its own; use it as a context."""
+    app = create_app(nla, Settings(data_dir=data_dir, **settings))
+    return TestClient(app, base_url="http://127.0.0.1:8000")

@@ -1,0 +1,139 @@
+"""Who is written next. No model, no HTTP."""
+
+from __future__ import annotations
+
+import pytest
+
+from nlakit.engines.base import Sampling
+from nlakit.serve.queue import Busy, FairQueue, Outcome, ScoredSample, Ticket, Unavailable
+
+GREEDY = Sampling()
+SAMPLE = ScoredSample("a", True, 0.1, 0.9, 0.8)
+
+
+def started(queue: FairQueue, client: str, num_rows: int, sampling: Sampling = GREEDY):
+    job = queue.open(client, num_rows)
+    queue.start(job, [None] * num_rows, sampling, range(num_rows))
+    return job
+
+
+def clients(tickets: list[Ticket]) -> str:
+    return "".join(ticket.job.client for ticket in tickets)
+
+
+def test_clients_take_turns():
+    queue = FairQueue(max_rows=7, max_requests=9, max_waiting_rows=999)
+    for client, rows in (("a", 500), ("b", 2), ("c", 1)):
+        started(queue, client, rows)
+    assert clients(queue.take(0)) == "abcabaa"
+
+
+def test_turns_go_on_where_they_stopped():
+    queue = FairQueue(max_rows=2, max_requests=9, max_waiting_rows=999)
+    for client in "abc":
+        started(queue, client, 4)
+    assert clients(queue.take(0)) == "ab"
+    assert clients(queue.take(0)) == "ca"
+
+
+def test_requests_of_one_client_take_turns_too():
+    queue = FairQueue(max_rows=4, max_requests=9, max_waiting_rows=999)
+    first, second = started(queue, "a", 9), started(queue, "a", 9)
+    assert [ticket.job for ticket in queue.take(0)] == [first, second, first, second]
+
+
+def test_some_places_are_kept_for_newcomers():
+    queue = FairQueue(max_rows=16, max_requests=9, max_waiting_rows=999)
+    big = started(queue, "a", 500)
+    assert len(queue.take(0)) == 14 and queue.take(14) == []
+    small = started(queue, "a", 1)
+    assert [ticket.job for ticket in queue.take(14)] == [small]
+    queue.left(Ticket(big, 0, 0))
+    assert queue.take(14) == []  # still the two last places
+    assert [ticket.job for ticket in queue.take(13)] == [big]
+
+
+def test_places_come_in_the_order_asked_for():
+    queue = FairQueue(max_rows=9, max_requests=9, max_waiting_rows=999)
+    job = queue.open("a", 3)
+    queue.start(job, [None] * 3, Sampling(samples=2, temperature=1.0), [2, 0])
+    assert [ticket[1:] for ticket in queue.take(0)] == [(2, 0), (2, 1), (0, 0), (0, 1)]
+
+
+def test_a_full_queue_says_when_to_come_back():
+    queue = FairQueue(max_rows=10, max_requests=2, max_waiting_rows=40)
+    queue.row_seconds = 2.0
+    job = started(queue, "a", 40)
+    with pytest.raises(Busy) as refusal:
+        queue.open("b", 1)
+    assert refusal.value.retry_after == 10  # four rounds wait, and its own
+    queue.open("b", 0)
+    with pytest.raises(Busy, match="2 requests are open"):
+        queue.open("c", 0)
+    queue.close(job)
+    assert queue.open("c", 40).num_rows == 40
+
+
+def test_a_request_larger_than_the_bound_is_taken_when_nothing_else_waits():
+    queue = FairQueue(max_rows=2, max_requests=2, max_waiting_rows=5)
+    assert queue.open("a", 50).number == 1
+
+
+def test_closing_forgets_what_waits():
+    queue = FairQueue(max_rows=2, max_requests=9, max_waiting_rows=99)
+    job = started(queue, "a", 9)
+    queue.take(0)
+    queue.close(job)
+    queue.close(job)
+    assert (queue.num_waiting, queue.num_open, queue.take(0)) == (0, 0, [])
+    late = queue.open("b", 1)
+    queue.close(late)
+    queue.start(late, [None], GREEDY, [0])
+    assert queue.num_waiting == 0
+
+
+def test_position_counts_requests_without_a_row():
+    queue = FairQueue(max_rows=1, max_requests=9, max_waiting_rows=99)
+    jobs = [started(queue, client, 2) for client in "abc"]
+    queue.take(0)
+    assert [queue.position(job) for job in jobs] == [0, 1, 2]
+    queue.close(jobs[1])
+    assert queue.position(jobs[2]) == 1
+
+
+def test_a_place_ends_with_its_last_sample():
+    queue = FairQueue(max_rows=9, max_requests=9, max_waiting_rows=99)
+    job = started(queue, "a", 1, Sampling(samples=2, temperature=1.0))
+    job.tell_progress(0, "<explanation>a")
+    assert job.news() == ({0: "<explanation>a"}, [], None)
+    job.tell_sample(Ticket(job, 0, 1), SAMPLE._replace(text="second"))
+    assert job.news() == ({}, [], None)
+    job.tell_sample(Ticket(job, 0, 0), SAMPLE._replace(text="first"))
+    outcome = job.news()[1][0]
+    assert [sample.text for sample in outcome.samples] == ["first", "second"]
+
+
+def test_greedy_samples_are_one_row():
+    queue = FairQueue(max_rows=9, max_requests=9, max_waiting_rows=99)
+    job = started(queue, "a", 1, Sampling(samples=3))
+    (ticket,) = queue.take(0)
+    job.tell_sample(ticket, SAMPLE)
+    assert job.news()[1] == [Outcome(0, (SAMPLE,) * 3)]
+
+
+def test_a_failed_place_ends_once():
+    queue = FairQueue(max_rows=9, max_requests=9, max_waiting_rows=99)
+    job = started(queue, "a", 2, Sampling(samples=2, temperature=1.0))
+    job.tell_error(0, "first")
+    job.tell_error(0, "second")
+    assert job.news()[1] == [Outcome(0, error="first")]
+    assert [ticket.place for ticket in queue.take(0)] == [1, 1]
+
+
+def test_a_stopped_queue_takes_nothing_in_and_tells_all():
+    queue = FairQueue(max_rows=9, max_requests=9, max_waiting_rows=99)
+    job = started(queue, "a", 2)
+    queue.stop("closing", fail_open=True)
+    assert job.news()[2] == "closing"
+    with pytest.raises(Unavailable, match="closing"):
+        queue.open("b", 1)

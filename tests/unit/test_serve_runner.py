@@ -1,0 +1,264 @@
+"""What happens to requests in the batch: sharing, leaving, failing, waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from support.serving import D_MODEL, ScriptedEngine, client_for, scripted_nla, tiny_nla
+
+VECTOR = [1.0] * D_MODEL
+QUIET = {"rows_active": 0, "rows_waiting": 0, "requests_open": 0}
+
+
+def frames(response) -> list[dict]:
+    data = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
+    assert data.pop() == "[DONE]"
+    return [json.loads(each) for each in data]
+
+
+def gauges(client) -> dict[str, float]:
+    text = client.get("/metrics").text
+    found = re.findall(r"^nlakit_(rows_active|rows_waiting|requests_open) (\S+)$", text, re.M)
+    return {name: float(value) for name, value in found}
+
+
+def asking(client, activations) -> threading.Thread:
+    """Somebody else who asks at the same time."""
+    body = {"activations": activations}
+    thread = threading.Thread(target=client.post, args=("/describe",), kwargs={"json": body})
+    thread.start()
+    return thread
+
+
+def until(holds, seconds=10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 8])
+def test_any_number_of_positions_ends(tmp_path, max_rows):
+    engine = ScriptedEngine(words=lambda row: "w " * (1 + row.vector % 5))
+    with client_for(scripted_nla(engine), tmp_path, max_rows=max_rows) as client:
+        for number in (1, 2, 7, 8, 9, 40):
+            body = {"activations": [VECTOR] * number, "stream": number % 2 == 0}
+            found = client.post("/describe", json=body)
+            assert found.text.count('"description"') == number
+        assert engine.most_rows == max_rows - max_rows // 8
+        assert gauges(client) == QUIET
+
+
+def test_requests_share_the_batch(tmp_path):
+    engine = ScriptedEngine(words=lambda row: "w " * 20)
+    engine.step_s = 0.005
+    with client_for(scripted_nla(engine), tmp_path, max_rows=32) as client:
+        ask = lambda _: client.post("/describe", json={"activations": [VECTOR]})  # noqa: E731
+        with ThreadPoolExecutor(8) as pool:
+            assert {each.status_code for each in pool.map(ask, range(8))} == {200}
+    assert engine.most_rows > 1
+
+
+def test_a_small_request_overtakes_a_large_one(tmp_path):
+    engine = ScriptedEngine(words=lambda row: "w " * 10)
+    engine.step_s = 0.01
+    with client_for(scripted_nla(engine), tmp_path, max_rows=8) as client:
+        large = threading.Thread(
+            target=client.post,
+            args=("/describe",),
+            kwargs={"json": {"activations": [VECTOR] * 200}},
+        )
+        large.start()
+        until(lambda: engine.most_rows >= 7)
+        started = time.monotonic()
+        assert client.post("/describe", json={"activations": [VECTOR]}).status_code == 200
+        assert time.monotonic() - started < 1.5 and large.is_alive()
+        large.join()
+
+
+def test_a_bad_activation_fails_alone(tmp_path):
+    engine = ScriptedEngine(activation=lambda p: [float("nan") if p == 1 else 1.0] * D_MODEL)
+    with client_for(scripted_nla(engine), tmp_path) as client:
+        body = {"text": "the cat sat", "positions": [0, 1, 2], "reverse": False}
+        found = client.post("/explain", json=body).json()["results"]
+        assert ["error" in each for each in found] == [False, True, False]
+        assert (found[1]["description"], found[1]["mse"], found[1]["l2_norm"]) == ("", None, 0)
+        streamed = frames(client.post("/explain", json={**body, "stream": True}))
+        errors = [each for each in streamed if "error" in each]
+        assert errors == [{"error": "the activation is not finite", "position": 1}]
+        assert sum("description" in each for each in streamed) == 2
+        assert client.post("/extract", json={"text": "the cat sat"}).status_code == 400
+
+
+def test_an_explanation_that_cannot_be_scored_fails_alone(tmp_path):
+    engine = ScriptedEngine()
+    engine.refused = {"thought 1"}
+    with client_for(scripted_nla(engine), tmp_path) as client:
+        body = {"activations": [VECTOR] * 3, "stream": True}
+        streamed = frames(client.post("/describe", json=body))
+        finals = [each for each in streamed if each.get("done") is None]
+        assert [each["index"] for each in finals if "error" in each] == [1]
+        assert sorted(each["index"] for each in finals) == [0, 1, 2]
+        v1 = client.post("/v1/describe", json={"activations": [VECTOR] * 2}).json()["results"]
+        assert v1[1]["samples"] == [] and v1[1]["word"] is None
+
+
+def test_a_broken_batch_is_told_and_replaced(tmp_path):
+    engine = ScriptedEngine()
+    engine.broken = True
+    with client_for(scripted_nla(engine), tmp_path) as client:
+        found = client.post("/describe", json={"activations": [VECTOR] * 2}).json()["results"]
+        assert [each["error"] for each in found] == ["the engine failed: out of memory"] * 2
+        found = client.post("/describe", json={"activations": [VECTOR]}).json()["results"]
+        assert found[0]["description"] == "thought 0"
+        assert gauges(client)["rows_active"] == 0
+
+
+def test_a_full_queue_answers_429(tmp_path):
+    engine = ScriptedEngine(words=lambda row: "w " * 50)
+    engine.step_s = 0.02
+    with client_for(scripted_nla(engine), tmp_path, max_requests=1) as client:
+        first = asking(client, [VECTOR])
+        until(lambda: engine.most_rows == 1)
+        refused = client.post("/describe", json={"activations": [VECTOR], "stream": True})
+        assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
+        first.join()
+        assert client.post("/describe", json={"activations": [VECTOR]}).status_code == 200
+
+
+def test_a_request_has_a_deadline(tmp_path):
+    engine = ScriptedEngine(words=lambda row: "w " * 1000)
+    engine.step_s = 0.01
+    with client_for(scripted_nla(engine), tmp_path, request_deadline_s=0.2) as client:
+        body = {"activations": [VECTOR] * 2, "max_new_tokens": 1000}
+        assert client.post("/describe", json=body).status_code == 504
+        streamed = frames(client.post("/describe", json={**body, "stream": True}))
+        assert [each["index"] for each in streamed if "error" in each] == [0, 1]
+        until(lambda: gauges(client) == QUIET)
+
+
+def test_progress_is_at_most_fifteen_a_second_and_silence_has_a_heartbeat(tmp_path):
+    engine = ScriptedEngine(words=lambda row: "w " * 100)
+    engine.step_s = 0.005
+    with client_for(scripted_nla(engine), tmp_path, max_rows=1, heartbeat_s=0.05) as client:
+        started = time.monotonic()
+        found = client.post("/describe", json={"activations": [VECTOR], "stream": True})
+        seconds = time.monotonic() - started
+        assert 2 <= found.text.count('"done":false') <= 15 * seconds + 2
+        assert ": ping\n\n" in found.text
+
+
+def test_a_queue_that_waits_is_told(tmp_path):
+    engine = ScriptedEngine(words=lambda row: "w " * 100)
+    engine.step_s = 0.01
+    with client_for(scripted_nla(engine), tmp_path, max_rows=1) as client:
+        first = asking(client, [VECTOR])
+        until(lambda: engine.most_rows == 1)
+        found = client.post("/v1/describe", json={"activations": [VECTOR], "stream": True})
+        assert frames(found)[0] == {"position_in_queue": 1, "done": False, "queued": True}
+        first.join()
+
+
+def test_shutting_down_tells_who_waits(tmp_path):
+    engine = ScriptedEngine(words=lambda row: "w " * 4000)
+    engine.step_s = 0.01
+    with client_for(scripted_nla(engine), tmp_path) as client:
+        answers = []
+        body = {"activations": [VECTOR], "max_new_tokens": 4000}
+        waiting = threading.Thread(
+            target=lambda: answers.append(client.post("/describe", json=body))
+        )
+        waiting.start()
+        until(lambda: engine.most_rows == 1)
+        client.app.state.service.runner.stop()
+        waiting.join()
+        assert answers[0].status_code == 503 and "Retry-After" in answers[0].headers
+        assert (
+            client.post("/score", json={"description": "a", "activation": VECTOR}).status_code
+            == 503
+        )
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_dies_says_so(tmp_path):
+    engine = ScriptedEngine()
+    engine.reconstruct = lambda _: (_ for _ in ()).throw(SystemError("unforeseen"))
+    with client_for(scripted_nla(engine), tmp_path) as client:
+        assert client.post("/describe", json={"activations": [VECTOR]}).status_code == 503
+        assert client.get("/v1/health").status_code == 503
+        assert client.get("/v1/health").json()["status"] == "failed"
+
+
+# -- a client that leaves --------------------------------------------------------------------------
+async def leave_after(app, path: str, body: dict, num_chunks: int, ready=lambda: True) -> None:
+    """Ask as a server would, and hang up after so many pieces of the answer."""
+    raw = json.dumps(body).encode()
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode()}
+    scope |= {"headers": headers, "query_string": b"", "scheme": "http", "root_path": ""}
+    scope |= {"http_version": "1.1", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)}
+    scope |= {"asgi": {"version": "3.0", "spec_version": "2.3"}}
+    chunks: list[bytes] = []
+    sent = iter([{"type": "http.request", "body": raw, "more_body": False}])
+
+    async def receive():
+        for message in sent:
+            return message
+        while len(chunks) < num_chunks or not ready():
+            await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        chunks.append(message.get("body", b""))
+
+    await asyncio.wait_for(app(scope, receive, send), 20)
+
+
+@pytest.mark.parametrize(
+    ("path", "stream"), [("/describe", True), ("/describe", False), ("/v1/describe", True)]
+)
+def test_a_client_that_leaves_frees_its_rows(tmp_path, path, stream):
+    engine = ScriptedEngine(words=lambda row: "w " * 4000)
+    engine.step_s = 0.005
+    with client_for(scripted_nla(engine), tmp_path, max_rows=8) as client:
+        body = {"activations": [VECTOR] * 40, "max_new_tokens": 4000, "stream": stream}
+        chunks, ready = (4 if stream else 0), lambda: engine.most_rows >= 7
+        client.portal.call(leave_after, client.app, path, body, chunks, ready)
+        until(lambda: gauges(client) == QUIET, 2)
+        assert client.app.state.service.runner.num_active == 0
+
+
+def test_leaving_a_completion_stops_it(tmp_path):
+    with client_for(tiny_nla(), tmp_path) as client:
+        body = {"text": "a", "completion_tokens": 512, "temperature": 5, "stream": True}
+        client.portal.call(leave_after, client.app, "/completion", body, 3)
+        until(lambda: not client.app.state.service.runner._steppers, 2)
+
+
+# -- the real engine -------------------------------------------------------------------------------
+def test_a_row_says_the_same_whoever_shares_its_batch(tmp_path):
+    nla = tiny_nla()
+    vectors = torch.randn(5, D_MODEL, generator=torch.Generator().manual_seed(1))
+    options = {"samples": 2, "temperature": 1.0, "max_new_tokens": 12, "seed": 9}
+    alone = nla.describe(vectors, **options)
+    body = {"activations": vectors.tolist(), **options}
+    others = [
+        {"activations": vectors.tolist(), "temperature": t, "top_p": p, "max_new_tokens": n}
+        for t, p, n in ((0, 1, 30), (0.5, 0.5, 20), (1.5, 1, 3))
+    ]
+    with client_for(nla, tmp_path, max_rows=4) as client:
+        ask = lambda each: client.post("/v1/describe", json=each).json()["results"]  # noqa: E731
+        with ThreadPoolExecutor(4) as pool:
+            shared = list(pool.map(ask, [*others, body]))[-1]
+    expected = [[each.explanation for each in token.samples] for token in alone.tokens]
+    assert [[each["description"] for each in found["samples"]] for found in shared] == expected
+    for found, token in zip(shared, alone.tokens, strict=True):
+        assert found["fidelity"] == pytest.approx(token.fidelity, abs=1e-4)
+        assert found["word"] == token.word

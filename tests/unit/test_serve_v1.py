@@ -1,0 +1,214 @@
+"""Our own interface: samples, seeds, claims, binary vectors, passages, saved readings, the spec."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from support.serving import D_MODEL, ScriptedEngine, client_for, scripted_nla
+
+from nlakit.serve import openapi
+from nlakit.storyworld.grammar import document
+
+VECTOR = [3.0, 4.0, *[0.0] * (D_MODEL - 2)]
+BINARY = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    engine = ScriptedEngine(words=lambda row: f"A story, sample {row.sample}")
+    with client_for(scripted_nla(engine), tmp_path_factory.mktemp("data")) as found:
+        yield found
+
+
+# -- explain and describe --------------------------------------------------------------------------
+def test_samples_fidelity_and_baseline(client):
+    body = {"text": "the cat", "positions": [1], "samples": 3, "temperature": 1, "seed": 4}
+    found = client.post("/v1/explain", json=body).json()
+    assert (found["variance"], found["floors"], found["model"]) == (0.5, {"mean": 0.0}, "tiny")
+    result = found["results"][0]
+    said = [each["description"] for each in result["samples"]]
+    assert said == [f"A story, sample {number}" for number in range(3)]
+    # mse 0.8 over a variance of 0.5; of equals the first is shown.
+    assert result["fidelity"] == pytest.approx(-0.6) and result["word"] == "do not believe"
+    assert result["description"] == "A story, sample 0" and result["closed"] is True
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"samples": 0}, {"samples": 17}, {"top_p": 0}, {"top_p": 1.1}, {"seed": -1}, {"seed": 2**63}],
+)
+def test_sampling_is_bounded(client, bad):
+    for path, body in (("explain", {"text": "a"}), ("describe", {"activations": [VECTOR]})):
+        assert client.post(f"/v1/{path}", json={**body, **bad}).status_code == 422
+
+
+def test_too_many_positions(client):
+    body = {"text": "a b c d " * 60, "positions": [0] * 513}
+    assert client.post("/v1/explain", json=body).status_code == 422
+
+
+def test_claims_are_checked_against_the_document(client):
+    made = document(7, 3, "story")
+    end = made.text.index(".", len(made.text) // 2) + 1
+    reference = {"seed": 7, "index": 3, "genre": "story"}
+    body = {"text": made.text[:end], "positions": [-1], "document": reference}
+    claims = client.post("/v1/explain", json=body).json()["results"][0]["claims"]
+    assert [(c["kind"], c["value"], c["verdict"]) for c in claims] == [("genre", "story", "true")]
+    other = {**body, "document": {**reference, "genre": "sums"}}
+    claims = client.post("/v1/explain", json=other).json()["results"][0]["claims"]
+    assert claims[0]["verdict"] is None  # another document: nobody knows
+    del body["document"]
+    claims = client.post("/v1/explain", json=body).json()["results"][0]["claims"]
+    assert claims[0] == {"kind": "genre", "value": "story", "start": 2, "end": 7, "verdict": None}
+
+
+def test_claims_of_a_chat_are_placed_by_its_own_text(client):
+    made = document(7, 5, "chat")
+    turns = [{"role": m.role, "content": m.content} for m in made.messages[:2]]
+    body = {
+        "messages": turns,
+        "positions": [-1],
+        "document": {"seed": 7, "index": 5, "genre": "chat"},
+    }
+    claims = client.post("/v1/explain", json=body).json()["results"][0]["claims"]
+    assert [(c["kind"], c["verdict"]) for c in claims] == [("genre", "false")]  # a chat, no story
+
+
+def test_describe_reads_safetensors(client):
+    vectors = torch.tensor([VECTOR, VECTOR]).bfloat16()
+    raw = save({"vectors": vectors})
+    found = client.post("/v1/describe?samples=2&temperature=1&seed=1", content=raw, headers=BINARY)
+    results = found.json()["results"]
+    assert [len(each["samples"]) for each in results] == [2, 2]
+    assert [each["index"] for each in results] == [0, 1]
+    assert results[0]["cosine_similarity"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"", 400),
+        (b"\x80\x04pickle", 400),
+        (save({"other": torch.zeros(1, D_MODEL)}), 400),
+        (save({"vectors": torch.zeros(1, D_MODEL, dtype=torch.int64)}), 400),
+        (save({"vectors": torch.zeros(D_MODEL)}), 400),
+        (save({"vectors": torch.zeros(0, D_MODEL)}), 400),
+        (save({"vectors": torch.zeros(513, D_MODEL)}), 400),
+        (save({"vectors": torch.zeros(1, 3)}), 400),
+        (save({"vectors": torch.full((1, D_MODEL), float("nan"))}), 422),
+    ],
+)
+def test_describe_refuses_other_bytes(client, raw, status):
+    found = client.post("/v1/describe", content=raw, headers=BINARY)
+    assert found.status_code == status and found.json()["detail"]
+
+
+def test_describe_refuses_other_types_and_bad_json(client):
+    headers = {"Content-Type": "text/plain"}
+    assert client.post("/v1/describe", content=b"x", headers=headers).status_code == 415
+    headers = {"Content-Type": "application/json"}
+    for raw in (b"{", b"[]", b'{"activations": [[NaN]]}'):
+        found = client.post("/v1/describe", content=raw, headers=headers)
+        assert found.status_code == 422 and found.json()["detail"][0]["loc"][0] == "body"
+
+
+def test_extract_in_both_forms(client):
+    body = {"text": "the cat", "positions": [-1, 1]}
+    plain = client.post("/v1/extract", json=body).json()["tokens"]
+    raw = client.post("/v1/extract", json=body, headers={"Accept": "application/octet-stream"})
+    tensors = load(raw.content)
+    assert raw.headers["content-type"] == "application/octet-stream"
+    assert tensors["vectors"].tolist() == [each["activation"] for each in plain]
+    assert tensors["positions"].tolist() == [each["position"] for each in plain]
+    assert tensors["token_ids"].tolist() == [each["token_id"] for each in plain]
+
+
+# -- models, passages, health ----------------------------------------------------------------------
+def test_models(client):
+    (found,) = client.get("/v1/models").json()["models"]
+    assert (found["name"], found["layer"], found["fve"]) == ("tiny", 1, 0.25)
+    assert (found["max_tokens"], found["num_training_rows"]) == (512, 3)
+
+
+def test_every_passage_shows_what_it_says(client):
+    found = {each["id"]: each for each in client.get("/v1/passages").json()["passages"]}
+    assert list(found) == ["rhyme", "sum", "count", "drill", "switch", "story"]
+    wanted = {"rhyme": "rhyme", "sum": "sum", "count": "count", "switch": "switch"}
+    for name, kind in wanted.items():
+        made, char_end = placed(client, found[name])
+        assert kind in made.state(char_end).planned, name
+    made, char_end = placed(client, found["drill"])
+    assert made.state(char_end).facts["drill"] == "yes"
+
+
+def placed(client, passage):
+    """A passage's document, and where in it the passage ends as the target reads it."""
+    ref = passage["document"]
+    made = document(ref["seed"], ref["index"], ref["genre"])
+    body = {key: passage[key] for key in ("text", "messages") if passage[key]}
+    text = client.post("/tokenize", json=body).json()["text"].removeprefix("<|bos|>")
+    assert made.text.startswith(text)
+    return made, len(text)
+
+
+def test_health_and_metrics(client):
+    found = client.get("/v1/health").json()
+    assert (found["status"], found["rows_active"], found["requests"]) == ("ok", 0, 0)
+    text = client.get("/metrics").text
+    assert 'nlakit_rows_total{outcome="finished"}' in text and "nlakit_rows_active 0.0" in text
+
+
+# -- saved readings --------------------------------------------------------------------------------
+def test_readings_are_kept(client):
+    reading = {"text": "it was Sunday", "deep": {"list": [1, None, "violet"]}}
+    made = client.post("/v1/readings", json={"title": "mine", "reading": reading})
+    head = made.json()
+    assert made.status_code == 201 and list(head) == ["id", "title", "created"]
+    path = f"/v1/readings/{head['id']}"
+    assert client.get(path).json() == {**head, "reading": reading}
+    assert client.get("/v1/readings?q=violet&limit=5").json() == {"readings": [head], "total": 1}
+    assert client.delete(path).status_code == 204
+    assert [client.get(path).status_code, client.delete(path).status_code] == [404, 404]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"title": "", "reading": {}}',
+        b'{"title": "a", "reading": []}',
+        b'{"title": "a", "reading": {"x": NaN}}',
+        b'{"title": "a", "reading": {"x": "\\ud800"}}',
+        b'{"title": "a", "reading": {"x": ' + b"[" * 80 + b"]" * 80 + b"}}",
+        b'{"title": "' + b"a" * 201 + b'", "reading": {}}',
+    ],
+)
+def test_readings_that_cannot_be_kept(client, raw):
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/v1/readings", content=raw, headers=headers).status_code == 422
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "offset=-1", "q=" + "a" * 201])
+def test_reading_queries_are_bounded(client, query):
+    assert client.get(f"/v1/readings?{query}").status_code == 422
+
+
+# -- the description -------------------------------------------------------------------------------
+def test_the_committed_description_is_fresh():
+    committed = openapi.PATH.read_text(encoding="utf-8")
+    assert committed == openapi.render(), "run: python -m nlakit.serve.openapi"
+
+
+def test_every_path_documents_what_it_answers():
+    spec = json.loads(openapi.PATH.read_text(encoding="utf-8"))
+    for path, verbs in spec["paths"].items():
+        for verb, operation in verbs.items():
+            statuses = set(operation["responses"])
+            if path != "/v1/health":
+                assert {"401", "403"} <= statuses, (path, verb)
+            if "requestBody" in operation:
+                assert {"400", "413", "422"} <= statuses, (path, verb)
+    text = json.dumps(spec)
+    assert all(f"#/components/schemas/{name}" in text for name in ("Claim" + "Result", "Problem"))
