@@ -1,5 +1,5 @@
-# demo   read a passage with the bundled NLA          test   the offline tests
-# check  lint, types and guards                       docs   render the README's tables
+# demo   read passages with the bundled NLA, then serve its page    test   the offline tests
+# check  lint, types and guards                                   docs   render the README's tables
 # train  make the bundled NLA again (hours on two CPU cores)
 
 PYTHON ?= python3
@@ -11,6 +11,7 @@ INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
 
 demo: $(VENV)/.installed
 	$(BIN)/nlakit demo
+	$(BIN)/nlakit serve
 
 test: $(VENV)/.installed-dev
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -m "not gpu and not live"
