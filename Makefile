@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two test processes with one thread each: torch processes that share cores slow each other down.
+OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
 
 .PHONY: demo test check guards docs train
@@ -14,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/nlakit serve
 
 test: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -q -m "not gpu and not live"
+	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu and not live" -n 2 --dist loadfile
 
 check: $(VENV)/.installed-dev guards
 	$(BIN)/ruff check .
