@@ -258,10 +258,12 @@ def _read_block(layer: Any, fuse: bool) -> Block:
 
 
 def _join(linears: list[nn.Linear], fuse: bool) -> Projection:
-    maps = tuple((linear.weight.detach(), linear.bias) for linear in linears)
+    maps: tuple[tuple[torch.Tensor, torch.Tensor | None], ...] = tuple(
+        (linear.weight.detach(), linear.bias) for linear in linears
+    )
     if not fuse:
         return Projection(maps)
-    biases = [bias for _, bias in maps if bias is not None]
+    biases: list[torch.Tensor] = [bias for _, bias in maps if bias is not None]
     bias = torch.cat(biases).detach() if biases else None
     return Projection(((torch.cat([weight for weight, _ in maps]), bias),))
 

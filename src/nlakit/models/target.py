@@ -79,7 +79,7 @@ class Target:
         if not text:
             raise InputError("The text is empty. Give at least one character.")
         encoded = self._encode(text, split_special_tokens=True)
-        bos = self.tokenizer.bos_token_id
+        bos: Any = self.tokenizer.bos_token_id
         adds_bos = family_of(self.model.config.model_type).adds_bos
         if adds_bos and bos is not None and encoded.ids[:1] != [bos]:
             name = str(self.tokenizer.bos_token)
@@ -143,7 +143,7 @@ class Target:
             verbose=False,
         )
         offsets = [(int(start), int(end)) for start, end in output["offset_mapping"]]
-        return Encoded(output["input_ids"], offsets, [text[a:b] for a, b in offsets], text)
+        return Encoded(list(output["input_ids"]), offsets, [text[a:b] for a, b in offsets], text)
 
     def _checked(self, encoded: Encoded) -> Encoded:
         if len(encoded.ids) > self.max_tokens:

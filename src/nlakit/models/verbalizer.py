@@ -204,6 +204,7 @@ class Verbalizer:
         shared = DynamicCache()
         for index, (keys, values, *_) in enumerate(prefix):
             size = (len(body_BSD), -1, -1, -1)
+            assert keys is not None and values is not None, "the prefix was just run"
             shared.update(keys.expand(size), values.expand(size), index)
         output = backbone(inputs_embeds=body_BSD, use_cache=True, past_key_values=shared)
         return output.last_hidden_state

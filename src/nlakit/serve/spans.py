@@ -131,9 +131,9 @@ def _block(
     header = min(size, max(0, common_prefix(ids, emptied) - start))
     footer = 0 if is_open else min(size - header, common_suffix(ids, emptied))
     sections: list[Section] = ["header"] * header
-    sections += ["content"] * (size - header - footer)
-    sections += ["footer"] * footer
-    return sections
+    content: list[Section] = ["content"] * (size - header - footer)
+    footers: list[Section] = ["footer"] * footer
+    return sections + content + footers
 
 
 def _span(section: Section, turn: Turn, index: int, start_known: bool) -> Span:

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -61,11 +62,15 @@ def build_model(
             num_key_value_heads=config.num_heads,
             max_position_embeddings=config.context,
             tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            **special_ids(tokenizer),
         )
     )
+
+
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The ids of BOS, EOS and padding, as a model config takes them."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {name: getattr(tokenizer, name) for name in names}
 
 
 def train_documents(seed: int, step: int, count: int) -> list[Document]:
