@@ -3,7 +3,7 @@
 On storyworld targets it leaves the plateaus between one kind of fact and the next in about two
 thirds
 of AdamW's steps. Torch ships one that multiplies in bfloat16, which CPUs without that hardware do
-several times slower than float32; ours works in float32 and on all matrices of one shape at once.
+slower than float32; ours works in float32 and on all matrices of one shape at once.
 Method: K. Jordan, "Muon: an optimizer for hidden layers" (2024), with its published coefficients.
 """
 
