@@ -169,6 +169,12 @@ def test_what_follows_the_last_message_is_the_generation_prompt():
     assert (spans[-12].section, spans[-12].message_index) == ("footer", 0)
 
 
+def test_content_that_ends_as_the_header_does_is_content():
+    spans = spans_of([("system", "a:")])
+    assert shown(spell([("system", "a:")]), spans, 0, "content") == "a:"
+    assert shown(spell([("system", "a:")]), spans, 0, "footer") == "$"
+
+
 def test_an_empty_message_is_all_header():
     spans = spans_of([("user", ""), ("tool", "x")])
     assert {span.section for span in spans if span.message_index == 0} == {"header"}

@@ -129,7 +129,8 @@ def _block(
     if emptied is None:
         return ["scaffold"] * size
     header = min(size, max(0, common_prefix(ids, emptied) - start))
-    footer = 0 if is_open else min(size - header, common_suffix(ids, emptied))
+    after_header = max(0, len(emptied) - start - header)
+    footer = 0 if is_open else min(size - header, after_header, common_suffix(ids, emptied))
     sections: list[Section] = ["header"] * header
     content: list[Section] = ["content"] * (size - header - footer)
     footers: list[Section] = ["footer"] * footer
