@@ -8,6 +8,7 @@ activation does not hold. That is the field's problem and not an oversight.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from .claims import next_value
@@ -27,18 +28,42 @@ class Label:
     claims: tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of a description.
+
+    Attributes:
+        kinds: mention these kinds of fact, each of them, and no other; None leaves it to chance.
+        tail_words: how many of the last words to quote, one of these at random.
+        avoid: a text whose wording is not to be used again where there is another.
+    """
+
+    kinds: Collection[str] | None = None
+    tail_words: tuple[int, ...] = (2,)
+    avoid: str = ""
+
+
 class _Snippets:
-    def __init__(self, state: State, rng: random.Random):
-        self.state, self.rng = state, rng
+    def __init__(self, state: State, rng: random.Random, wish: Wish):
+        self.state, self.rng, self.wish = state, rng, wish
         self.claims: list[tuple[str, str]] = []
 
     def phrase(self, kind: str) -> str | None:
         """Words for the state's value of `kind`, or None where it has none or is not mentioned."""
         value = self.state.facts.get(kind)
-        if value is None or self.rng.random() >= MENTION.get(kind, 1.0):
+        by_chance = self.rng.random() < MENTION.get(kind, 1.0)
+        if value is None or not (by_chance if self.wish.kinds is None else self.wants(kind)):
             return None
         self.claims.append((kind, value))
-        return self.rng.choice(PHRASES[kind][value]) if kind in PHRASES else value
+        return self.choice(PHRASES[kind][value]) if kind in PHRASES else value
+
+    def wants(self, kind: str) -> bool:
+        return self.wish.kinds is None or kind in self.wish.kinds
+
+    def choice(self, wordings: Sequence[str]) -> str:
+        """One of several wordings, another than the text to avoid has where there is one."""
+        fresh = [words for words in wordings if words not in self.wish.avoid.lower()]
+        return self.rng.choice(fresh or wordings)
 
     def setting(self) -> str:
         """Setting and form: "A gloomy tale about the sea, told by a sailor, in plain words."."""
@@ -46,7 +71,8 @@ class _Snippets:
         noun = " ".join(part for part in (mood, genre or "text", topic) if part)
         parts = [part for part in (self.phrase("register"), self.phrase("speaker")) if part]
         self.rng.shuffle(parts)
-        if self.state.facts.get("language") == "spanish" or self.rng.random() < UNASKED_LANGUAGE:
+        foreign = self.state.facts.get("language") == "spanish"
+        if foreign or self.wish.kinds is not None or self.rng.random() < UNASKED_LANGUAGE:
             parts += [part for part in (self.phrase("language"),) if part]
         article = "An" if noun[0] in "aeiou" else "A"
         return ", ".join([f"{article} {noun}", *parts]) + "."
@@ -80,31 +106,38 @@ class _Snippets:
 
     def ending(self) -> str:
         """The final token and what must follow."""
-        tail = " ".join(self.state.last_words[-2:])
+        following = self._next()
+        if not self.wants("last"):
+            return following and f"Then {following}."
+        tail = " ".join(self.state.last_words[-self.rng.choice(self.wish.tail_words) :])
         self.claims.append(("last", tail))
         lead = self.rng.choice(("It ends on", "It stops at"))
-        return f'{lead} "{tail}", then {self._next()}.'
+        return f'{lead} "{tail}"' + (f", then {following}." if following else ".")
 
     def _next(self) -> str:
         value = next_value(self.state)
+        if not self.wants("next"):
+            return ""
         if value is None:
-            return self.rng.choice(NEXT_OPEN)
+            return "" if self.wish.kinds is not None else self.rng.choice(NEXT_OPEN)
         self.claims.append(("next", value))
         if value.startswith("word "):
             return f'"{value[5:]}"'
-        return self.rng.choice(NEXT[value])
+        return self.choice(NEXT[value])
 
 
-def describe(state: State, rng: random.Random) -> Label:
-    """The explanation of one state."""
-    snippets = _Snippets(state, rng)
-    text = " ".join(
-        part for part in (snippets.setting(), snippets.content(), snippets.ending()) if part
-    )
-    return Label(text, tuple(snippets.claims))
+def describe(
+    state: State, rng: random.Random, wish: Wish | None = None, shuffled: bool = False
+) -> Label:
+    """The explanation of one state; `shuffled` puts its snippets in any order."""
+    snippets = _Snippets(state, rng, wish or Wish())
+    parts = [snippets.setting(), snippets.content(), snippets.ending()]
+    if shuffled:
+        rng.shuffle(parts)
+    return Label(" ".join(part for part in parts if part), tuple(snippets.claims))
 
 
-def label(document: Document, char_end: int, seed: int = 0) -> Label:
-    """The explanation of `document.text[:char_end]`; the same for the same place and seed."""
+def label(document: Document, char_end: int, seed: int = 0, wish: Wish | None = None) -> Label:
+    """The explanation of `document.text[:char_end]`; the same for the same place, seed and wish."""
     rng = random.Random(f"{seed}/{document.id}/{char_end}")
-    return describe(document.state(char_end), rng)
+    return describe(document.state(char_end), rng, wish)

@@ -2,14 +2,20 @@
 
     1-target  2-activations  3-verbalizer  4-reconstructor  5-rl  nla (the pair)
 
+and, where the recipe has a `[grounding]`, a second pair that keeps to what it can read, with the
+first one's stages as rows to compare it with:
+
+    6-grounding  7-grounded-verbalizer  8-grounded-reconstructor  9-grounded-rl  10-controls
+
 Stages talk through files only, so a killed pipeline goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,27 +31,40 @@ from nlakit.data.datasets import PairSet, load_pairs
 from nlakit.data.documents import states_of
 from nlakit.data.extraction import extract_storyworld, sample_storyworld
 from nlakit.data.labels import write_labels
+from nlakit.data.shards import ShardReader
+from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import ConfigError, ResumeError
+from nlakit.evals import probe_store
+from nlakit.evals.pair import CONTROL_AR
 from nlakit.evals.report import read_metrics, write_report
 from nlakit.evals.storyworld import evaluate
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.registry import ROWS, WARM_START
 from nlakit.teachers.storyworld import StoryworldTeacher
 
-from .evaluation import HeldOut
+from .evaluation import EVALUATION_TOKENS, HeldOut
+from .grounding import ClaimJudge, full_labels, ground, judge_curves, write_grounded
 from .prompts import AR_TEMPLATE, AV_TEMPLATE
-from .recipe import Recipe
-from .rl import train_rl
-from .run import read_json
+from .recipe import GroundingConfig, Recipe
+from .rl import TruthTerms, train_rl
+from .run import read_json, write_json
 from .sft import train_reconstructor, train_verbalizer
 from .target import train_target
 from .tokenizer import MARKER
 
-EXTRACTION_SEED, HELD_OUT_SEED = 4, 5
-STAGES = ("target", "activations", "verbalizer", "reconstructor", "rl")
+EXTRACTION_SEED, HELD_OUT_SEED, GROUNDING_SEED = 4, 5, 7
+PLAIN_STAGES = ("target", "activations", "verbalizer", "reconstructor", "rl")
+GROUNDED_STAGES = (
+    "grounding", "grounded-verbalizer", "grounded-reconstructor", "grounded-rl", "controls",
+)  # fmt: skip
+STAGES = (*PLAIN_STAGES, *GROUNDED_STAGES)
+GROUNDED_PARTS = ("target", "extraction", "verbalizer", "reconstructor", "grounding")
 PERCENTILE = 0.75
+CURVES_NAME = "curves.json"
+PLAIN_WARM_START, PLAIN_RL = (f"{ROWS}/{name}" for name in ("plain-warm-start", "plain-rl"))
 REPORT_NAME = "report.json"  # written last
 
 
@@ -86,6 +105,16 @@ def run(recipe_path: Path, overrides: Sequence[str], output: Path, only: str | N
         "reconstructor": warm_start_reconstructor,
         "rl": joint_rl,
     }
+    if recipe.grounding is not None:
+        stages |= {
+            "grounding": make_grounded_pairs,
+            "grounded-verbalizer": ground_verbalizer,
+            "grounded-reconstructor": ground_reconstructor,
+            "grounded-rl": grounded_rl,
+            "controls": train_controls,
+        }
+    elif only in GROUNDED_STAGES:
+        raise ConfigError(f"{recipe_path} has no [grounding], so there is no stage {only!r}.")
     for name, stage in stages.items():
         if only is None or name == only:
             Console(stderr=True).rule(f"{recipe.name}: {name}")
@@ -152,6 +181,128 @@ def joint_rl(recipe: Recipe, space: Workspace) -> None:
     )
 
 
+# -- the grounded pair -----------------------------------------------------------------------------
+def grounding_of(recipe: Recipe) -> GroundingConfig:
+    assert recipe.grounding is not None, "the stages of a recipe without one are never made"
+    return recipe.grounding
+
+
+def make_grounded_pairs(recipe: Recipe, space: Workspace) -> PairSet:
+    """Fresh activations, and labels of them without what a judge that never saw them can't read."""
+    config, directory = grounding_of(recipe), space.stage("grounding")
+    shards, labels = directory / "shards", directory / "labels"
+    if not (directory / "done.json").exists():
+        target = make_target(recipe, space)
+        extract_storyworld(
+            target,
+            shards,
+            seed=recipe.seed * 10 + GROUNDING_SEED,
+            split="train",
+            num_documents=config.documents,
+            positions_per_document=config.positions_per_document,
+            shard_rows=config.documents * config.positions_per_document,
+        )
+        judge = ClaimJudge(train_judge(recipe, space), recipe.precision)
+        measure_judge(recipe, space, target, judge)
+        reader = ShardReader(shards)
+        vectors, rows = reader.load()
+        grounded = ground(judge, vectors, states_of(rows), config.threshold, recipe.seed)
+        write_grounded(labels, grounded, reader.manifest.config_hash, config.threshold)
+        dropped = Counter(kind for each in grounded for kind in each.dropped)
+        kept = Counter(kind for each in grounded for kind, _ in each.label.claims)
+        write_json(directory / "done.json", {"kept": dict(kept), "dropped": dict(dropped)})
+    return load_pairs(shards, labels)
+
+
+def train_judge(recipe: Recipe, space: Workspace) -> Verbalizer:
+    """The warm-started AV, taught on by full labels that quote as a grounded label does."""
+    config, directory = grounding_of(recipe), space.stage("grounding") / "judge"
+    if not (directory / "done.json").exists():
+        pairs = make_pairs(recipe, space)
+        full = replace(pairs, explanations=full_labels(states_of(pairs.rows), recipe.seed))
+        start = Verbalizer.load(finished(space, "verbalizer") / "model")
+        taught = recipe.model_copy(update={"verbalizer": config.judge})
+        train_verbalizer(taught, start, full, directory, GROUNDED_PARTS)
+    return Verbalizer.load(directory / "model")
+
+
+def measure_judge(recipe: Recipe, space: Workspace, target: Target, judge: ClaimJudge) -> None:
+    """Write `curves.json`: what the judge's probabilities are worth on its own explanations."""
+    vectors, rows = sample_storyworld(
+        target, recipe.seed * 10 + HELD_OUT_SEED, "heldout", grounding_of(recipe).curve_rows
+    )
+    reconstructor = Reconstructor.load(finished(space, "reconstructor") / "model")
+    engine = LocalEngine(target, judge.verbalizer, reconstructor)
+    sampling = Sampling(temperature=1.0, max_new_tokens=EVALUATION_TOKENS, seed=recipe.seed)
+    texts = [group[0].text for group in engine.verbalize(vectors, sampling)]
+    curves = judge_curves(judge, vectors, texts, states_of(rows), recipe.seed)
+    write_json(
+        space.stage("grounding") / CURVES_NAME, {"curves": [each.model_dump() for each in curves]}
+    )
+
+
+def ground_verbalizer(recipe: Recipe, space: Workspace) -> None:
+    pairs = make_grounded_pairs(recipe, space)
+    judge = Verbalizer.load(space.stage("grounding") / "judge" / "model")
+    taught = recipe.model_copy(update={"verbalizer": grounding_of(recipe).verbalizer})
+    train_verbalizer(taught, judge, pairs, space.stage("grounded-verbalizer"), GROUNDED_PARTS)
+
+
+def ground_reconstructor(recipe: Recipe, space: Workspace) -> None:
+    target, pairs = make_target(recipe, space), make_grounded_pairs(recipe, space)
+    mean_D = mean_vector(make_pairs(recipe, space).vectors)
+    meta = pair_meta(recipe, target, pairs.vectors, "ar")
+    reconstructor = Reconstructor.from_target(target.model, target.tokenizer, meta)
+    taught = recipe.model_copy(update={"reconstructor": grounding_of(recipe).reconstructor})
+    directory = space.stage("grounded-reconstructor")
+    train_reconstructor(taught, reconstructor, pairs, mean_D, directory, GROUNDED_PARTS)
+
+
+def grounded_rl(recipe: Recipe, space: Workspace) -> None:
+    config = grounding_of(recipe)
+    target, pairs = make_target(recipe, space), make_pairs(recipe, space)
+    av_dir, ar_dir = (
+        finished(space, name) / "model"
+        for name in ("grounded-verbalizer", "grounded-reconstructor")
+    )
+    judge = ClaimJudge(
+        Verbalizer.load(space.stage("grounding") / "judge" / "model"), recipe.precision
+    )
+    rows = config.rl.vectors * config.rl.group
+    engine = LocalEngine(target, Verbalizer.load(av_dir), Reconstructor.load(ar_dir), rows)
+    train_rl(
+        recipe.model_copy(update={"rl": config.rl}),
+        engine,
+        Verbalizer.load(av_dir),
+        Reconstructor.load(ar_dir),
+        pairs.vectors,
+        held_out_rows(recipe, target, mean_vector(pairs.vectors)),
+        space.stage("grounded-rl"),
+        TruthTerms(judge, config.judge_weight, config.reword_share),
+        GROUNDED_PARTS,
+    )
+
+
+def train_controls(recipe: Recipe, space: Workspace) -> None:
+    """ARs trained on labels alone, for as many updates as those that went through RL with an AV.
+
+    What they make of an AV's explanations says how much of a rise in FVE is the AR's own learning.
+    """
+    target, grounding = make_target(recipe, space), grounding_of(recipe)
+    mean_D = mean_vector(make_pairs(recipe, space).vectors)
+    for name, pairs, config, rl in (
+        ("plain", make_pairs(recipe, space), recipe.reconstructor, recipe.rl),
+        ("grounded", make_grounded_pairs(recipe, space), grounding.reconstructor, grounding.rl),
+    ):
+        steps = config.steps + rl.steps * min(rl.reconstructor_updates, rl.group)
+        longer = config.model_copy(update={"steps": steps, "batch_size": rl.vectors})
+        taught = recipe.model_copy(update={"reconstructor": longer})
+        meta = pair_meta(recipe, target, pairs.vectors, "ar")
+        control = Reconstructor.from_target(target.model, target.tokenizer, meta)
+        directory = space.stage("controls") / name
+        train_reconstructor(taught, control, pairs, mean_D, directory, GROUNDED_PARTS)
+
+
 def finished(space: Workspace, name: str) -> Path:
     """The directory of a stage that must be done before another can start."""
     directory = space.stage(name)
@@ -198,24 +349,55 @@ def held_out_rows(recipe: Recipe, target: Target, mean_D: Tensor) -> HeldOut:
 
 # -- the result ----------------------------------------------------------------------------------
 def publish(recipe: Recipe, space: Workspace) -> None:
-    """Assemble the pair's directory: bf16 weights, the warm start beside them, mean and card."""
+    """Assemble the pair's directory: bf16 weights, what it is compared with, mean and card."""
     temporary = space.root / "nla.new"
     shutil.rmtree(temporary, ignore_errors=True)
     target, pairs = make_target(recipe, space), make_pairs(recipe, space)
-    best = space.stage("rl") / "best"
     target.save(temporary / "target", torch.bfloat16)
-    for name, av, ar in (
-        ("", best / "av", best / "ar"),
-        ("warm_start", space.stage("verbalizer") / "model", space.stage("reconstructor") / "model"),
-    ):
+    for name, (av, ar) in pairs_to_publish(recipe, space).items():
         Verbalizer.load(av).save(temporary / name / "av", torch.bfloat16)
         Reconstructor.load(ar).save(temporary / name / "ar", torch.bfloat16)
+    if recipe.grounding is not None:
+        controls = space.stage("controls")
+        for name, control in ((".", "grounded"), (PLAIN_RL, "plain")):
+            directory = temporary / name / CONTROL_AR
+            Reconstructor.load(controls / control / "model").save(directory, torch.bfloat16)
     mean_D = mean_vector(pairs.vectors)
     save_file({"mean": mean_D}, temporary / MEAN_NAME)
     write_card(temporary, _card(recipe, space, pairs.vectors, mean_D))
+    probe_store.write_probes(
+        temporary,
+        min(probe_store.DOCUMENTS, recipe.extraction.documents),
+        min(probe_store.TEST_DOCUMENTS, recipe.report.documents),
+    )
     copy_run(recipe, space, temporary / "run")
     shutil.rmtree(space.nla, ignore_errors=True)
     temporary.rename(space.nla)
+
+
+def final_rl(recipe: Recipe, space: Workspace) -> Path:
+    """The stage whose best checkpoint is the recipe's pair."""
+    return space.stage("rl" if recipe.grounding is None else "grounded-rl")
+
+
+def pairs_to_publish(recipe: Recipe, space: Workspace) -> dict[str, tuple[Path, Path]]:
+    """AV and AR of the pair (`.`), of its warm start, and of the plain rows to compare it with."""
+
+    def warm_start(prefix: str) -> tuple[Path, Path]:
+        av, ar = (space.stage(prefix + name) / "model" for name in ("verbalizer", "reconstructor"))
+        return av, ar
+
+    def trained(stage: Path) -> tuple[Path, Path]:
+        return stage / "best" / "av", stage / "best" / "ar"
+
+    found = {".": trained(final_rl(recipe, space))}
+    if recipe.grounding is None:
+        return found | {WARM_START: warm_start("")}
+    return found | {
+        WARM_START: warm_start("grounded-"),
+        PLAIN_WARM_START: warm_start(""),
+        PLAIN_RL: trained(space.stage("rl")),
+    }
 
 
 def write_pair_report(recipe: Recipe, space: Workspace) -> None:
@@ -224,12 +406,13 @@ def write_pair_report(recipe: Recipe, space: Workspace) -> None:
     card = read_card(space.nla)
     measured = {"fve": report.fve, "floors": report.floors.model_dump()}
     write_card(space.nla, card.model_copy(update=measured))
-    write_report(report, space.nla, read_metrics(space.nla / "run" / "rl.jsonl"))
+    stage = "rl" if recipe.grounding is None else "grounded-rl"
+    write_report(report, space.nla, read_metrics(space.nla / "run" / f"{stage}.jsonl"))
 
 
 def _card(recipe: Recipe, space: Workspace, vectors_ND: Tensor, mean_D: Tensor) -> NlaCard:
     unit_ND = to_norm(vectors_ND, resolve_scale("sqrt_d_model", vectors_ND.shape[1]))
-    best = read_json(space.stage("rl") / "best" / "best.json")
+    best = read_json(final_rl(recipe, space) / "best" / "best.json")
     return NlaCard(
         name=recipe.name,
         description="Storyworld NLA: target, verbalizer and reconstructor trained from scratch.",
@@ -246,6 +429,9 @@ def copy_run(recipe: Recipe, space: Workspace, directory: Path) -> None:
     directory.mkdir(parents=True)
     write_resolved(recipe, directory / "recipe.toml")
     for name in STAGES:
-        log = space.stage(name) / "metrics.jsonl"
-        if log.exists():
-            shutil.copy(log, directory / f"{name}.jsonl")
+        for log in sorted(space.stage(name).rglob("metrics.jsonl")):
+            parts = (name, *log.parent.relative_to(space.stage(name)).parts)
+            shutil.copy(log, directory / f"{'-'.join(parts)}.jsonl")
+    curves = space.stage("grounding") / CURVES_NAME
+    if curves.exists():
+        shutil.copy(curves, directory / CURVES_NAME)

@@ -97,6 +97,28 @@ class RlConfig(FrozenModel):
     below the warm start's."""
 
 
+class GroundingConfig(FrozenModel):
+    """A second pair, trained on labels without the claims that no activation carries.
+
+    The labels are of fresh documents, so that their judge has seen none of them.
+    """
+
+    documents: int = Field(ge=8)
+    positions_per_document: int = Field(default=4, ge=1)
+    threshold: float = Field(default=0.65, gt=0, le=1)
+    """A claim stays in a label when the judge gives it at least this probability."""
+    curve_rows: int = Field(default=1000, ge=8)
+    """Of the judge's own explanations, how many are checked to tell what its judgement is worth."""
+    judge: SftConfig
+    verbalizer: SftConfig
+    reconstructor: SftConfig
+    rl: RlConfig
+    judge_weight: float = Field(default=0.25, ge=0)
+    """Of the judge's log-odds, summed over an explanation's claims, in the reward."""
+    reword_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the vectors whose explanations the AR is given in other words."""
+
+
 class ReportConfig(FrozenModel):
     documents: int = Field(default=500, ge=8)
     seed: int = Field(default=90_001, ge=0)
@@ -112,6 +134,7 @@ class Recipe(FrozenModel):
     verbalizer: SftConfig
     reconstructor: SftConfig
     rl: RlConfig
+    grounding: GroundingConfig | None = None
     report: ReportConfig = ReportConfig()
 
     def stage(self, *parts: str) -> StageConfig:
@@ -133,3 +156,4 @@ class StageConfig(FrozenModel):
     verbalizer: SftConfig | None = None
     reconstructor: SftConfig | None = None
     rl: RlConfig | None = None
+    grounding: GroundingConfig | None = None

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+
+LOG_ODDS_RANGE = (-1.5, 0.7)
 
 
 def reconstruction(mse_NG: Tensor, floor: float = 1e-3) -> Tensor:
@@ -14,6 +19,16 @@ def reconstruction(mse_NG: Tensor, floor: float = 1e-3) -> Tensor:
 def length_cost(num_tokens_NG: Tensor, allowance: int, cost: float) -> Tensor:
     """A hinge: free up to `allowance` tokens, then `cost` for each."""
     return -cost * (num_tokens_NG - allowance).clamp_min(0).float()
+
+
+def claim_log_odds(probabilities: Iterable[float]) -> float:
+    """What an explanation's claims are worth to a judge: the sum of log(p / 0.5), each cut.
+
+    A claim more likely than not gains at most 0.7, one the judge cannot read loses at most 1.5, so
+    silence is better than a guess and a claim that can be read better than silence.
+    """
+    low, high = LOG_ODDS_RANGE
+    return sum(min(high, max(low, math.log(max(p, 1e-9) / 0.5))) for p in probabilities)
 
 
 def with_unclosed(reward_NG: Tensor, closed_NG: Tensor, unclosed_reward: float) -> Tensor:

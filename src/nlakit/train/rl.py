@@ -21,24 +21,39 @@ from nlakit.engines.base import Completion, Sampling
 from nlakit.engines.local import LocalEngine
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.storyworld.rewording import reword
 
 from . import rewards
 from .evaluation import HeldOut, Scores
+from .grounding import ClaimJudge
 from .learner import Learner, autocast
 from .recipe import Recipe, RlConfig
 from .run import RunDirectory, generator, read_json, train_steps, write_json
 
 STAGE_PARTS = ("target", "extraction", "verbalizer", "reconstructor", "rl")
-ROLLOUT_PLACE, VECTOR_PLACE = 21, 22
+ROLLOUT_PLACE, VECTOR_PLACE, REWORD_PLACE = 21, 22, 23
+
+
+@dataclass(frozen=True)
+class TruthTerms:
+    """What is rewarded besides reconstruction: claims that a frozen judge could have made."""
+
+    judge: ClaimJudge
+    weight: float
+    reword_share: float
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """N vectors with G explanations each, flattened to rows; `ar_ids` are the AR's prompts."""
+    """N vectors with G explanations each, flattened to rows.
+
+    `texts` are what the AV wrote, `read` what the AR is given of them, `ar_ids` its prompts.
+    """
 
     vectors_RD: Tensor
     responses: list[list[int]]
     texts: list[str]
+    read: list[str]
     ar_ids: list[list[int]]
     closed_R: Tensor
     group: int
@@ -57,6 +72,7 @@ class Players:
     frozen: Reconstructor
     av: Learner
     ar: Learner
+    truth: TruthTerms | None = None
 
     @property
     def verbalizer(self) -> Verbalizer:
@@ -75,10 +91,12 @@ def train_rl(
     vectors_ND: Tensor,
     held_out: HeldOut,
     directory: Path,
+    truth: TruthTerms | None = None,
+    parts: Sequence[str] = STAGE_PARTS,
 ) -> None:
     """Train the engine's pair in place; `directory/best/{av,ar}` is the chosen checkpoint."""
     config = recipe.rl
-    run = RunDirectory(directory, recipe.stage(*STAGE_PARTS))
+    run = RunDirectory(directory, recipe.stage(*parts))
     if run.done is not None:
         return
     players = Players(
@@ -87,6 +105,7 @@ def train_rl(
         frozen,
         Learner(dict(engine.verbalizer.model.named_parameters()), config.verbalizer, config.steps),
         Learner(dict(engine.reconstructor.named_parameters()), config.reconstructor, config.steps),
+        truth,
     )
     chooser = Chooser(run, held_out, players, config)
     chooser.start()
@@ -109,11 +128,14 @@ def rl_step(recipe: Recipe, players: Players, vectors_ND: Tensor, number: int) -
     picked = torch.randint(
         len(vectors_ND), (config.vectors,), generator=generator(recipe.seed, VECTOR_PLACE, number)
     )
-    rollout = roll_out(
-        players, vectors_ND[picked], config, generator(recipe.seed, ROLLOUT_PLACE, number)
-    )
+    rollout = roll_out(recipe, players, vectors_ND[picked], number)
     mse_R = update_reconstructor(recipe, players, rollout, number)
     reward_NG = total_reward(rollout, mse_R, config)
+    truth = {}
+    if players.truth is not None:
+        odds_NG = claim_odds(players.truth, rollout)
+        reward_NG = reward_NG + players.truth.weight * odds_NG * rollout.closed_R.view_as(odds_NG)
+        truth = {"claim_log_odds": float(odds_NG.mean())}
     figures = update_verbalizer(
         recipe, players, rollout, group_advantages(reward_NG).flatten(), number
     )
@@ -125,13 +147,13 @@ def rl_step(recipe: Recipe, players: Players, vectors_ND: Tensor, number: int) -
         "tokens": float(rollout.num_tokens_R.float().mean()),
         "extraction_rate": float(closed.mean()),
         "reward_spread": float(reward_NG.std(dim=1).mean()),
+        **truth,
         **figures,
     }
 
 
-def roll_out(
-    players: Players, vectors_ND: Tensor, config: RlConfig, seeds: torch.Generator
-) -> Rollout:
+def roll_out(recipe: Recipe, players: Players, vectors_ND: Tensor, number: int) -> Rollout:
+    config, seeds = recipe.rl, generator(recipe.seed, ROLLOUT_PLACE, number)
     sampling = Sampling(
         samples=config.group,
         temperature=config.temperature,
@@ -140,14 +162,37 @@ def roll_out(
     )
     groups = players.engine.verbalize(vectors_ND, sampling)
     rows: Sequence[Completion] = [each for group in groups for each in group]
+    texts = [each.text for each in rows]
+    read = texts if players.truth is None else reworded(recipe, players.truth, texts, number)
     return Rollout(
         vectors_RD=vectors_ND.repeat_interleave(config.group, dim=0),
         responses=[list(each.ids) for each in rows],
-        texts=[each.text for each in rows],
-        ar_ids=[players.reconstructor.encode(each.text) for each in rows],
+        texts=texts,
+        read=read,
+        ar_ids=[players.reconstructor.encode(text) for text in read],
         closed_R=torch.tensor([each.closed for each in rows]),
         group=config.group,
     )
+
+
+def reworded(recipe: Recipe, truth: TruthTerms, texts: list[str], number: int) -> list[str]:
+    """The explanations with those of some vectors in other words: a private code earns nothing.
+
+    All samples of a vector are re-worded or none, since they are compared with one another.
+    """
+    group = recipe.rl.group
+    seeds = generator(recipe.seed, REWORD_PLACE, number)
+    chosen_N = torch.rand(len(texts) // group, generator=seeds) < truth.reword_share
+    return [
+        reword(text, number) if chosen_N[row // group] else text for row, text in enumerate(texts)
+    ]
+
+
+def claim_odds(truth: TruthTerms, rollout: Rollout) -> Tensor:
+    """N x G: the judge's log-odds of each explanation's claims, summed."""
+    judged = truth.judge.judge(rollout.vectors_RD, rollout.texts)
+    odds = [rewards.claim_log_odds(each.probability for each in claims) for claims in judged]
+    return torch.tensor(odds).view(-1, rollout.group)
 
 
 def total_reward(rollout: Rollout, mse_R: Tensor, config: RlConfig) -> Tensor:
@@ -179,7 +224,7 @@ def update_reconstructor(recipe: Recipe, players: Players, rollout: Rollout, num
 
 
 def _score(players: Players, rollout: Rollout) -> Tensor:
-    rebuilt = players.reconstructor.reconstruct(rollout.texts)
+    rebuilt = players.reconstructor.reconstruct(rollout.read)
     scale = resolve_scale("sqrt_d_model", rollout.vectors_RD.shape[1])
     return reconstruction_mse(rollout.vectors_RD, rebuilt, scale)
 

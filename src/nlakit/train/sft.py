@@ -5,6 +5,7 @@ The two never meet here, so they can be trained in either order, or at once in t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from .recipe import Recipe
 from .run import RunDirectory, generator, train_steps
 
 BATCHES_SORTED_TOGETHER = 8
+VERBALIZER_PARTS = ("target", "extraction", "verbalizer")
+RECONSTRUCTOR_PARTS = ("target", "extraction", "reconstructor")
 VERBALIZER_PLACE, RECONSTRUCTOR_PLACE = 11, 12
 
 
@@ -49,12 +52,18 @@ class Batches:
 
 
 def train_verbalizer(
-    recipe: Recipe, verbalizer: Verbalizer, pairs: PairSet, directory: Path
+    recipe: Recipe,
+    verbalizer: Verbalizer,
+    pairs: PairSet,
+    directory: Path,
+    parts: Sequence[str] = VERBALIZER_PARTS,
 ) -> None:
-    """Teach `verbalizer` in place to say `pairs.explanations` of `pairs.vectors`; saves
-    `model/`."""
+    """Teach `verbalizer` in place to say `pairs.explanations` of `pairs.vectors`; saves `model/`.
+
+    `parts` of the recipe decide the result: a run of others is not continued.
+    """
     config = recipe.verbalizer
-    run = RunDirectory(directory, recipe.stage("target", "extraction", "verbalizer"))
+    run = RunDirectory(directory, recipe.stage(*parts))
     if run.done is not None:
         return
     responses = [verbalizer.encode_response(text) for text in pairs.explanations]
@@ -115,11 +124,16 @@ def verbalizer_losses(
 
 
 def train_reconstructor(
-    recipe: Recipe, reconstructor: Reconstructor, pairs: PairSet, mean_D: Tensor, directory: Path
+    recipe: Recipe,
+    reconstructor: Reconstructor,
+    pairs: PairSet,
+    mean_D: Tensor,
+    directory: Path,
+    parts: Sequence[str] = RECONSTRUCTOR_PARTS,
 ) -> None:
     """Teach `reconstructor` in place to rebuild `pairs.vectors` from the labels; saves `model/`."""
     config = recipe.reconstructor
-    run = RunDirectory(directory, recipe.stage("target", "extraction", "reconstructor"))
+    run = RunDirectory(directory, recipe.stage(*parts))
     if run.done is not None:
         return
     ids = [reconstructor.encode(text) for text in pairs.explanations]
