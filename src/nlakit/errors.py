@@ -7,6 +7,8 @@
         ├── ContractError
         ├── CheckpointError
         ├── ResumeError
+        ├── UnsupportedError
+        ├── RemoteError
         └── MissingExtraError
 
 The command line prints the message of a `UserError` without a traceback and exits with status 2.
@@ -57,6 +59,34 @@ class CheckpointError(UserError):
 
 class ResumeError(UserError):
     """A run directory that belongs to another config."""
+
+
+class UnsupportedError(UserError):
+    """An engine was asked for what it cannot do.
+
+    Attributes:
+        engine: its name.
+        asked: what was asked of it.
+        advice: what to do instead.
+    """
+
+    def __init__(self, engine: str, asked: str, advice: str) -> None:
+        self.engine = engine
+        self.asked = asked
+        self.advice = advice
+        super().__init__(f"The {engine} engine cannot give {asked}. Instead, {advice}")
+
+
+class RemoteError(UserError):
+    """A server that cannot be reached, refuses, or answers in another language.
+
+    Attributes:
+        status: of the HTTP answer; None where there was none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        self.status = status
+        super().__init__(message)
 
 
 class MissingExtraError(UserError):

@@ -56,15 +56,21 @@ def test_greedy_equals_hugging_face(engine, vectors):
     assert len(set(found)) > 1
 
 
-def test_unfused_projections_compute_the_same(model):
+@torch.inference_mode()
+def test_packed_weights_compute_the_same(model, monkeypatch):
+    monkeypatch.setattr("nlakit.engines.decode.PIECE", 100)  # the vocabulary takes four pieces
+    monkeypatch.setattr("nlakit.engines.decode.WIDE", 300)
     embeds = torch.randn(3, 5, 32)
-    outputs = []
-    for fuse_below in (0, 10**9):
-        decoder = Decoder(model, fuse_below)
+    logits = []
+    for pack_below in (0, 10**9):
+        decoder = Decoder(model, pack_below)
         prefix, cache = decoder.run_prefix([4, 8]), decoder.new_cache(3, 5)
         starts = torch.zeros(3, dtype=torch.long)
-        outputs.append(decoder.forward(embeds, starts, slice(0, 3), cache, prefix, 5))
-    assert torch.allclose(*outputs, atol=1e-5)
+        normed = decoder.forward(embeds, starts, slice(0, 3), cache, prefix, 5)
+        logits.append(decoder.head(normed))
+    assert [len(Decoder(model, below).head.pieces) for below in (0, 10**9)] == [1, 4]
+    assert torch.allclose(logits[1], model.lm_head(normed), atol=1e-5)
+    assert torch.allclose(*logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -75,6 +81,92 @@ def test_a_row_does_not_depend_on_its_batch(model, tokenizer, av_meta, ar_meta, 
     # Three places for sixteen vectors: most rows enter late, into a place another row has left.
     late = ids_of(make_engine(*parts, max_rows=3).verbalize(vectors, sampling))
     assert together == alone == late
+
+
+def test_sixty_four_rows_read_as_one_does(llama, tokenizer, av_meta, ar_meta):
+    many = torch.randn(64, 32, generator=torch.Generator().manual_seed(6)) * 7
+    short = Sampling(max_new_tokens=8)
+    parts = (llama, tokenizer, av_meta, ar_meta)
+    together = ids_of(make_engine(*parts, max_rows=64).verbalize(many, short))
+    assert together == ids_of(make_engine(*parts, max_rows=1).verbalize(many, short))
+    assert len(set(together)) > 8
+
+
+class UnsharedPrefix(Verbalizer):
+    """The prefix is run for every row, as if it were part of the slot's prompt."""
+
+    def __init__(self, verbalizer):
+        super().__init__(verbalizer.model, verbalizer.tokenizer, verbalizer.meta)
+        self.whole_ids, self.prefix_ids = self.prefix_ids, self.prefix_ids[:1]
+        self.short_ids, self.suffix_ids = (
+            self.suffix_ids,
+            [*self.whole_ids[1:], *self.suffix_ids],
+        )
+
+    def body(self, scaled_BD, ids_BT):
+        long_ids, self.suffix_ids = self.suffix_ids, self.short_ids
+        body_BSD = super().body(scaled_BD, ids_BT)
+        self.suffix_ids = long_ids
+        own_PD = self.model.get_input_embeddings()(torch.tensor(self.whole_ids[1:]))
+        return torch.cat([own_PD.expand(len(body_BSD), -1, -1), body_BSD], dim=1)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_a_shared_prefix_changes_no_word(engine, vectors, sampling):
+    shared = ids_of(engine.verbalize(vectors, sampling))
+    unshared = LocalEngine(None, UnsharedPrefix(engine.verbalizer), engine.reconstructor)
+    assert ids_of(unshared.verbalize(vectors, sampling)) == shared
+
+
+def test_rows_are_numbered_from_first(engine, vectors):
+    whole = ids_of(engine.verbalize(vectors, SAMPLED))
+    assert ids_of(engine.verbalize(vectors[5:], SAMPLED, first=5)) == whole[10:]
+    assert ids_of(engine.verbalize(vectors[5:], SAMPLED)) != whole[10:]
+
+
+def test_what_on_text_raises_ends_the_call_and_harms_no_later_one(engine, vectors):
+    expected = ids_of(engine.verbalize(vectors[:3], GREEDY))
+
+    def stop(row, sample, text):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.verbalize(vectors[:3], GREEDY, stop)
+    assert ids_of(engine.verbalize(vectors[:3], GREEDY)) == expected
+
+
+def test_logits_in_chunks_give_the_same_gradient(model, tokenizer, av_meta, vectors, monkeypatch):
+    verbalizer = Verbalizer(model, tokenizer, av_meta)
+    responses = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
+    found = []
+    for logits_at_once in (1 << 26, 2 * len(tokenizer)):
+        monkeypatch.setattr("nlakit.models.verbalizer.LOGITS_AT_ONCE", logits_at_once)
+        model.zero_grad()
+        logprobs, mask = verbalizer.logprobs(vectors[:3], responses)
+        (logprobs * mask * torch.arange(5)).sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((logprobs.detach(), gradient))
+    (whole, first), (chunked, second) = found
+    assert torch.allclose(whole, chunked, atol=1e-6)
+    assert (first - second).norm() / first.norm() < 1e-5
+
+
+def test_padding_of_either_side_leaves_the_vector(engine):
+    reconstructor = engine.reconstructor
+    ids = [reconstructor.encode(text) for text in ("a cat", "the cat sat on the mat")]
+    longest = max(len(row) for row in ids)
+    right = reconstructor.forward(ids)
+    lefts = [[1] * (longest - len(row)) + row for row in ids]
+    mask = torch.tensor(
+        [[int(place >= longest - len(row)) for place in range(longest)] for row in ids]
+    )
+    hidden = reconstructor.backbone(
+        input_ids=torch.tensor(lefts),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp_min(0),
+        use_cache=False,
+    ).last_hidden_state
+    assert torch.allclose(right, reconstructor.head(hidden[:, -1]), atol=1e-4)
 
 
 def test_rows_leave_at_different_times(llama, tokenizer, av_meta, ar_meta, vectors):
@@ -148,11 +240,13 @@ def test_an_answer_that_closes_is_parsed(llama, tokenizer, av_meta, ar_meta, vec
 def force_tokens(engine, script):
     """Make the head say `script`, one token a call."""
     said = iter(script)
+    decoder, prefix = engine._read()
 
-    def head(_module, _inputs, logits):
-        return torch.nn.functional.one_hot(torch.tensor([next(said)]), logits.shape[1]) * 9.0
+    def head(normed):
+        return torch.nn.functional.one_hot(torch.tensor([next(said)]), len(script) + 400) * 9.0
 
-    engine.verbalizer.model.lm_head.register_forward_hook(head)
+    decoder.head = head
+    assert prefix.length == len(engine.verbalizer.prefix_ids)
 
 
 def test_on_text_follows_each_answer(llama, tokenizer, av_meta, ar_meta, vectors):

@@ -1,10 +1,11 @@
 """Inverse-CDF sampling."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlakit.core.sampling import sample_rows
+from nlakit.core.sampling import draw_rows, sample_rows
 
 LOGITS = torch.log(torch.tensor([[0.2, 0.5, 0.3]]))
 
@@ -39,3 +40,38 @@ def test_a_row_does_not_depend_on_its_batch(u, top_p):
     batch = torch.cat([others, LOGITS])
     uniform = torch.tensor([0.5] * 5 + [u])
     assert sample_rows(batch, uniform, 1.0, top_p)[-1].item() == draw(u, top_p=top_p)
+
+
+def reference(logits, uniform, temperature, top_p):
+    """The definition, in float64: sort, cut, accumulate."""
+    probs = torch.softmax(logits.double() / temperature, dim=-1)
+    if top_p < 1:
+        sorted_probs, order = probs.sort(dim=-1, descending=True, stable=True)
+        before = sorted_probs.cumsum(-1) - sorted_probs
+        probs = sorted_probs.masked_fill(before >= top_p, 0.0)
+    cdf = probs.cumsum(-1)
+    target = uniform.double()[:, None] * cdf[:, -1:]
+    found = torch.searchsorted(cdf, target, right=True)
+    return order.gather(1, found)[:, 0] if top_p < 1 else found[:, 0]
+
+
+@pytest.mark.parametrize("num_columns", [50, 64, 1000, 20_000])
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.0, 0.9), (2.0, 0.5)])
+def test_blocks_draw_what_the_definition_says(num_columns, temperature, top_p, monkeypatch):
+    monkeypatch.setattr("nlakit.core.sampling.CACHED", 20_000)  # one row at a time, or many
+    generator = torch.Generator().manual_seed(num_columns)
+    spread = torch.tensor([[1.0], [3.0], [8.0], [30.0]])
+    logits = torch.randn(4, num_columns, generator=generator) * spread
+    # Equals: the earlier of them comes first in the nucleus.
+    logits[3, 10:33] = logits[3].amax() + 1
+    uniform = torch.rand(4, generator=generator)
+    found = draw_rows(logits, uniform, temperature, top_p)
+    assert found.ids_B.tolist() == reference(logits, uniform, temperature, top_p).tolist()
+    expected = torch.log_softmax(logits.double(), -1).gather(1, found.ids_B[:, None])[:, 0]
+    assert torch.allclose(found.logprobs_B.double(), expected, atol=1e-4)
+
+
+def test_greedy_takes_the_first_of_equals():
+    logits = torch.zeros(2, 300)
+    logits[0, [70, 71, 299]] = 1.0
+    assert draw_rows(logits, torch.zeros(2), 0.0).ids_B.tolist() == [70, 0]

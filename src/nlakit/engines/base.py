@@ -1,18 +1,23 @@
-"""What every engine can do, and the values that go in and out."""
+"""What every engine can do, what some cannot, and the values that go in and out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from nlakit.errors import InputError
+from nlakit.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nlakit.models.target import Encoded
+
+MAX_NEW_TOKENS = 120
+"""The longest answer, in tokens, where nobody says."""
 
 OnText = Callable[[int, int, str], None]
 """Called with (row, sample, explanation so far) after each token."""
@@ -36,7 +41,7 @@ class Sampling:
     samples: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
-    max_new_tokens: int = 120
+    max_new_tokens: int = MAX_NEW_TOKENS
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -45,6 +50,15 @@ class Sampling:
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         is_number = math.isfinite(self.temperature) and self.temperature >= 0
         _require(is_number, "temperature", self.temperature, "0 or a positive number")
+
+
+def sampling_for(
+    samples: int, temperature: float | None, max_new_tokens: int, seed: int
+) -> Sampling:
+    """Sampling with a temperature of 0 for one sample and 1 for several, unless told: several at 0
+    would all be the same. Raises `InputError` for a number out of its range."""
+    chosen = (0.0 if samples == 1 else 1.0) if temperature is None else temperature
+    return Sampling(samples=samples, temperature=chosen, max_new_tokens=max_new_tokens, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -67,12 +81,24 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Runs the three models. What an engine cannot do it refuses with a `UserError`."""
+    """Runs the three models.
+
+    Each method is there in every engine. What an engine cannot do, by `REFUSALS`, it refuses with
+    an `UnsupportedError` before any work starts.
+    """
 
     def verbalize(
-        self, vectors_ND: Tensor, sampling: Sampling, on_text: OnText | None = None
+        self,
+        vectors_ND: Tensor,
+        sampling: Sampling,
+        on_text: OnText | None = None,
+        first: int = 0,
     ) -> list[list[Completion]]:
-        """Per vector, `sampling.samples` answers. A row's text does not depend on its batch."""
+        """Per vector, `sampling.samples` answers.
+
+        Vectors are numbered from `first`. A row's text depends on its vector, the seed, this number
+        and the sample's number, not on what else is in the batch.
+        """
         ...
 
     def reconstruct(self, explanations: Sequence[str]) -> Tensor:
@@ -82,6 +108,75 @@ class Engine(Protocol):
     def extract(self, encoded: Encoded, positions: Sequence[int] | None = None) -> Tensor:
         """Raw float32 activations at token positions (None: at all of them): P x D."""
         ...
+
+
+class Capability(StrEnum):
+    """What can be asked of an engine."""
+
+    VERBALIZE = "verbalize"
+    SAMPLES = "samples"
+    SEED = "seed"
+    TOP_P = "top_p"
+    TOKENS = "tokens"
+    STREAM = "stream"
+    EXTRACT = "extract"
+    RECONSTRUCT = "reconstruct"
+    SCORE = "score"
+    SESSION = "session"
+
+    @property
+    def meaning(self) -> str:
+        """In words."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    Capability.VERBALIZE: "explanations of vectors",
+    Capability.SAMPLES: "several explanations of a vector",
+    Capability.SEED: "the same explanations for the same seed",
+    Capability.TOP_P: "sampling from the likeliest tokens only",
+    Capability.TOKENS: "token ids and log-probabilities of explanations",
+    Capability.STREAM: "words while they are written",
+    Capability.EXTRACT: "activations of a text",
+    Capability.RECONSTRUCT: "the vector an explanation stands for",
+    Capability.SCORE: "how well an explanation fits a vector",
+    Capability.SESSION: "rows that come and go in one batch",
+}
+
+_LOCALLY = "load the NLA on this machine: nlakit.load(DIRECTORY)."
+_OF_SERVER = "ask a server of nlakit, which has it under /v1, or " + _LOCALLY
+
+REFUSALS: Mapping[str, Mapping[Capability, str]] = MappingProxyType(
+    {
+        "local": {
+            Capability.SCORE: "compare engine.reconstruct with the vector, or use NLA.score.",
+        },
+        "fake": {
+            Capability.SCORE: "compare engine.reconstruct with the vector, or use NLA.score.",
+            Capability.SESSION: "use LocalEngine with a tiny model.",
+        },
+        "remote": {
+            Capability.TOKENS: "the interface has words only; " + _LOCALLY,
+            Capability.RECONSTRUCT: "use RemoteEngine.score with the vector, or " + _LOCALLY,
+            Capability.SESSION: "send the vectors together: the server batches all requests.",
+        },
+        "remote_wire": {
+            Capability.SAMPLES: _OF_SERVER,
+            Capability.SEED: _OF_SERVER,
+            Capability.TOP_P: _OF_SERVER,
+            Capability.TOKENS: "the interface has words only; " + _LOCALLY,
+            Capability.RECONSTRUCT: "use RemoteEngine.score with the vector, or " + _LOCALLY,
+            Capability.SESSION: "send the vectors together: the server batches all requests.",
+        },
+    }
+)
+"""What an engine cannot do, and what to do instead. `remote_wire` is a server that speaks only the
+interface of Neuronpedia's."""
+
+
+def refuse(engine: str, capability: Capability) -> NoReturn:
+    """Raise the `UnsupportedError` of a row of `REFUSALS`."""
+    raise UnsupportedError(engine, capability.meaning, REFUSALS[engine][capability])
 
 
 def _require(holds: bool, field: str, found: float, expected: str) -> None:

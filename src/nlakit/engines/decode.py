@@ -21,22 +21,56 @@ from torch import Tensor, nn
 from nlakit.errors import InputError
 from nlakit.models.families import backbone_of, embedding_of, family_of, head_of
 
-FUSE_BELOW = 1_000_000_000
-"""Fused projections are copies: worth their memory only for models of fewer parameters."""
+PACK_BELOW = 1_000_000_000
+"""Packed weights are copies: worth their memory only for models of fewer parameters."""
 
-GROWTH = 8
-"""Tokens by which a row cache grows: less copies more often, more computes on nothing."""
+PIECE, WIDE = 256, 2048
+"""On a CPU a packed weight of more than `WIDE` columns is cut into pieces of `PIECE`: one fits the
+cache while it is used, where a whole language head is fetched at half the speed."""
+
+GROWTH = 16
+"""Tokens by which a row cache grows at least; a longer one grows by half."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Linear maps of the same input, their outputs side by side."""
+    """Linear maps of the same input, their outputs side by side.
 
-    maps: tuple[tuple[Tensor, Tensor | None], ...]
+    Attributes:
+        pieces: the maps transposed, D x n each; packed, they are joined, and cut by `PIECE`.
+        bias: of all of them, or None.
+    """
+
+    pieces: tuple[Tensor, ...]
+    bias: Tensor | None
+
+    @classmethod
+    def of(cls, linears: list[nn.Linear], pack: bool) -> Projection:
+        """The maps of some modules, as their weights are now."""
+        weights = [linear.weight.detach() for linear in linears]
+        biases: list[Tensor | None] = [linear.bias for linear in linears]
+        there = [bias.detach() for bias in biases if bias is not None]
+        assert len(there) in (0, len(linears)), "some of the maps have a bias, some have none"
+        bias = torch.cat(there) if there else None
+        if not pack:
+            return cls(tuple(weight.t() for weight in weights), bias)
+        joined_ND = torch.cat(weights)
+        is_cut = joined_ND.device.type == "cpu" and len(joined_ND) > WIDE
+        parts = joined_ND.split(PIECE) if is_cut else [joined_ND]
+        return cls(tuple(part.t().contiguous() for part in parts), bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        outputs = [F.linear(x, weight, bias) for weight, bias in self.maps]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        output = x @ self.pieces[0] if len(self.pieces) == 1 else self._side_by_side(x)
+        return output if self.bias is None else output.add_(self.bias)
+
+    def _side_by_side(self, x: Tensor) -> Tensor:
+        widths = [piece.shape[1] for piece in self.pieces]
+        output = x.new_empty(*x.shape[:-1], sum(widths))
+        rows = x.flatten(0, -2)
+        parts = output.view(len(rows), -1).split(widths, dim=1)
+        for piece, part in zip(self.pieces, parts, strict=True):
+            torch.mm(rows, piece, out=part)
+        return output
 
 
 @dataclass(frozen=True)
@@ -45,10 +79,10 @@ class Block:
 
     attention_norm: Any
     qkv: Projection
-    out: nn.Module
+    out: Projection
     mlp_norm: Any
     gate_up: Projection
-    down: nn.Module
+    down: Projection
     activation: Callable[[Tensor], Tensor]
 
 
@@ -69,8 +103,7 @@ class Prefix:
 class RowCache:
     """Keys and values of what follows the prefix: per block rows x K x width x d.
 
-    The width grows as answers do, so that a product runs over whole tensors: a cut through them
-    would be copied first. Zeros where nothing was written: what a mask hides still must not be NaN.
+    Zeros where nothing was written: what a mask hides still must not be NaN.
     """
 
     keys: list[Tensor]
@@ -84,16 +117,13 @@ class RowCache:
     def reserve(self, length: int) -> None:
         """Make room for rows of `length` tokens."""
         if length > self.width:
-            more = (0, 0, 0, length - self.width + GROWTH)
+            more = (0, 0, 0, length - self.width + max(GROWTH, length // 2))
             self.keys = [F.pad(tensor, more) for tensor in self.keys]
             self.values = [F.pad(tensor, more) for tensor in self.values]
 
     def trim(self, length: int) -> None:
-        """Give back most of the room that no row of up to `length` tokens needs.
-
-        Every row attends over the whole width, so one long answer would slow all later ones.
-        """
-        if self.width > 2 * (length + GROWTH):
+        """Give back the room of a long answer that no row of up to `length` tokens needs."""
+        if self.width > 4 * (length + GROWTH):
             self.keys = [tensor[:, :, : length + GROWTH].clone() for tensor in self.keys]
             self.values = [tensor[:, :, : length + GROWTH].clone() for tensor in self.values]
 
@@ -107,21 +137,27 @@ class Decoder:
     """The model's forward for decoding. Weights are read when it is made; make another after an
     optimizer step.
 
+    Args:
+        pack_below: models of fewer parameters are copied into the layout that is fastest here.
+
+    Attributes:
+        head: residuals N x D to logits N x V.
+
     Raises:
         InputError: the family's blocks have another shape.
     """
 
-    def __init__(self, model: Any, fuse_below: int = FUSE_BELOW) -> None:
+    def __init__(self, model: Any, pack_below: int = PACK_BELOW) -> None:
         family = family_of(model.config.model_type)
         if not family.llama_shape:
             raise InputError(f"The local engine cannot decode {family.model_type!r} models.")
         backbone = backbone_of(model)
-        fuse = sum(p.numel() for p in model.parameters()) < fuse_below
-        self.blocks = [_read_block(layer, fuse) for layer in getattr(backbone, family.blocks)]
+        pack = sum(p.numel() for p in model.parameters()) < pack_below
+        self.blocks = [_read_block(layer, pack) for layer in getattr(backbone, family.blocks)]
         self.norm = getattr(backbone, family.final_norm)
         self.embed = embedding_of(backbone)
-        self.rotary = getattr(backbone, family.rotary)
-        self.head = head_of(model)
+        self.rotary = getattr(backbone, family.position_embedding)
+        self.head = Projection.of([head_of(model)], pack)
         attention = getattr(backbone, family.blocks)[0].self_attn
         self.head_dim: int = attention.head_dim
         self.num_kv_heads: int = attention.k_proj.out_features // self.head_dim
@@ -176,7 +212,7 @@ class Decoder:
         num_new = hidden_NTD.shape[1]
         places_NT = starts_N[:, None] + torch.arange(num_new, device=self.device)
         cos_sin = self.rotary(hidden_NTD, places_NT + prefix.length)
-        hidden_from = places_NT[:, :, None] < torch.arange(cache.width, device=self.device)
+        hidden_from = places_NT[:, :, None] < torch.arange(length, device=self.device)
         bias_NTL = torch.zeros_like(hidden_from, dtype=self.dtype).masked_fill_(
             hidden_from, -torch.inf
         )
@@ -186,7 +222,7 @@ class Decoder:
             q, k, v = self._qkv(block, block.attention_norm(hidden_NTD), cos_sin)
             keys[row_N1, :, places_NT], values[row_N1, :, places_NT] = k, v
             shared = (prefix.keys[index], prefix.values[index])
-            mixed = attend(q, keys, values, shared, bias_NTL)
+            mixed = attend(q, keys[:, :, :length], values[:, :, :length], shared, bias_NTL)
             hidden_NTD = hidden_NTD + block.out(mixed)
             hidden_NTD = hidden_NTD + _mlp(block, block.mlp_norm(hidden_NTD))
         return self.norm(hidden_NTD[:, -1])
@@ -244,28 +280,17 @@ def _mlp(block: Block, x: Tensor) -> Tensor:
     return block.down(block.activation(gate) * up)
 
 
-def _read_block(layer: Any, fuse: bool) -> Block:
+def _read_block(layer: Any, pack: bool) -> Block:
     attention, mlp = layer.self_attn, layer.mlp
     return Block(
         attention_norm=layer.input_layernorm,
-        qkv=_join([attention.q_proj, attention.k_proj, attention.v_proj], fuse),
-        out=attention.o_proj,
+        qkv=Projection.of([attention.q_proj, attention.k_proj, attention.v_proj], pack),
+        out=Projection.of([attention.o_proj], pack),
         mlp_norm=layer.post_attention_layernorm,
-        gate_up=_join([mlp.gate_proj, mlp.up_proj], fuse),
-        down=mlp.down_proj,
+        gate_up=Projection.of([mlp.gate_proj, mlp.up_proj], pack),
+        down=Projection.of([mlp.down_proj], pack),
         activation=mlp.act_fn,
     )
-
-
-def _join(linears: list[nn.Linear], fuse: bool) -> Projection:
-    maps: tuple[tuple[torch.Tensor, torch.Tensor | None], ...] = tuple(
-        (linear.weight.detach(), linear.bias) for linear in linears
-    )
-    if not fuse:
-        return Projection(maps)
-    biases: list[torch.Tensor] = [bias for _, bias in maps if bias is not None]
-    bias = torch.cat(biases).detach() if biases else None
-    return Projection(((torch.cat([weight for weight, _ in maps]), bias),))
 
 
 def _max_length(config: Any, layers: Any) -> int:

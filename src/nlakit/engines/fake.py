@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from nlakit.core.inject import check_vectors
-from nlakit.engines.base import Completion, OnText, Sampling
+from nlakit.engines.base import Capability, Completion, OnText, Sampling, refuse
 from nlakit.errors import InputError
 from nlakit.models.target import Encoded
 
@@ -43,15 +44,26 @@ class FakeEngine:
         self._activations = activations
 
     def verbalize(
-        self, vectors_ND: Tensor, sampling: Sampling, on_text: OnText | None = None
+        self,
+        vectors_ND: Tensor,
+        sampling: Sampling,
+        on_text: OnText | None = None,
+        first: int = 0,
     ) -> list[list[Completion]]:
-        """The script, dealt out. Refuses the vectors that any engine refuses."""
+        """The script, dealt out from row `first` on. Refuses the vectors that any engine refuses.
+
+        `on_text` is told the row's place in this call.
+        """
         self.calls.append("verbalize")
         check_vectors(vectors_ND, self.d_model)
-        return [
-            [self._answer(row, sample, sampling, on_text) for sample in range(sampling.samples)]
-            for row in range(len(vectors_ND))
-        ]
+        samples = range(sampling.samples)
+        rows = range(first, first + len(vectors_ND))
+        groups = [[self._answer(row, sample, sampling) for sample in samples] for row in rows]
+        if on_text is not None:
+            for place, group in enumerate(groups):
+                for sample, answer in enumerate(group):
+                    on_text(place, sample, answer.text)
+        return groups
 
     def reconstruct(self, explanations: Sequence[str]) -> Tensor:
         """What `vector_of` says, N x D."""
@@ -66,13 +78,13 @@ class FakeEngine:
             return torch.zeros(len(places), self.d_model)
         return self._activations[places].float()
 
-    def _answer(
-        self, row: int, sample: int, sampling: Sampling, on_text: OnText | None
-    ) -> Completion:
+    def session(self, max_rows: int | None = None) -> NoReturn:
+        """Refused: a script has no steps."""
+        refuse("fake", Capability.SESSION)
+
+    def _answer(self, row: int, sample: int, sampling: Sampling) -> Completion:
         text = self.script[(row * sampling.samples + sample) % len(self.script)]
         closed = text is not None
         raw = f"<explanation>{text}</explanation>" if closed else "<explanation>"
-        if on_text is not None:
-            on_text(row, sample, text or "")
         ids = tuple(raw.encode("utf-8")[: sampling.max_new_tokens])
         return Completion(text or "", raw, ids, (0.0,) * len(ids), closed)

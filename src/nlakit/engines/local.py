@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nlakit.core.losses import token_logprobs
-from nlakit.core.sampling import sample_rows
+from nlakit.core.sampling import Drawn, draw_rows
 from nlakit.engines.base import Completion, OnText, Sampling
 from nlakit.engines.decode import Decoder, Prefix
+from nlakit.engines.modules import decoder_for
 from nlakit.errors import InputError
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Encoded, Target
@@ -81,12 +81,17 @@ class LocalEngine:
         self._ready = None
 
     def verbalize(
-        self, vectors_ND: Tensor, sampling: Sampling, on_text: OnText | None = None
+        self,
+        vectors_ND: Tensor,
+        sampling: Sampling,
+        on_text: OnText | None = None,
+        first: int = 0,
     ) -> list[list[Completion]]:
         """Per vector, `sampling.samples` answers.
 
-        A row's text depends on the seed, its place among the vectors and the sample's number, not
-        on `max_rows`. At temperature 0 one answer per vector is written and repeated.
+        A row's text depends on the seed, its vector's number, counted from `first`, and the
+        sample's number, not on `max_rows`. At temperature 0 one answer per vector is written and
+        repeated. `on_text` is told the vector's place in this call; what it raises ends the call.
 
         Raises:
             InputError: bad vectors, or prompt and answer together exceed the context.
@@ -94,13 +99,13 @@ class LocalEngine:
         scaled_ND = self.verbalizer.scaled(vectors_ND)
         distinct = 1 if sampling.temperature == 0 else sampling.samples
         places = [(v, s) for v in range(len(scaled_ND)) for s in range(distinct)]
-        waiting = deque(Row(vector, sample, sampling) for vector, sample in places)
+        waiting = deque(Row(first + v, s, sampling, tag=v) for v, s in places)
         # Autocast would mix dtypes in the cache.
         with torch.inference_mode(), torch.autocast(scaled_ND.device.type, enabled=False):
             self.check_length(sampling)
             batch = self.new_batch(min(self.max_rows, len(waiting)))
             finished = self._run(batch, waiting, scaled_ND, on_text)
-        found = {(row.vector, row.sample): self.completion(row) for row in finished}
+        found = {(_place(row), row.sample): self.completion(row) for row in finished}
         repeats = sampling.samples // distinct
         return [
             [found[vector, sample] for sample in range(distinct)] * repeats
@@ -189,23 +194,31 @@ class LocalEngine:
         return self.verbalizer.body(scaled_ND, no_response)
 
     def _admit(self, batch: Batch, rows: list[Row], scaled_ND: Tensor) -> list[Row]:
-        batch.admit(rows, self.prompts(scaled_ND[[row.vector for row in rows]]))
+        chosen_ND = scaled_ND[[_place(row) for row in rows]]
+        with self.verbalizer.injecting(chosen_ND):
+            batch.admit(rows, self.prompts(chosen_ND))
         return rows
 
     def _tell(self, rows: list[Row], on_text: OnText) -> None:
         for row in rows:
-            on_text(row.vector, row.sample, self.verbalizer.parse(row.ids).text)
+            on_text(_place(row), row.sample, self.verbalizer.parse(row.ids).text)
 
     def _read(self) -> tuple[Decoder, Prefix]:
         if self._ready is None:
             with torch.inference_mode(), torch.autocast(self._device, enabled=False):
-                decoder = Decoder(self.verbalizer.model)
+                decoder = decoder_for(self.verbalizer.model, through_modules=self.verbalizer.adds)
                 self._ready = decoder, decoder.run_prefix(self.verbalizer.prefix_ids)
         return self._ready
 
     @property
     def _device(self) -> str:
         return self.verbalizer.model.device.type
+
+
+def _place(row: Row) -> int:
+    """Where the vector of a row of `verbalize` stands among those of the call."""
+    assert isinstance(row.tag, int)
+    return row.tag
 
 
 class Session:
@@ -235,7 +248,8 @@ class Session:
             self.engine.check_length(row.sampling)
         with self._mode():
             scaled_ND = self.engine.verbalizer.scaled(vectors_ND)
-            self._batch.admit(rows, self.engine.prompts(scaled_ND))
+            with self.engine.verbalizer.injecting(scaled_ND):
+                self._batch.admit(rows, self.engine.prompts(scaled_ND))
 
     def step(self) -> None:
         """Write one token in every row."""
@@ -316,8 +330,7 @@ class Batch:
         args = (starts_N, places, self.cache, self.prefix, longest)
         logits_NV = self.decoder.head(self.decoder.forward(hidden_NTD, *args))
         self.lengths_R[places] = starts_N + hidden_NTD.shape[1]
-        ids_N = choose(self.rows[places], logits_NV)
-        logprobs_N = token_logprobs(logits_NV[:, None], ids_N[:, None])[:, 0]
+        ids_N, logprobs_N = choose(self.rows[places], logits_NV)
         self.last_R[places] = ids_N
         written = zip(self.rows[places], ids_N.tolist(), logprobs_N.tolist(), strict=True)
         for row, token, logprob in written:
@@ -332,17 +345,18 @@ class Batch:
             self.rows[target] = self.rows[source]
 
 
-def choose(rows: Sequence[Row], logits_NV: Tensor) -> Tensor:
-    """The next token of each row, N; rows of one temperature and top_p are drawn together."""
+def choose(rows: Sequence[Row], logits_NV: Tensor) -> Drawn:
+    """The next token of each row; rows of one temperature and top_p are drawn together."""
     uniform_N = torch.tensor([row.next_uniform() for row in rows], device=logits_NV.device)
     settings = [(row.sampling.temperature, row.sampling.top_p) for row in rows]
     if len(set(settings)) == 1:
-        return sample_rows(logits_NV, uniform_N, *settings[0])
+        return draw_rows(logits_NV, uniform_N, *settings[0])
     ids_N = torch.empty(len(rows), dtype=torch.long, device=logits_NV.device)
+    logprobs_N = torch.empty(len(rows), device=logits_NV.device)
     for each in set(settings):
         alike = [index for index, found in enumerate(settings) if found == each]
-        ids_N[alike] = sample_rows(logits_NV[alike], uniform_N[alike], *each)
-    return ids_N
+        ids_N[alike], logprobs_N[alike] = draw_rows(logits_NV[alike], uniform_N[alike], *each)
+    return Drawn(ids_N, logprobs_N)
 
 
 class Ending:

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from nlakit.contract import NlaMeta, read_meta, render_ar, verify, write_meta
 from nlakit.core.site import Site
 from nlakit.errors import InputError
-from nlakit.models.families import backbone_of, truncated
+from nlakit.models.families import backbone_of, cut_config, truncated
 from nlakit.models.io import (
     HEAD_NAME,
     atomic_directory,
@@ -31,6 +31,7 @@ from nlakit.models.io import (
     save_model,
     save_tensors,
 )
+from nlakit.models.lora import open_checkpoint
 from nlakit.models.padding import TOKENS_PER_BATCH, length_batches, pad_right
 
 
@@ -51,17 +52,33 @@ class Reconstructor:
         self.prefix_ids, self.suffix_ids = render_ar(meta, tokenizer)
 
     @classmethod
-    def load(cls, directory: str | Path, dtype: torch.dtype = torch.float32) -> Reconstructor:
+    def load(
+        cls,
+        directory: str | Path,
+        dtype: torch.dtype = torch.float32,
+        base: str | Path | None = None,
+    ) -> Reconstructor:
         """Read a directory; its contract is verified before any weight is.
+
+        Args:
+            base: where `directory` holds a LoRA adapter, the model to cut and to merge it into;
+                None: the one that it names.
 
         Raises:
             ContractError: `nla_meta.yaml` and the tokenizer or config differ.
             CheckpointError: the weights cannot be read.
         """
-        meta, config = read_meta(directory), load_config(directory)
-        tokenizer = load_tokenizer(directory)
+        parts = open_checkpoint(directory, base)
+        meta, config = read_meta(directory), load_config(parts.weights)
+        num_blocks = None
+        if parts.adapter is not None:
+            num_blocks = Site(meta.extraction.layer_index).num_blocks
+            config = cut_config(config, num_blocks)
+        tokenizer = load_tokenizer(parts.tokenizer)
         verify(meta, tokenizer, config, "ar")
-        backbone = load_backbone(directory, dtype=dtype, headless=True)
+        backbone = load_backbone(
+            parts.weights, num_blocks, dtype, headless=True, adapter=parts.adapter
+        )
         return cls(backbone, load_head(directory, meta.d_model), tokenizer, meta)
 
     @classmethod

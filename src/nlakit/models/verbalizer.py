@@ -1,28 +1,31 @@
 """The activation verbalizer (AV): a vector in, an explanation out.
 
 Its prompt is `[prefix][slot][suffix]`, where the slot's embedding is the vector at the checkpoint's
-norm. Where the slot is was recorded when the prompt was built; no text is ever searched for it.
+norm; by the other convention the slot is a marker, to whose residual the vector is added further
+up. Where the slot is was recorded when the prompt was built; no text is ever searched for it.
 Sampling is an engine's work; here are the training forward and the words around an explanation.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from nlakit.contract import NlaMeta, read_meta, render_av, verify, write_meta
-from nlakit.core.inject import check_vectors, replace_rows
+from nlakit.core.inject import add_norm_matched, check_vectors, replace_rows
 from nlakit.core.losses import token_logprobs
 from nlakit.core.scale import resolve_scale, to_norm
 from nlakit.errors import InputError
-from nlakit.models.families import backbone_of, embedding_of, head_of
+from nlakit.models.families import backbone_of, blocks_of, embedding_of, head_of
 from nlakit.models.io import (
     atomic_directory,
     load_backbone,
@@ -30,10 +33,14 @@ from nlakit.models.io import (
     load_tokenizer,
     save_model,
 )
+from nlakit.models.lora import open_checkpoint
 from nlakit.models.padding import pad_right, real_tokens
 
 OPEN_TAG = "<explanation>"
 CLOSE_TAG = "</explanation>"
+
+LOGITS_AT_ONCE = 1 << 26
+"""Logits that a training forward holds: 256 MB of float32, and as much again for their gradient."""
 
 
 class Parsed(NamedTuple):
@@ -69,17 +76,28 @@ class Verbalizer:
         self.injection_scale = resolve_scale(meta.extraction.injection_scale, meta.d_model)
 
     @classmethod
-    def load(cls, directory: str | Path, dtype: torch.dtype = torch.float32) -> Verbalizer:
+    def load(
+        cls,
+        directory: str | Path,
+        dtype: torch.dtype = torch.float32,
+        base: str | Path | None = None,
+    ) -> Verbalizer:
         """Read a directory; its contract is verified before any weight is.
+
+        Args:
+            base: where `directory` holds a LoRA adapter, the model to merge it into; None: the one
+                that it names.
 
         Raises:
             ContractError: `nla_meta.yaml` and the tokenizer or config differ.
             CheckpointError: the weights cannot be read.
         """
-        meta, config = read_meta(directory), load_config(directory)
-        tokenizer = load_tokenizer(directory)
+        parts = open_checkpoint(directory, base)
+        meta, config = read_meta(directory), load_config(parts.weights)
+        tokenizer = load_tokenizer(parts.tokenizer)
         verify(meta, tokenizer, config, "av")
-        return cls(load_backbone(directory, dtype=dtype), tokenizer, meta)
+        model = load_backbone(parts.weights, dtype=dtype, adapter=parts.adapter)
+        return cls(model, tokenizer, meta)
 
     @classmethod
     def from_target(
@@ -112,7 +130,9 @@ class Verbalizer:
     ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
         """Log-probability of each response token, with gradients; and True where one is real.
 
-        Logits are computed for real response tokens only. T is the longest response.
+        Logits are computed for real response tokens only. T is the longest response. Where there
+        are more than `LOGITS_AT_ONCE` of them they are made in chunks, and made again for the
+        gradient, so that memory does not grow with tokens times vocabulary.
 
         Args:
             prefix_sharing: run the constant prefix once and let all rows attend to it. The
@@ -125,12 +145,15 @@ class Verbalizer:
         width = max(len(row) for row in responses)
         ids_BT = pad_right(responses).to(self.model.device)
         mask_BT = real_tokens([len(row) for row in responses]).to(self.model.device)
-        body_BTD = self.body(self.scaled(vectors_BD), ids_BT)
-        run = self._run_shared if prefix_sharing else self._run_plain
+        scaled_BD = self.scaled(vectors_BD)
+        body_BTD = self.body(scaled_BD, ids_BT)
         # The token at t is predicted one place earlier: the first by the prompt's last token.
-        hidden_BTD = run(body_BTD)[:, -width - 1 : -1]
-        logits_1NV = head_of(self.model)(hidden_BTD[mask_BT])[None]
-        found_N = token_logprobs(logits_1NV, ids_BT[mask_BT][None])[0]
+        if prefix_sharing:
+            hidden_BTD = self._run_shared(body_BTD, scaled_BD)[:, -width - 1 : -1]
+        else:
+            with self.injecting(scaled_BD, len(self.prefix_ids)):
+                hidden_BTD = self._run_plain(body_BTD)[:, -width - 1 : -1]
+        found_N = self._score(hidden_BTD[mask_BT], ids_BT[mask_BT])
         logprobs_BT = found_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, found_N)
         return logprobs_BT, mask_BT
 
@@ -174,7 +197,8 @@ class Verbalizer:
     def body(
         self, scaled_BD: Float[Tensor, "B D"], ids_BT: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B S D"]:
-        """Embeddings of slot, suffix and response; `scaled_BD` takes the marker's place.
+        """Embeddings of slot, suffix and response; `scaled_BD` takes the marker's place, unless it
+        is to be added further up (`injecting`).
 
         Args:
             scaled_BD: what `scaled` returned.
@@ -183,8 +207,54 @@ class Verbalizer:
         prompt = [self.meta.tokens.injection_token_id, *self.suffix_ids]
         prompt_BP = torch.tensor(prompt, device=ids_BT.device).expand(len(ids_BT), -1)
         embedded_BSD = self._embed(torch.cat([prompt_BP, ids_BT], dim=1))
+        if self.adds:
+            return embedded_BSD
         slot_B = torch.zeros(len(ids_BT), dtype=torch.long, device=ids_BT.device)
         return replace_rows(embedded_BSD, slot_B, scaled_BD)
+
+    @property
+    def adds(self) -> bool:
+        """Whether vectors are added to the residual of a block instead of replacing embeddings."""
+        return self.meta.injection.convention == "add"
+
+    @contextmanager
+    def injecting(self, vectors_BD: Float[Tensor, "B D"], slot: int = 0) -> Iterator[None]:
+        """While it is open, runs of the model's blocks add the vectors at place `slot` of each row.
+
+        Does nothing where vectors replace embeddings (`body` has then put them in).
+        """
+        if not self.adds:
+            yield
+            return
+        injection = self.meta.injection
+        index_B = torch.full((len(vectors_BD),), slot, device=vectors_BD.device)
+
+        def add(_module: Any, _inputs: Any, residual_BTD: Tensor) -> Tensor:
+            return add_norm_matched(residual_BTD, index_B, vectors_BD, injection.coefficient)
+
+        block = blocks_of(backbone_of(self.model))[injection.layer]
+        hook = block.register_forward_hook(add)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _score(
+        self, hidden_ND: Float[Tensor, "N D"], ids_N: Int[Tensor, " N"]
+    ) -> Float[Tensor, " N"]:
+        """Log-probability of each id, given the residual that predicts it."""
+        rows = max(1, LOGITS_AT_ONCE // self.model.config.vocab_size)
+        if len(hidden_ND) <= rows:
+            return self._score_chunk(hidden_ND, ids_N)
+        pairs = zip(hidden_ND.split(rows), ids_N.split(rows), strict=True)
+        return torch.cat(
+            [checkpoint(self._score_chunk, *pair, use_reentrant=False) for pair in pairs]
+        )
+
+    def _score_chunk(
+        self, hidden_ND: Float[Tensor, "N D"], ids_N: Int[Tensor, " N"]
+    ) -> Float[Tensor, " N"]:
+        return token_logprobs(head_of(self.model)(hidden_ND)[None], ids_N[None])[0]
 
     def _prefix(self) -> Float[Tensor, "1 P D"]:
         return self._embed(torch.tensor([self.prefix_ids], device=self.model.device))
@@ -197,7 +267,9 @@ class Verbalizer:
         whole = torch.cat([prefix_BPD, body_BSD], dim=1)
         return backbone_of(self.model)(inputs_embeds=whole, use_cache=False).last_hidden_state
 
-    def _run_shared(self, body_BSD: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+    def _run_shared(
+        self, body_BSD: Float[Tensor, "B S D"], scaled_BD: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B S D"]:
         backbone = backbone_of(self.model)
         prefix = DynamicCache()
         backbone(inputs_embeds=self._prefix(), use_cache=True, past_key_values=prefix)
@@ -206,7 +278,8 @@ class Verbalizer:
             size = (len(body_BSD), -1, -1, -1)
             assert keys is not None and values is not None, "the prefix was just run"
             shared.update(keys.expand(size), values.expand(size), index)
-        output = backbone(inputs_embeds=body_BSD, use_cache=True, past_key_values=shared)
+        with self.injecting(scaled_BD):
+            output = backbone(inputs_embeds=body_BSD, use_cache=True, past_key_values=shared)
         return output.last_hidden_state
 
 

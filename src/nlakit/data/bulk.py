@@ -1,0 +1,433 @@
+"""Explanations of many vectors, in Parquet shards that a killed run continues.
+
+    plan.json                     what decides the result; another plan is refused
+    explanations-00000.parquet    one row a sample, in the order of vectors (`SCHEMA`)
+    manifest.json                 written last: without it the run is not finished
+
+A shard gets its name when it is whole, and its text depends on the seed and the numbers of its
+vectors alone: so neither an interruption nor the number of processes changes a word.
+
+Knows nothing of models: whatever has `describe_rows` may read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from nlakit.config import FrozenModel, write_text_atomic
+from nlakit.errors import InputError, ResumeError, UserError
+
+from .shards import (
+    MANIFEST_NAME,
+    VECTORS_KEY,
+    file_sha256,
+    read_manifest,
+    read_model,
+    shard_path,
+    write_table,
+)
+
+PLAN_NAME = "plan.json"
+PLAN_KEY = b"nlakit_plan"
+PARENT_POLL_S = 1.0
+
+Progress = Callable[[int, int], None]
+"""Called with (vectors done, all vectors) as shards are finished."""
+
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("sample", pa.int32()),
+        ("explanation", pa.string()),
+        ("closed", pa.bool_()),
+        ("fidelity", pa.float32()),
+        ("cosine", pa.float32()),
+        ("mse", pa.float32()),
+    ]
+)
+
+
+class Described(NamedTuple):
+    """One explanation with its scores, as a row of `SCHEMA`."""
+
+    row: int
+    sample: int
+    explanation: str
+    closed: bool
+    fidelity: float
+    cosine: float
+    mse: float
+
+
+class Describer(Protocol):
+    """Reads vectors; `first` is the number of the first of them, which decides their words."""
+
+    def describe_rows(self, vectors_ND: Tensor, first: int) -> Sequence[Described]: ...
+
+
+class BulkPlan(FrozenModel):
+    """What decides the result; its hash tells one from another."""
+
+    nla: str
+    """Name of the NLA."""
+    nla_sha256: str
+    """Of the weights that write and score."""
+    vectors_sha256: str
+    num_rows: int
+    d_model: int
+    shard_rows: int
+    samples: int
+    temperature: float
+    max_new_tokens: int
+    seed: int
+
+    @property
+    def hash(self) -> str:
+        """Hex SHA-256 of the plan."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def num_shards(self) -> int:
+        """How many files there will be."""
+        return -(-self.num_rows // self.shard_rows)
+
+    def rows_of(self, number: int) -> range:
+        """The vectors of a shard."""
+        first = number * self.shard_rows
+        return range(first, min(first + self.shard_rows, self.num_rows))
+
+
+class BulkShard(FrozenModel):
+    """One finished file."""
+
+    number: int
+    first_row: int
+    num_rows: int
+    sha256: str
+
+
+class BulkManifest(FrozenModel):
+    """A finished run."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["nla_explanations"] = "nla_explanations"
+    plan: BulkPlan
+    plan_hash: str
+    shards: tuple[BulkShard, ...]
+
+
+# -- vectors ---------------------------------------------------------------------------------------
+class Part(NamedTuple):
+    """A file of vectors, and where its rows stand among all."""
+
+    path: Path
+    key: str
+    first: int
+    num_rows: int
+
+
+class VectorSource:
+    """Vectors on disk, of which only the asked rows are read.
+
+    Args:
+        path: an `.npy` or `.safetensors` file of N x D numbers, or a directory of activation shards
+            (`data.shards`). A safetensors file holds one tensor, or one called "activations".
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+        CheckpointError: the directory's manifest cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.is_dir():
+            self.parts, self.d_model = _shard_parts(self.path)
+        else:
+            part, self.d_model = _file_part(self.path)
+            self.parts = [part]
+        if not self.num_rows:
+            raise InputError(f"{self.path} holds no vectors.")
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return sum(part.num_rows for part in self.parts)
+
+    def read(self, rows: range) -> Float[Tensor, "N D"]:
+        """Some rows, float32. Raises `InputError` where they are not finite."""
+        found: list[Tensor] = []
+        for part in self.parts:
+            start = max(rows.start - part.first, 0)
+            stop = min(rows.stop - part.first, part.num_rows)
+            if start < stop:
+                found.append(_read_rows(part, start, stop))
+        vectors_ND = torch.cat(found)
+        bad = (~vectors_ND.isfinite().all(dim=-1)).nonzero()
+        if len(bad):
+            raise InputError(
+                f"{self.path}: vector {rows.start + int(bad[0])} is not finite. Leave it out."
+            )
+        return vectors_ND
+
+    def sha256(self) -> str:
+        """Hex SHA-256 over the files, read once from end to end."""
+        if len(self.parts) == 1:
+            return file_sha256(self.parts[0].path)
+        digests = [file_sha256(part.path) for part in self.parts]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _shard_parts(directory: Path) -> tuple[list[Part], int]:
+    manifest = read_manifest(directory)
+    parts: list[Part] = []
+    first = 0
+    for record in manifest.shards:
+        path = shard_path(directory, record.number, "safetensors")
+        parts.append(Part(path, VECTORS_KEY, first, record.num_rows))
+        first += record.num_rows
+    return parts, manifest.d_model
+
+
+def _file_part(path: Path) -> tuple[Part, int]:
+    if not path.is_file():
+        raise InputError(f"Asked for the vectors in {path}; found nothing there. Check the path.")
+    if path.suffix == ".npy":
+        key, shape = "", _open_npy(path).shape
+    elif path.suffix == ".safetensors":
+        key, shape = _tensor_in(path)
+    else:
+        raise InputError(
+            f"{path} is neither .npy nor .safetensors, nor a directory of activation shards. "
+            "Save the vectors as one of these, N x D."
+        )
+    if len(shape) != 2:
+        raise InputError(f"{path} must hold N x D numbers, found the shape {tuple(shape)}.")
+    return Part(path, key, 0, int(shape[0])), int(shape[1])
+
+
+def _open_npy(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is not an .npy file of numbers: {error}") from error
+    if found.dtype.kind != "f":
+        raise InputError(f"{path} must hold floating-point numbers, found {found.dtype}.")
+    return found
+
+
+def _tensor_in(path: Path) -> tuple[str, Sequence[int]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = list(file.keys())
+            key = VECTORS_KEY if VECTORS_KEY in keys else keys[0] if len(keys) == 1 else None
+            if key is None:
+                raise InputError(
+                    f"{path} holds {', '.join(keys) or 'nothing'}. Name the vectors "
+                    f"{VECTORS_KEY!r}, or save them alone."
+                )
+            return key, file.get_slice(key).get_shape()
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _read_rows(part: Part, start: int, stop: int) -> Tensor:
+    if part.path.suffix == ".npy":
+        return torch.from_numpy(_open_npy(part.path)[start:stop].astype(np.float32))
+    try:
+        with safe_open(part.path, framework="pt") as file:
+            return file.get_slice(part.key)[start:stop].float()
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{part.path} cannot be read: {error}") from error
+
+
+# -- the run ---------------------------------------------------------------------------------------
+def explain_vectors(
+    load: Callable[[], Describer],
+    source: VectorSource,
+    out_dir: str | Path,
+    plan: BulkPlan,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> BulkManifest:
+    """Explain every vector of a source into shards; what is there and whole is kept.
+
+    Memory holds one shard a process, whatever the number of vectors.
+
+    Args:
+        load: makes the reader; called once in each process, so it must be picklable for several.
+
+    Raises:
+        ResumeError: `out_dir` holds explanations of another plan.
+        InputError: a vector that cannot be read, or no process.
+        UserError: a process was killed.
+    """
+    if processes < 1:
+        raise InputError(f"processes must be 1 or more, found {processes}.")
+    directory = Path(out_dir)
+    _check_same_plan(directory, plan)
+    write_text_atomic(directory / PLAN_NAME, plan.model_dump_json(indent=2))
+    numbers = range(plan.num_shards)
+    missing = [number for number in numbers if not _is_whole(directory, plan, number)]
+    done = plan.num_rows - sum(len(plan.rows_of(number)) for number in missing)
+    if progress is not None:
+        progress(done, plan.num_rows)
+    task = partial(_write_shard, source=source, directory=directory, plan=plan)
+    for number in _run(load, task, missing, processes):
+        done += len(plan.rows_of(number))
+        if progress is not None:
+            progress(done, plan.num_rows)
+    shards = tuple(_record(directory, plan, number) for number in numbers)
+    manifest = BulkManifest(plan=plan, plan_hash=plan.hash, shards=shards)
+    write_text_atomic(directory / MANIFEST_NAME, manifest.model_dump_json(indent=2))
+    return manifest
+
+
+def explanation_path(directory: Path, number: int) -> Path:
+    """The file of shard `number`."""
+    return directory / f"explanations-{number:05d}.parquet"
+
+
+def read_bulk_manifest(directory: str | Path) -> BulkManifest:
+    """The manifest of a finished run. Raises `CheckpointError` when it is not there."""
+    return read_model(BulkManifest, Path(directory) / MANIFEST_NAME)
+
+
+def _check_same_plan(directory: Path, plan: BulkPlan) -> None:
+    path = directory / PLAN_NAME
+    if not path.exists():
+        if directory.is_dir() and any(directory.iterdir()):
+            raise ResumeError(
+                f"Asked to write explanations into {directory}, which holds something else. "
+                "Give a directory that is new or empty."
+            )
+        return
+    found = read_model(BulkPlan, path)
+    other = [
+        f"{name} was {getattr(found, name)!r}, is {getattr(plan, name)!r}"
+        for name in BulkPlan.model_fields
+        if getattr(found, name) != getattr(plan, name)
+    ]
+    if other:
+        raise ResumeError(
+            f"{directory} holds explanations of another plan: {'; '.join(other)}. "
+            "Give another directory, or remove that one."
+        )
+
+
+def _is_whole(directory: Path, plan: BulkPlan, number: int) -> bool:
+    """Whether a shard is there, of this plan; only a whole file ever gets the name."""
+    path = explanation_path(directory, number)
+    if not path.is_file():
+        return False
+    try:
+        metadata = pq.read_metadata(path)
+    except (pa.ArrowInvalid, OSError):
+        return False
+    expected = len(plan.rows_of(number)) * plan.samples
+    found = (metadata.metadata or {}).get(PLAN_KEY)
+    return found == plan.hash.encode() and metadata.num_rows == expected
+
+
+def _record(directory: Path, plan: BulkPlan, number: int) -> BulkShard:
+    rows = plan.rows_of(number)
+    digest = file_sha256(explanation_path(directory, number))
+    return BulkShard(number=number, first_row=rows.start, num_rows=len(rows), sha256=digest)
+
+
+def _write_shard(
+    describer: Describer, number: int, source: VectorSource, directory: Path, plan: BulkPlan
+) -> None:
+    rows = plan.rows_of(number)
+    described = describer.describe_rows(source.read(rows), rows.start)
+    columns = {name: [getattr(each, name) for each in described] for name in SCHEMA.names}
+    table = pa.table(columns, schema=SCHEMA.with_metadata({PLAN_KEY: plan.hash.encode()}))
+    write_table(explanation_path(directory, number), table)
+
+
+Task = Callable[[Describer, int], None]
+
+
+def _run(
+    load: Callable[[], Describer], task: Task, numbers: Sequence[int], processes: int
+) -> Iterator[int]:
+    """Do the shards, yielding the number of each as it is finished."""
+    processes = min(processes, len(numbers))
+    if processes > 1:
+        yield from _run_in_processes(load, task, numbers, processes)
+        return
+    describer = load() if numbers else None
+    for number in numbers:
+        assert describer is not None
+        task(describer, number)
+        yield number
+
+
+def _run_in_processes(
+    load: Callable[[], Describer], task: Task, numbers: Sequence[int], processes: int
+) -> Iterator[int]:
+    threads = max(1, torch.get_num_threads() // processes)
+    pool = ProcessPoolExecutor(
+        processes,
+        # A forked child would inherit the threads' locks without the threads.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(load, task, threads, os.getpid()),
+    )
+    try:
+        futures = {pool.submit(_work, number): number for number in numbers}
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A process that explained vectors was killed, perhaps for its memory. "
+            "Run the same command again: it goes on where it stopped."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Worker(NamedTuple):
+    describer: Describer
+    task: Task
+
+
+_worker: list[_Worker] = []
+"""Of this process, once it was started: what the pool hands over reaches no other place."""
+
+
+def _start_worker(load: Callable[[], Describer], task: Task, threads: int, parent: int) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(threads)
+    _worker[:] = [_Worker(load(), task)]
+
+
+def _work(number: int) -> None:
+    _worker[0].task(_worker[0].describer, number)
+
+
+def _end_with(parent: int) -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_S)
+    os._exit(1)
