@@ -6,8 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nlakit.contract import Injection, write_meta
 from nlakit.core.losses import token_logprobs
 from nlakit.core.site import Site
+from nlakit.engines.base import Sampling
+from nlakit.engines.local import LocalEngine
 from nlakit.errors import CheckpointError, ContractError, InputError
 from nlakit.models.io import load_backbone
 from nlakit.models.reconstructor import Reconstructor
@@ -215,10 +218,10 @@ def test_damaged_directories_are_refused(llama, tokenizer, tmp_path, damage):
         tensors["model.layers.0.extra"] = tensors.pop("model.norm.weight")
         save_file(tensors, weights)
     else:
-        old, new = ("{", "") if damage == "json" else ('"llama"', '"gpt2"')
+        old, new = ("{", "") if damage == "json" else ('"llama"', '"bert"')
         config.write_text(config.read_text().replace(old, new, 1))
     words = {"truncate": "corrupt", "shape": r"\(31,\)", "key": "layers.0.extra"}
-    expected = {**words, "json": "not JSON", "family": "'gpt2' is not supported"}[damage]
+    expected = {**words, "json": "not JSON", "family": "'bert' is not supported"}[damage]
     with pytest.raises(CheckpointError, match=expected):
         Target.load(tmp_path / "t", 1)
 
@@ -238,3 +241,121 @@ def test_a_failed_save_leaves_the_old_directory(llama, tokenizer, av_meta, tmp_p
         verbalizer.save(tmp_path / "av")
     assert Verbalizer.load(tmp_path / "av").meta == av_meta
     assert [p.name for p in tmp_path.iterdir()] == ["av"]
+
+
+# ---- the other convention: added to the residual of a block
+
+
+@pytest.fixture
+def adding_meta(av_meta):
+    return av_meta.model_copy(update={"injection": Injection(convention="add", layer=1)})
+
+
+def hooked_logits(verbalizer, vector, response):
+    """Logits over a response, the vector added by a hook of the test's own."""
+    prompt = [*verbalizer.prefix_ids, verbalizer.meta.tokens.injection_token_id]
+    slot = len(prompt) - 1
+    prompt += verbalizer.suffix_ids
+
+    def add(_module, _inputs, output):
+        changed = output.clone()
+        changed[0, slot] += output[0, slot].norm() * vector / vector.norm()
+        return changed
+
+    hook = verbalizer.model.model.layers[1].register_forward_hook(add)
+    with torch.no_grad():
+        logits = verbalizer.model(torch.tensor([prompt + response])).logits
+    hook.remove()
+    return logits[0, len(prompt) - 1 : -1]
+
+
+def test_vectors_can_be_added_to_a_residual(llama, tokenizer, adding_meta, ar_meta, vectors):
+    verbalizer = Verbalizer(llama, tokenizer, adding_meta)
+    engine = LocalEngine(
+        None, verbalizer, Reconstructor.from_target(llama, tokenizer, ar_meta), max_rows=2
+    )
+    answers = [group[0] for group in engine.verbalize(vectors[:3], Sampling(max_new_tokens=8))]
+    for vector, answer in zip(vectors, answers, strict=False):
+        logits = hooked_logits(verbalizer, vector, list(answer.ids))
+        assert tuple(logits.argmax(-1).tolist()) == answer.ids
+    assert len({answer.ids for answer in answers}) > 1
+    for sharing in (True, False):
+        found, _ = verbalizer.logprobs(vectors[:3], RESPONSES, prefix_sharing=sharing)
+        expected = hooked_logits(verbalizer, vectors[2], RESPONSES[2]).log_softmax(-1)
+        picked = expected.gather(1, torch.tensor(RESPONSES[2])[:, None])[:, 0]
+        assert torch.allclose(found[2], picked, atol=1e-4)
+
+
+def test_the_convention_survives_the_disk_and_is_checked(llama, tokenizer, adding_meta, tmp_path):
+    Verbalizer(llama, tokenizer, adding_meta).save(tmp_path / "av")
+    assert Verbalizer.load(tmp_path / "av").meta.injection == Injection(convention="add", layer=1)
+    meta = adding_meta.model_copy(update={"injection": Injection(convention="add", layer=4)})
+    Verbalizer(llama, tokenizer, meta).save(tmp_path / "av")
+    with pytest.raises(ContractError, match=r"injection.layer: found 4, expected less than 4"):
+        Verbalizer.load(tmp_path / "av")
+
+
+# ---- LoRA adapters
+
+
+def write_adapter(directory, meta, tensors, **changes):
+    directory.mkdir()
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, **changes}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    save_file(
+        {f"base_model.model.{key}": tensor for key, tensor in tensors.items()},
+        directory / "adapter_model.safetensors",
+    )
+    write_meta(directory, meta)
+
+
+def low_rank(model, block, seed=0):
+    weight = model.model.layers[block].self_attn.q_proj.weight
+    generator = torch.Generator().manual_seed(seed)
+    down = torch.randn(2, weight.shape[1], generator=generator)
+    up = torch.randn(weight.shape[0], 2, generator=generator)
+    name = f"model.layers.{block}.self_attn.q_proj.lora_"
+    return {f"{name}A.weight": down, f"{name}B.weight": up}, weight.detach() + 3 * up @ down
+
+
+def test_adapters_are_merged_into_their_base(llama, tokenizer, av_meta, ar_meta, tmp_path):
+    Target(llama, tokenizer, Site(1)).save(tmp_path / "base")
+    first, expected = low_rank(llama, 0)
+    last, _ = low_rank(llama, 3)
+    write_adapter(tmp_path / "av", av_meta, first)
+    av = Verbalizer.load(tmp_path / "av", base=tmp_path / "base")
+    assert torch.allclose(av.model.model.layers[0].self_attn.q_proj.weight, expected, atol=1e-5)
+    assert av.model.model.layers[1].mlp.up_proj.weight.equal(
+        llama.model.layers[1].mlp.up_proj.weight
+    )
+    # A reconstructor's adapter may have been trained on the whole model: cut blocks do not matter.
+    named = {"base_model_name_or_path": str(tmp_path / "base")}
+    write_adapter(tmp_path / "ar", ar_meta, {**first, **last}, **named)
+    save_file({"weight": torch.eye(32) * 2, "bias": torch.ones(32)},
+              tmp_path / "ar/value_head.safetensors")  # fmt: skip
+    ar = Reconstructor.load(tmp_path / "ar")
+    assert len(ar.backbone.layers) == 2
+    assert torch.allclose(ar.backbone.layers[0].self_attn.q_proj.weight, expected, atol=1e-5)
+    assert ar.head.bias is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
+        ({"use_dora": True}, "use_dora is True"),
+        ({"fan_in_fan_out": True, "r": 1}, None),
+    ],
+)
+def test_other_adapters_are_refused(llama, tokenizer, av_meta, tmp_path, changes, found):
+    Target(llama, tokenizer, Site(1)).save(tmp_path / "base")
+    tensors, _ = low_rank(llama, 0)
+    if found is None:
+        tensors = {"model.layers.9.mlp.up_proj.lora_A.weight": torch.zeros(2, 32),
+                   "model.layers.9.mlp.up_proj.lora_B.weight": torch.zeros(48, 2)}  # fmt: skip
+        found = r"layers.9.mlp.up_proj.weight, which the base does not have"
+    write_adapter(tmp_path / "av", av_meta, tensors, **changes)
+    with pytest.raises(CheckpointError, match=found):
+        Verbalizer.load(tmp_path / "av", base=tmp_path / "base")
+    with pytest.raises(CheckpointError, match=r"names no base|peft_type|use_dora"):
+        Verbalizer.load(tmp_path / "av")

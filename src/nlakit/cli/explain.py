@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
 
+from nlakit.engines.remote import RemoteNLA
 from nlakit.errors import InputError
 from nlakit.nla import MAX_NEW_TOKENS, load
 
 from .progress import reading_progress
+from .serve import read_secret
 
 RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
@@ -31,6 +33,13 @@ def explain(
     max_new_tokens: int = MAX_NEW_TOKENS,
     seed: int = 0,
     nla: str | None = None,
+    av: str | None = None,
+    ar: str | None = None,
+    target: str | None = None,
+    mean: Path | None = None,
+    min_confidence: float | None = None,
+    server: str | None = None,
+    secret_file: Annotated[Path | None, Parameter(negative=())] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Read a text with an NLA, token by token.
@@ -57,6 +66,20 @@ def explain(
         Decides what is drawn above temperature 0.
     nla
         Directory of an NLA; by default the bundled one.
+    av
+        Instead of an NLA: directory or hub name of a verbalizer, or of its LoRA adapter.
+    ar
+        The reconstructor to it.
+    target
+        The model that is read; by default the one that the verbalizer names.
+    mean
+        File with mean and variance of training vectors; without it --av gives cosines.
+    min_confidence
+        Hide claims whose chance of being true, by the NLA's own calibrator, is below this.
+    server
+        Instead of an NLA here: address of a server, such as http://127.0.0.1:8000.
+    secret_file
+        File with the secret that the server asks for.
     json
         Print one JSON object.
     """
@@ -64,7 +87,8 @@ def explain(
         raise InputError("--tokens reads every token. Leave out --last and --positions, or it.")
     passage = read_text(text, file)
     places = None if positions is None else parse_positions(positions)
-    reader = load(nla)
+    parts = {"path": nla, "av": av, "ar": ar, "target": target, "mean": mean}
+    reader = load(**parts) if server is None else connect(server, secret_file, parts)
     with reading_progress() as on_text:
         reading = reader.explain(
             passage,
@@ -76,10 +100,19 @@ def explain(
             seed=seed,
             on_text=on_text,
         )
+    if min_confidence is not None:
+        reading = reading.above(min_confidence)
     if json:
         sys.stdout.write(reading.to_json())
     else:
         Console().print(reading)
+
+
+def connect(server: str, secret_file: Path | None, parts: dict[str, Any]) -> RemoteNLA:
+    """The NLA of a server. Raises `InputError` where one of this machine was named too."""
+    if any(part is not None for part in parts.values()):
+        raise InputError("--server has its own NLA. Leave out --nla and its parts, or it.")
+    return RemoteNLA(server, None if secret_file is None else read_secret(secret_file))
 
 
 def read_text(text: str | None, file: Path | None) -> str:

@@ -11,6 +11,7 @@ from nlakit.contract.schema import (
     DatasetExtraction,
     DatasetMeta,
     Extraction,
+    Injection,
     NlaMeta,
     PromptTemplates,
     Role,
@@ -22,7 +23,7 @@ from nlakit.contract.schema import (
     write_meta,
 )
 from nlakit.contract.upgrade import upgrade
-from nlakit.contract.verify import verify
+from nlakit.contract.verify import disagreements, verify
 
 __all__ = [
     "AR_SLOT",
@@ -31,12 +32,14 @@ __all__ = [
     "DatasetExtraction",
     "DatasetMeta",
     "Extraction",
+    "Injection",
     "NlaMeta",
     "PromptParts",
     "PromptTemplates",
     "Role",
     "Scale",
     "Tokens",
+    "disagreements",
     "measure_tokens",
     "read_dataset_meta",
     "read_meta",

@@ -63,6 +63,18 @@ class Extraction(FrozenModel):
     """Norm to which both vectors are brought before they are compared."""
 
 
+class Injection(FrozenModel):
+    """How the vector gets into the verbalizer. The two conventions are not interchangeable."""
+
+    convention: Literal["replace", "add"] = "replace"
+    """replace: the marker's embedding becomes the vector at `injection_scale`. add: the vector, at
+    the norm of the residual that is there, is added to the output of block `layer`."""
+    layer: Index = 1
+    """Of `add`: the block whose output is changed, counted from 0."""
+    coefficient: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Of `add`: how many times the residual's norm."""
+
+
 class Tokens(FrozenModel):
     """Ids fixed when the checkpoint was made; a tokenizer that disagrees is another tokenizer."""
 
@@ -94,6 +106,7 @@ class NlaMeta(FrozenModel):
     extraction: Extraction
     tokens: Tokens
     prompt_templates: PromptTemplates
+    injection: Injection = Injection()
     provenance: dict[str, JsonValue] = {}
     """What the makers noted about the run: read and kept, never acted on."""
 
@@ -143,6 +156,8 @@ def read_meta(directory: str | Path) -> NlaMeta:
 def write_meta(directory: str | Path, meta: NlaMeta) -> None:
     """Write `nla_meta.yaml` into a model directory, atomically."""
     raw = meta.model_dump(mode="json")
+    if meta.injection == Injection():
+        del raw["injection"]  # the reference layout does not have it
     # Other readers look for the layer here, and it costs one line.
     raw["critic"] = {"extraction_layer_index": meta.extraction.layer_index}
     _write_yaml(Path(directory) / META_NAME, raw)
@@ -225,6 +240,7 @@ def _contract_error(error: pydantic.ValidationError) -> ContractError:
 
 _SECTION_KEYS = {
     "extraction": tuple(Extraction.model_fields),
+    "injection": tuple(Injection.model_fields),
     "tokens": tuple(Tokens.model_fields),
     "prompt_templates": tuple(PromptTemplates.model_fields),
 }

@@ -28,7 +28,7 @@ ROLE_NAMES = {
     "reconstructor": "ar",
 }
 KINDS = ("nla_model", "nla_dataset")
-SECTIONS = ("extraction", "tokens", "prompt_templates", "critic", "provenance")
+SECTIONS = ("extraction", "tokens", "prompt_templates", "critic", "injection", "provenance")
 KNOWN_KEYS = ("schema_version", "kind", "role", "d_model", "extraction_layer_index", *SECTIONS)
 # What public writers note beside the contract; kept under `provenance`, never acted on.
 PROVENANCE_KEYS = (

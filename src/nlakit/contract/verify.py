@@ -6,6 +6,7 @@ Everything a wrong answer would turn into confident nonsense is checked before a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from nlakit.contract.render import encode, encode_marker, render_ar, render_av
@@ -30,19 +31,39 @@ def verify(meta: NlaMeta, tokenizer: PreTrainedTokenizerBase, config: Any, role:
     Raises:
         ContractError: the first disagreement; names field, found and expected.
     """
-    _require("role", meta.role, role)
+    for error in disagreements(meta, tokenizer, config, role):
+        raise error
+
+
+def disagreements(
+    meta: NlaMeta, tokenizer: PreTrainedTokenizerBase, config: Any, role: Role
+) -> Iterator[ContractError]:
+    """All that `verify` refuses, in its order. Arguments as there."""
     text_config = getattr(config, "text_config", None) or config
-    _require("d_model", meta.d_model, text_config.hidden_size)
-    _check_layers(meta, text_config.num_hidden_layers, role)
-    _require(
-        "tokens.injection_token_id",
-        meta.tokens.injection_token_id,
-        encode_marker(tokenizer, meta.tokens.injection_char),
-    )
+    num_blocks = text_config.num_hidden_layers
+    checks: list[Callable[[], None]] = [
+        lambda: _require("role", meta.role, role),
+        lambda: _require("d_model", meta.d_model, text_config.hidden_size),
+        lambda: _check_layers(meta, num_blocks, role),
+        lambda: _check_marker(meta, tokenizer),
+    ]
     if role == "av":
-        _check_slot(meta, tokenizer)
+        checks += [
+            lambda: _check_injection(meta, num_blocks),
+            lambda: _check_slot(meta, tokenizer),
+        ]
     else:
-        _check_ar_prompt(meta, tokenizer)
+        checks.append(lambda: _check_ar_prompt(meta, tokenizer))
+    for check in checks:
+        try:
+            check()
+        except ContractError as error:
+            yield error
+
+
+def _check_marker(meta: NlaMeta, tokenizer: PreTrainedTokenizerBase) -> None:
+    marker_id = encode_marker(tokenizer, meta.tokens.injection_char)
+    _require("tokens.injection_token_id", meta.tokens.injection_token_id, marker_id)
 
 
 def _require(field: str, found: Any, expected: Any) -> None:
@@ -59,6 +80,13 @@ def _check_layers(meta: NlaMeta, num_blocks: int, role: Role) -> None:
     elif layer >= num_blocks:
         expected = f"less than {num_blocks}, the number of blocks"
         raise ContractError(field="extraction.layer_index", found=layer, expected=expected)
+
+
+def _check_injection(meta: NlaMeta, num_blocks: int) -> None:
+    injection = meta.injection
+    if injection.convention == "add" and injection.layer >= num_blocks:
+        expected = f"less than {num_blocks}, the number of blocks"
+        raise ContractError(field="injection.layer", found=injection.layer, expected=expected)
 
 
 def _check_slot(meta: NlaMeta, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -18,11 +18,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 from transformers.initialization import no_init_weights
 
 from nlakit.errors import CheckpointError
-from nlakit.models.families import Family, cut_config, family_of
+from nlakit.models.families import FAMILIES, WRAPPERS, Family, cut_config, family_of
+from nlakit.models.lora import ADAPTER_NAME, PREFIX, merge_adapter
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -30,28 +36,65 @@ HEAD_NAME = "value_head.safetensors"
 
 
 def load_config(directory: str | Path) -> Any:
-    """The Hugging Face config of a directory.
+    """The Hugging Face config of a directory's language model.
+
+    Of a multimodal wrapper it is the text model's, with the wrapper's special tokens.
 
     Raises:
-        CheckpointError: no `config.json`, not JSON, or a family that is not supported.
+        CheckpointError: no `config.json`, not JSON, a family that is not supported, or a part of
+            the model that is not run here.
     """
     path = Path(directory) / "config.json"
     raw = _read_json(path)
-    family_of(raw.get("model_type"))
+    model_type = str(raw.get("model_type"))
+    if model_type not in WRAPPERS:
+        family_of(model_type)
     try:
-        return AutoConfig.from_pretrained(str(directory), local_files_only=True)
+        config: Any = CONFIG_MAPPING[model_type].from_dict(_without_surplus(raw))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} is not a usable config: {error}") from error
+    config = _text_config(config, raw) if model_type in WRAPPERS else config
+    for part in ("final_logit_softcapping", "use_bidirectional_attention"):
+        if getattr(config, part, None):
+            found = getattr(config, part)
+            raise CheckpointError(f"{path}: {part} is {found}, which nlakit does not run.")
+    return config
 
 
 def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a directory. Raises `CheckpointError` when there is none to read."""
+    """The tokenizer of a directory, with the family's chat template where it has none.
+
+    Raises:
+        CheckpointError: there is none to read.
+    """
     if not (Path(directory) / "tokenizer_config.json").is_file():
         raise CheckpointError(f"{directory} has no tokenizer_config.json. Is it complete?")
     try:
-        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"The tokenizer of {directory} cannot be read: {error}") from error
+    config = Path(directory) / "config.json"
+    family = FAMILIES.get(_read_json(config).get("model_type", "")) if config.is_file() else None
+    if family is not None and not tokenizer.chat_template:
+        tokenizer.chat_template = family.chat_template
+    return tokenizer
+
+
+def _without_surplus(raw: dict[str, Any]) -> dict[str, Any]:
+    """A reconstructor's config may say `num_hidden_layers: K + 1` and list all layers' types."""
+    types, num_layers = raw.get("layer_types"), raw.get("num_hidden_layers")
+    if isinstance(types, list) and isinstance(num_layers, int):
+        return {**raw, "layer_types": types[:num_layers]}
+    return raw
+
+
+def _text_config(config: Any, raw: dict[str, Any]) -> Any:
+    text = getattr(config, WRAPPERS[config.model_type])
+    family_of(text.model_type)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if raw.get(name) is not None:
+            setattr(text, name, raw[name])
+    return text
 
 
 def load_backbone(
@@ -60,6 +103,7 @@ def load_backbone(
     dtype: torch.dtype = torch.float32,
     *,
     headless: bool = False,
+    adapter: Path | None = None,
 ) -> Any:
     """A causal language model from `config.json` and safetensors.
 
@@ -68,6 +112,7 @@ def load_backbone(
         dtype: in memory, whatever it is on disk.
         headless: return the backbone alone, its final norm replaced by the identity (a
             reconstructor's); such weights may then be in the file or not.
+        adapter: directory of a LoRA adapter to merge into the weights.
 
     Raises:
         CheckpointError: a file is missing or corrupt, a key missing or unexpected, a shape wrong.
@@ -84,6 +129,9 @@ def load_backbone(
     if headless:
         model = _drop_head(model, family)
     _fill(model, Path(directory), family, is_cut=num_blocks is not None, headless=headless)
+    if adapter is not None:
+        named = _adapter_weights(adapter, model, family, is_cut=num_blocks is not None)
+        merge_adapter(model.state_dict(), adapter, named)
     model.eval()
     return getattr(model, family.backbone) if headless else model
 
@@ -212,9 +260,7 @@ def _read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - not a mapping
-                # Old files hold the rotary frequencies, which follow from the config.
-                if not key.endswith("rotary_emb.inv_freq"):
-                    yield key, file.get_tensor(key)
+                yield key, file.get_tensor(key)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing. Copy or download it again.") from error
     except (SafetensorError, OSError) as error:
@@ -228,18 +274,39 @@ def _fill(model: Any, directory: Path, family: Family, *, is_cut: bool, headless
     if model.config.tie_word_embeddings or headless:
         optional.add(f"{family.head}.weight")
     if headless:
-        optional.add(f"{family.backbone}.{family.final_norm}.weight")
+        norm = f"{family.backbone}.{family.final_norm}"
+        optional |= {f"{norm}.weight", f"{norm}.bias"}
     found: set[str] = set()
     for path in _weight_files(directory):
-        named = [(_full_name(key, family), tensor) for key, tensor in _read_tensors(path)]
+        named = list(_named_weights(path, family))
         kept = [item for item in named if not (is_cut and _is_past(item[0], model, family))]
         found.update(key for key, _ in kept)
         _copy_all(state, kept, path)
     _check_keys(directory, found, set(state), optional)
 
 
+def _named_weights(path: Path, family: Family) -> Iterator[tuple[str, Tensor]]:
+    """The language model's weights in a file, under the names they have in memory."""
+    for key, tensor in _read_tensors(path):
+        if not any(part in key for part in family.ignored):
+            yield _full_name(key, family), tensor
+
+
+def _adapter_weights(
+    directory: Path, model: Any, family: Family, *, is_cut: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """An adapter's tensors by the names of the model's weights, those of cut blocks left out."""
+    for key, tensor in _read_tensors(directory / ADAPTER_NAME):
+        name = _full_name(key.removeprefix(PREFIX), family)
+        if not (is_cut and _is_past(name, model, family)):
+            yield name, tensor
+
+
 def _full_name(key: str, family: Family) -> str:
-    """Some reconstructors were saved from the backbone, without the prefix."""
+    """Some files have other prefixes, and some were saved from the backbone, without any."""
+    for old, new in family.renamed:
+        if key.startswith(old):
+            return new + key.removeprefix(old)
     if key.startswith((f"{family.backbone}.", f"{family.head}.")):
         return key
     return f"{family.backbone}.{key}"

@@ -71,7 +71,7 @@ class Target:
     def encode(self, text: str) -> Encoded:
         """Encode a person's text: what looks like a special token in it is plain text.
 
-        BOS comes first where the family and the tokenizer have one.
+        It starts with BOS by the rule of the family (`Family.adds_bos`).
 
         Raises:
             InputError: the text is empty or longer than the model's context.
@@ -80,8 +80,7 @@ class Target:
             raise InputError("The text is empty. Give at least one character.")
         encoded = self._encode(text, split_special_tokens=True)
         bos: Any = self.tokenizer.bos_token_id
-        adds_bos = family_of(self.model.config.model_type).adds_bos
-        if adds_bos and bos is not None and encoded.ids[:1] != [bos]:
+        if self._adds_bos() and bos is not None and encoded.ids[:1] != [bos]:
             name = str(self.tokenizer.bos_token)
             encoded = Encoded(
                 [bos, *encoded.ids], [(0, 0), *encoded.offsets], [name, *encoded.tokens], text
@@ -133,6 +132,11 @@ class Target:
             for row, index in enumerate(batch):
                 found[index] = hidden_BTD[row, wanted[index]].float()
         return [found[index] for index in range(len(ids))]
+
+    def _adds_bos(self) -> bool:
+        if family_of(self.model.config.model_type).adds_bos:
+            return True
+        return self.tokenizer.encode("a")[:1] == [self.tokenizer.bos_token_id]
 
     def _encode(self, text: str, *, split_special_tokens: bool) -> Encoded:
         output = self.tokenizer(

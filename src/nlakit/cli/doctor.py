@@ -1,0 +1,111 @@
+"""`nlakit doctor`: says what is wrong with a pair."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nlakit.errors import InputError
+from nlakit.models.pair import find_pair
+from nlakit.nla import MAX_NEW_TOKENS, load
+from nlakit.publish.doctor import TEXTS, Diagnosis, diagnose, storyworld_texts, write_mean
+from nlakit.publish.export import source_of_nla
+from nlakit.registry import BUNDLED_NAMES
+
+from .explain import read_text
+from .progress import reading_progress
+
+STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def doctor(
+    *,
+    nla: str | None = None,
+    av: str | None = None,
+    ar: str | None = None,
+    target: str | None = None,
+    mean: Path | None = None,
+    file: Annotated[Path | None, Parameter(negative=())] = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    write_mean_to: Annotated[Path | None, Parameter(name="--write-mean")] = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Say what is wrong with a pair, and what to do; exit status 1 where something fails.
+
+    Parameters
+    ----------
+    nla
+        Directory of an NLA; by default the bundled one.
+    av
+        Instead of an NLA: directory or hub name of a verbalizer, or of its LoRA adapter.
+    ar
+        The reconstructor to it.
+    target
+        The model that is read; by default the one that the verbalizer names.
+    mean
+        File with mean and variance of training vectors.
+    file
+        Texts to try it on, with empty lines between them; by default four of ours.
+    max_new_tokens
+        Longest answer, in tokens.
+    write_mean_to
+        Write mean and variance of all activations of the texts to this file, for --mean.
+    json
+        Print one JSON object.
+    """
+    if av is not None and ar is not None:
+        source = find_pair(av, ar, target)
+    elif av is None and ar is None:
+        source = source_of_nla(nla).pair
+    else:
+        raise InputError("Give both --av and --ar, or --nla.")
+    is_bundled = av is None and (nla is None or nla in BUNDLED_NAMES)
+    texts = _texts(file, is_bundled)
+    parts = {} if av is None else {"av": source.av, "ar": source.ar, "target": source.target}
+    with reading_progress() as on_text:
+        found = diagnose(
+            source,
+            lambda: load(nla, mean=mean, **parts),
+            texts,
+            max_new_tokens=max_new_tokens,
+            on_text=on_text,
+        )
+    _show(found, json)
+    if write_mean_to is not None:
+        count = write_mean(load(nla, mean=mean, **parts), texts, write_mean_to)
+        Console(stderr=True).print(f"{write_mean_to}: mean of {count} activations", markup=False)
+    if found.failed:
+        sys.stdout.flush()
+        raise SystemExit(1)
+
+
+def _texts(file: Path | None, is_bundled: bool) -> tuple[str, ...]:
+    if file is None:
+        return storyworld_texts() if is_bundled else TEXTS
+    texts = tuple(part.strip() for part in read_text(None, file).split("\n\n") if part.strip())
+    if not texts:
+        raise InputError(f"{file} has no text in it. Give at least one.")
+    return texts
+
+
+def _show(found: Diagnosis, json: bool) -> None:
+    if json:
+        sys.stdout.write(found.model_dump_json(indent=2) + "\n")
+        return
+    table = Table(pad_edge=False)
+    for heading in ("check", "status", "found", "expected"):
+        table.add_column(heading, ratio=1 if heading in ("found", "expected") else None)
+    for check in found.checks:
+        status = Text(check.status, style=STYLES[check.status])
+        table.add_row(check.name, status, Text(check.found), Text(check.expected))
+    console = Console()
+    console.print(table)
+    for check in found.checks:
+        if check.advice:
+            console.print(Text(f"{check.name}: {check.advice}"), soft_wrap=True)

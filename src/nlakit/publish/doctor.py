@@ -1,0 +1,213 @@
+"""Examines a pair, first its files and then what it says, and tells what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nlakit.config import FrozenModel
+from nlakit.contract import read_meta
+from nlakit.core.scale import resolve_scale
+from nlakit.engines.base import OnText, Sampling
+from nlakit.engines.local import LocalEngine
+from nlakit.errors import InputError, UserError
+from nlakit.models.families import cut_config
+from nlakit.models.io import load_config, load_tokenizer, save_tensors
+from nlakit.models.lora import open_checkpoint
+from nlakit.models.pair import PairSource
+from nlakit.nla import NLA
+from nlakit.publish.checks import (
+    Check,
+    Evidence,
+    Part,
+    check_ar_bos,
+    check_closed,
+    check_contract,
+    check_dependence,
+    check_fidelity,
+    check_match,
+    check_padding,
+    check_scale,
+    check_script,
+    check_template,
+    check_vocabulary,
+    likelihood_gap,
+    mean_and_variance,
+)
+from nlakit.storyworld.grammar import generate
+
+PLACES = 3
+"""Vectors explained per text, spread over its second half."""
+STORY_CHARACTERS = 400
+"""As much as the bundled target's context holds of any story."""
+TEXTS = (
+    "The kettle had boiled twice before anyone came down. Rain ran along the gutter, and from the "
+    "window you could see the postman under the neighbour's porch, waiting for it to stop.",
+    "To merge two sorted lists, compare their first items, move the smaller one to the result, "
+    "and repeat until one list is empty; then append what is left of the other.",
+    "The committee met on Tuesday to discuss the bridge. Engineers reported that the repairs would "
+    "cost twice the estimate, and the mayor asked whether the work could wait until spring.",
+    "Sugar maples store starch in their roots during summer. When nights freeze and days thaw, "
+    "pressure in the wood drives the sap upward, and it can be tapped for about six weeks.",
+)
+"""Plain prose of our own, for pairs that were trained on anything like it."""
+
+
+class Diagnosis(FrozenModel):
+    """All checks, in order."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> bool:
+        """Whether something is wrong that must be put right."""
+        return any(check.status == "fail" for check in self.checks)
+
+
+def storyworld_texts(count: int = 8) -> tuple[str, ...]:
+    """Starts of held-out documents, for the bundled NLA."""
+    return tuple(
+        made.text[:STORY_CHARACTERS] for made in islice(generate(90_001, "heldout"), count)
+    )
+
+
+def diagnose(
+    source: PairSource,
+    load: Callable[[], NLA],
+    texts: Sequence[str],
+    *,
+    max_new_tokens: int = 120,
+    on_text: OnText | None = None,
+) -> Diagnosis:
+    """Examine the files; where they allow it, load the pair and examine what it says.
+
+    Args:
+        load: gives the pair; called only when the files are sound.
+    """
+    checks = tuple(check_files(source))
+    if any(check.status == "fail" for check in checks):
+        return Diagnosis(checks=checks)
+    said = check_behaviour(load(), texts, max_new_tokens=max_new_tokens, on_text=on_text)
+    return Diagnosis(checks=checks + tuple(said))
+
+
+def check_files(source: PairSource) -> Iterator[Check]:
+    """Everything that can be told without running a model."""
+    parts = {}
+    for role in ("av", "ar", "target"):
+        try:
+            parts[role] = _read_part(role, source)
+        except UserError as error:
+            yield Check(
+                name=f"files of {role}",
+                status="fail",
+                found=str(error),
+                expected="config, tokenizer and contract that can be read",
+                advice="Copy or download it again.",
+            )
+    if len(parts) < len(source):
+        return
+    av, ar, target = parts["av"], parts["ar"], parts["target"]
+    yield Check(name="files", status="ok", found="all there", expected="all there")
+    yield from check_contract(av, ar)
+    yield from check_match(av, ar, target)
+    yield check_vocabulary(av, target)
+    yield check_vocabulary(ar, target)
+    yield check_template(av, target)
+    yield check_ar_bos(ar, target)
+    yield check_padding(ar)
+
+
+def check_behaviour(
+    nla: NLA, texts: Sequence[str], *, max_new_tokens: int = 120, on_text: OnText | None = None
+) -> Iterator[Check]:
+    """What the pair says of vectors of some texts."""
+    meta = nla.engine.verbalizer.meta if isinstance(nla.engine, LocalEngine) else None
+    evidence = gather(nla, texts, max_new_tokens, on_text)
+    if meta is not None:
+        yield check_scale(meta, evidence.vectors_ND)
+    yield check_closed(evidence.answers)
+    yield check_script(evidence.answers, evidence.texts)
+    yield check_dependence(evidence.answers, evidence.gap)
+    yield check_fidelity(evidence, meta.extraction.mse_scale if meta else "sqrt_d_model")
+
+
+def gather(
+    nla: NLA, texts: Sequence[str], max_new_tokens: int, on_text: OnText | None = None
+) -> Evidence:
+    """Explain some vectors of the texts, greedily, and reconstruct them.
+
+    Without a training mean in the NLA, that of all tokens of the texts takes its place.
+
+    Raises:
+        InputError: no texts, or one that the target cannot read.
+    """
+    per_text = [extract_all(nla, text) for text in texts]
+    if not per_text:
+        raise InputError("There is no text to read. Give at least one.")
+    vectors_ND = torch.cat([rows[_places(len(rows))] for rows in per_text])
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+    answers = [group[0] for group in nla.engine.verbalize(vectors_ND, sampling, on_text)]
+    mean_D = nla.mean_D
+    if nla.card.baseline == "none":
+        mean_D, _ = mean_and_variance(
+            torch.cat(per_text), resolve_scale("sqrt_d_model", len(mean_D))
+        )
+    return Evidence(
+        texts=texts,
+        vectors_ND=vectors_ND,
+        answers=answers,
+        rebuilt_ND=nla.engine.reconstruct([each.text for each in answers]).cpu(),
+        mean_D=mean_D,
+        gap=_gap(nla, vectors_ND, [list(each.ids) for each in answers]),
+    )
+
+
+def write_mean(nla: NLA, texts: Sequence[str], path: Path) -> int:
+    """Write `mean` and `variance` of all activations of the texts; returns how many there were."""
+    vectors_ND = torch.cat([extract_all(nla, text) for text in texts])
+    scale = resolve_scale("sqrt_d_model", nla.card.d_model)
+    mean_D, variance = mean_and_variance(vectors_ND, scale)
+    save_tensors(path, {"mean": mean_D, "variance": torch.tensor([variance])}, None)
+    return len(vectors_ND)
+
+
+def extract_all(nla: NLA, text: str) -> Tensor:
+    """Activations at the text's tokens, BOS left out: P x D."""
+    encoded = nla.encode(text)
+    places = [place for place, (start, end) in enumerate(encoded.offsets) if end > start]
+    return nla.engine.extract(encoded, places).cpu()
+
+
+def _places(num_tokens: int) -> list[int]:
+    """Places in the second half, where there is something to know."""
+    half = num_tokens // 2
+    return sorted(
+        {half + (num_tokens - 1 - half) * index // PLACES for index in range(1, PLACES + 1)}
+    )
+
+
+def _gap(nla: NLA, vectors_ND: Tensor, responses: list[list[int]]) -> float | None:
+    if not isinstance(nla.engine, LocalEngine) or len(vectors_ND) < 2:
+        return None
+    verbalizer = nla.engine.verbalizer
+    with torch.no_grad():
+        own = verbalizer.logprobs(vectors_ND, responses)
+        other = verbalizer.logprobs(vectors_ND.roll(1, dims=0), responses)
+    return likelihood_gap(own, other)
+
+
+def _read_part(role: str, source: PairSource) -> Part:
+    if role == "target":
+        return Part("target", load_config(source.target), load_tokenizer(source.target), None)
+    directory = source.av if role == "av" else source.ar
+    parts = open_checkpoint(directory, source.target)
+    meta, config = read_meta(directory), load_config(parts.weights)
+    if role == "ar" and parts.adapter is not None:
+        config = cut_config(config, meta.extraction.layer_index + 1)
+    tokenizer = load_tokenizer(parts.tokenizer)
+    return Part("av" if role == "av" else "ar", config, tokenizer, meta)
