@@ -43,11 +43,9 @@ Progress = Callable[[int, int], None]
 DOCUMENTS_PER_PASS = 256
 
 
-class ExtractionPlan(FrozenModel):
-    """What decides a set of activations; its hash tells one set from another."""
+class BasePlan(FrozenModel):
+    """What decides any set of activations; its hash tells one set from another."""
 
-    seed: int
-    split: Split
     num_documents: int
     positions_per_document: int
     shard_rows: int
@@ -60,6 +58,13 @@ class ExtractionPlan(FrozenModel):
         """Hex SHA-256 of the plan."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+class ExtractionPlan(BasePlan):
+    """What decides a set of activations of the storyworld."""
+
+    seed: int
+    split: Split
 
 
 class ActivationRows(NamedTuple):
@@ -79,11 +84,21 @@ def read_documents(
 
     `on_documents` is called with the number of documents read by each pass.
     """
-    assert documents, "no documents to read"
     places = [
         sample_positions(each, positions_per_document, random.Random(f"{each.document.id}/places"))
         for each in documents
     ]
+    return read_places(target, documents, places, on_documents)
+
+
+def read_places(
+    target: Target,
+    documents: list[EncodedDocument],
+    places: list[list[int]],
+    on_documents: Callable[[int], None] | None = None,
+) -> ActivationRows:
+    """Activations at the given token positions of each document."""
+    assert documents, "no documents to read"
     vectors: list[Tensor] = []
     for start in range(0, len(documents), DOCUMENTS_PER_PASS):
         chunk = slice(start, start + DOCUMENTS_PER_PASS)
@@ -142,7 +157,7 @@ def extract_storyworld(
         d_model=target.d_model,
         target_sha256=target_sha256(target),
     )
-    _check_same_plan(directory, plan)
+    check_same_plan(directory, plan)
     records = list(_shards(target, directory, plan, _Counter(num_documents, progress)))
     manifest = Manifest(
         layer=plan.layer,
@@ -230,7 +245,8 @@ def _row(encoded: EncodedDocument, position: int, layer: int) -> dict[str, str |
     }
 
 
-def _check_same_plan(directory: Path, plan: ExtractionPlan) -> None:
+def check_same_plan(directory: Path, plan: BasePlan) -> None:
+    """Refuse a directory that another plan was extracted into. Raises ResumeError."""
     found = {path.name: _hash_in(directory, path) for path in directory.glob("shard-*.json")}
     if (directory / MANIFEST_NAME).exists():
         found[MANIFEST_NAME] = read_manifest(directory).config_hash

@@ -6,10 +6,11 @@ what its teacher was shown: rows of another layer or model that show the same ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -65,12 +66,23 @@ class Teacher(Protocol):
         ...
 
 
+@runtime_checkable
+class BatchTeacher(Protocol):
+    """A teacher that is asked about many places at once, such as one behind a server."""
+
+    def label_many(self, places: Sequence[Place]) -> list[TeacherLabel]:
+        """The label of each place, in their order."""
+        ...
+
+
 class LabelSet(FrozenModel):
     """A finished label set."""
 
     teacher: str
     num_rows: int
     num_refused: int
+    refusals: dict[str, int] = {}
+    """Rows without a label by the reason."""
     activations_hash: str
     """`config_hash` of the shards that the rows belong to."""
 
@@ -88,18 +100,19 @@ def write_labels(
     """
     reader, directory = ShardReader(shards_dir), Path(out)
     known = {key: label for path in _parts(directory) for key, label in _read_part(path)}
-    done = refused = 0
+    done, refusals = 0, Counter[str]()
     for record, (_, rows) in zip(reader.manifest.shards, reader, strict=True):
         table = _label_rows(rows, teacher, known, first_row=done)
         write_table(_part(directory, record.number), table)
         done += rows.num_rows
-        refused += table.column("explanation").null_count
+        refusals.update(_refusals(table))
         if progress is not None:
             progress(done, len(reader))
     found = LabelSet(
         teacher=teacher.name,
         num_rows=done,
-        num_refused=refused,
+        num_refused=refusals.total(),
+        refusals=dict(refusals),
         activations_hash=reader.manifest.config_hash,
     )
     write_text_atomic(directory / SET_NAME, found.model_dump_json(indent=2))
@@ -134,11 +147,11 @@ def places_of(rows: pa.Table) -> Iterator[Place]:
 def _label_rows(
     rows: pa.Table, teacher: Teacher, known: dict[str, TeacherLabel], first_row: int
 ) -> pa.Table:
+    places = list(places_of(rows))
+    keys = [f"{teacher.name}/{teacher.key(place)}" for place in places]
+    _ask(teacher, dict(zip(keys, places, strict=True)), known)
     made = []
-    for row, place in enumerate(places_of(rows), start=first_row):
-        key = f"{teacher.name}/{teacher.key(place)}"
-        if key not in known:
-            known[key] = teacher.label(place)
+    for row, key in enumerate(keys, start=first_row):
         label = known[key]
         claims = [{"kind": kind, "value": value} for kind, value in label.claims]
         made.append(
@@ -151,6 +164,20 @@ def _label_rows(
             }
         )
     return pa.Table.from_pylist(made, schema=LABEL_SCHEMA)
+
+
+def _ask(teacher: Teacher, places: dict[str, Place], known: dict[str, TeacherLabel]) -> None:
+    """Add to `known` the labels of the places whose key is not in it."""
+    new = {key: place for key, place in places.items() if key not in known}
+    if isinstance(teacher, BatchTeacher):
+        known.update(zip(new, teacher.label_many(list(new.values())), strict=True))
+    else:
+        known.update((key, teacher.label(place)) for key, place in new.items())
+
+
+def _refusals(table: pa.Table) -> list[str]:
+    columns = (table.column(name).to_pylist() for name in ("explanation", "refusal"))
+    return [reason or "no reason" for text, reason in zip(*columns, strict=True) if text is None]
 
 
 def _part(directory: Path, number: int) -> Path:

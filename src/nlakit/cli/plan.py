@@ -1,0 +1,78 @@
+"""`nlakit plan`: what a recipe will take, before anything is run."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from nlakit.train.checkpoint_recipe import CheckpointRecipe, read_recipe
+from nlakit.train.plan import GIB, Plan, device_named
+from nlakit.train.plan import plan as make_plan
+
+
+def plan(
+    recipe: Path,
+    /,
+    *overrides: str,
+    device: str | None = None,
+    devices: int | None = None,
+    flops: float | None = None,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Print tokens, arithmetic, memory, label cost and hours of a recipe; runs nothing.
+
+    Parameters
+    ----------
+    recipe
+        A TOML file, such as recipes/qwen2.5-7b-8gpu.toml.
+    overrides
+        key=value pairs laid over the recipe, such as rl.steps=150.
+    device
+        a100, h100, h200, rtx4090 or cpu; by default the recipe's, or cpu.
+    devices
+        How many; by default the recipe's, or 1.
+    flops
+        Measured operations a second of one device, such as 200e9, in place of the table's.
+    json
+        Print one JSON object.
+    """
+    found = read_recipe(recipe, list(overrides))
+    named, count = "cpu", 1
+    if isinstance(found, CheckpointRecipe):
+        named, count = found.devices.kind, found.devices.count
+    made = make_plan(
+        found, device_named(device or named, flops), count if devices is None else devices
+    )
+    if json:
+        figures = made.model_dump(mode="json")
+        figures |= {"flops": made.flops, "hours": made.hours, "peak_bytes": made.peak_bytes}
+        sys.stdout.write(json_module.dumps(figures, indent=2) + "\n")
+    else:
+        _show(made)
+
+
+def _show(made: Plan) -> None:
+    console = Console()
+    table = Table(title=f"{made.recipe} on {made.num_devices} x {made.device}")
+    table.add_column("stage")
+    for name in ("tokens", "FLOPs", "hours"):
+        table.add_column(name, justify="right")
+    for stage in made.stages:
+        table.add_row(stage.name, f"{stage.tokens:.3g}", f"{stage.flops:.3g}", f"{stage.hours:.3g}")
+    table.add_row("all", "", f"{made.flops:.3g}", f"{made.hours:.3g}", style="bold")
+    console.print(table)
+    parts = ", ".join(f"{name} {size / GIB:.3g}" for name, size in made.memory_bytes.items())
+    console.print(f"Memory of one device: {made.peak_bytes / GIB:.3g} GiB ({parts}).")
+    if made.peak_bytes > made.device_memory_bytes:
+        console.print(
+            f"More than the {made.device_memory_bytes / GIB:.3g} GiB of a {made.device}.",
+            style="red",
+        )
+    cost = "no price given" if made.label_dollars is None else f"${made.label_dollars:,.2f}"
+    console.print(f"Labels: {cost}.")

@@ -1,0 +1,176 @@
+"""Corpora: JSON lines, Parquet, folders of text files, chats and Hugging Face datasets.
+
+Each gives documents in a fixed order with stable ids. Which split a document is in is a function of
+its content, so no copy of a held-out document can occur in training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nlakit.errors import InputError, MissingExtraError
+from nlakit.storyworld.document import Split, split_of
+
+HUGGING_FACE = "hf:"
+TEXT_SUFFIXES = (".txt", ".md")
+EDGE_BYTES = 65_536
+MIXED = "A row has either `text` or `messages`: a list of objects with `role` and `content`."
+
+
+@dataclass(frozen=True)
+class CorpusDocument:
+    """A text, or the messages of a chat. `id` is the row's own `id`, else a hash of the content;
+    `index` counts the documents of the whole corpus."""
+
+    id: str
+    index: int
+    text: str | None = None
+    messages: tuple[dict[str, str], ...] = ()
+
+    @property
+    def split(self) -> Split:
+        """By the hash of the content."""
+        return split_of(_content(self.text, self.messages))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus by name: a .jsonl or .parquet file, a folder of text files, or `hf:NAME[:SPLIT]`."""
+
+    source: str
+
+    def __iter__(self) -> Iterator[CorpusDocument]:
+        """Documents in order.
+
+        Raises:
+            InputError: something cannot be read; names the file and the line or row.
+            MissingExtraError: a Hugging Face dataset, and `datasets` is not installed.
+        """
+        for index, (row, place) in enumerate(self._rows()):
+            yield _document(row, index, place)
+
+    def documents(self, split: Split, first_index: int = 0) -> Iterator[CorpusDocument]:
+        """The documents of a split from a document number on."""
+        for each in self:
+            if each.index >= first_index and each.split == split:
+                yield each
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the files' names, sizes and edges; of a Hugging Face dataset, its name."""
+        digest = hashlib.sha256(self.source.encode() if self._is_remote else b"files")
+        for path in [] if self._is_remote else self._files():
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                head = file.read(EDGE_BYTES)
+                file.seek(max(0, size - EDGE_BYTES))
+                digest.update(f"{path.name} {size} ".encode() + head + file.read())
+        return digest.hexdigest()
+
+    @property
+    def _is_remote(self) -> bool:
+        return self.source.startswith(HUGGING_FACE)
+
+    def _files(self) -> list[Path]:
+        path = Path(self.source)
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES and p.is_file())
+            if not found:
+                raise InputError(f"{path} holds no {' or '.join(TEXT_SUFFIXES)} files.")
+            return found
+        if not path.is_file():
+            raise InputError(f"Asked for the corpus {self.source!r}; there is nothing. Check it.")
+        return [path]
+
+    def _rows(self) -> Iterator[tuple[Any, str]]:
+        """Raw rows and where each stands, in words."""
+        if self._is_remote:
+            yield from _hugging_face_rows(self.source.removeprefix(HUGGING_FACE))
+            return
+        for path in self._files():
+            if path.suffix == ".jsonl":
+                yield from _json_rows(path)
+            elif path.suffix == ".parquet":
+                yield from _parquet_rows(path)
+            elif path.suffix in TEXT_SUFFIXES:
+                yield {"text": _read_text(path)}, str(path)
+            else:
+                raise InputError(f"{path}: expected .jsonl, .parquet or a folder of text files.")
+
+
+def _json_rows(path: Path) -> Iterator[tuple[Any, str]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            place = f"{path}:{number}"
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(line), place
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise InputError(f"{place}: not JSON: {error}. Put one object a line.") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[Any, str]]:
+    try:
+        file = pq.ParquetFile(path)
+        names = [n for n in ("id", "text", "messages") if n in file.schema_arrow.names]
+        row = 0
+        for batch in file.iter_batches(columns=names):
+            for raw in batch.to_pylist():
+                yield raw, f"{path}, row {row}"
+                row += 1
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _hugging_face_rows(name: str) -> Iterator[tuple[Any, str]]:
+    try:
+        import datasets  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise MissingExtraError("datasets", "datasets") from error
+    dataset, _, split = name.partition(":")
+    rows = datasets.load_dataset(dataset, split=split or "train", streaming=True)
+    for number, row in enumerate(rows):
+        yield row, f"{HUGGING_FACE}{name}, row {number}"
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}. Convert it first.") from error
+
+
+def _document(row: Any, index: int, place: str) -> CorpusDocument:
+    raw = row if isinstance(row, dict) else {}
+    text, messages = raw.get("text"), raw.get("messages")
+    if isinstance(text, str) and text and not messages:
+        turns: tuple[dict[str, str], ...] = ()
+    elif text is None and isinstance(messages, list) and messages:
+        turns = tuple(_message(each, place) for each in messages)
+    else:
+        raise InputError(f"{place}: found {str(row)[:80]!r}. {MIXED}")
+    content = _content(text, turns)
+    own = raw.get("id")
+    name = hashlib.sha256(content.encode()).hexdigest()[:24] if own is None else str(own)
+    return CorpusDocument(name, index, text, turns)
+
+
+def _message(raw: Any, place: str) -> dict[str, str]:
+    match raw:
+        case {"role": str(role), "content": str(content)}:
+            return {"role": role, "content": content}
+        case _:
+            raise InputError(f"{place}: the message {str(raw)[:80]!r} is not one. {MIXED}")
+
+
+def _content(text: str | None, messages: tuple[dict[str, str], ...]) -> str:
+    return json.dumps(messages, sort_keys=True) if text is None else text

@@ -1,0 +1,122 @@
+"""A teacher behind a chat server: many questions at once, each paid for once.
+
+Which questions are open is decided by the cache, so a run that was killed, or that ran out of its
+budget, goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from .base import Place, TeacherLabel
+from .batches import BatchClient
+from .cache import AnswerCache, question_key
+from .chat import Answer, ChatApi
+from .cost import Budget, Estimate, estimate
+from .http import JsonClient, Patience
+from .prompt import INSTRUCTION, to_label, user_message
+
+
+class RemoteTeacher:
+    """Asks `api` for labels.
+
+    Args:
+        budget: shared by all calls; questions that do not fit are not asked.
+        concurrency: questions in flight at once.
+        batch: ask through the server's batch interface, at half the price and within a day.
+        on_answer: called after each answer that was paid for.
+    """
+
+    def __init__(
+        self,
+        api: ChatApi,
+        cache: AnswerCache,
+        budget: Budget,
+        *,
+        concurrency: int = 8,
+        patience: Patience | None = None,
+        batch: bool = False,
+        on_answer: Callable[[], None] | None = None,
+    ) -> None:
+        self.api, self.cache, self.budget = api, cache, budget
+        self.concurrency, self.batch = concurrency, batch
+        self.patience = patience or Patience()
+        self.on_answer = on_answer or (lambda: None)
+        self.name = f"{api.vendor}:{api.model}"
+        self.retries = 0
+
+    def key(self, place: Place) -> str:
+        """Hash of the model, the instruction and the text."""
+        return question_key(self.name, INSTRUCTION, user_message(place.text))
+
+    def label(self, place: Place) -> TeacherLabel:
+        """The label of one place."""
+        return self.label_many([place])[0]
+
+    def label_many(self, places: Sequence[Place]) -> list[TeacherLabel]:
+        """The label of each place, in their order.
+
+        Raises:
+            BudgetSpent: some were not asked; the answers so far are in the cache.
+            RemoteError: the server refused for good, or kept failing.
+        """
+        asyncio.run(self._fill(self.open_questions(places)))
+        answers = [self.cache.get(self.key(place)) for place in places]
+        assert None not in answers, "every question was answered"
+        return [to_label(answer) for answer in answers if answer is not None]
+
+    def open_questions(self, places: Sequence[Place]) -> dict[str, str]:
+        """Key and message of each question that is not in the cache, none twice."""
+        found = {self.key(place): user_message(place.text) for place in places}
+        return {key: text for key, text in found.items() if self.cache.get(key) is None}
+
+    def estimate(self, places: Sequence[Place]) -> Estimate:
+        """What the open questions will take; nothing is asked."""
+        prompts = [INSTRUCTION + text for text in self.open_questions(places).values()]
+        return estimate(prompts, self.budget.price)
+
+    async def _fill(self, questions: dict[str, str]) -> None:
+        if not questions:
+            return
+        async with JsonClient(self.api.base_url, self.api.headers(), self.patience) as client:
+            try:
+                if self.batch:
+                    batches = BatchClient(self.api, self.cache, client, self.budget, self.name)
+                    await batches.fill(questions)
+                else:
+                    await self._ask_all(client, questions)
+            finally:
+                self.retries += client.retries
+
+    async def _ask_all(self, client: JsonClient, questions: dict[str, str]) -> None:
+        """Ask with a fixed number of workers; what is in flight at a failure is still kept."""
+        waiting = iter(questions.items())
+
+        async def worker() -> None:
+            for key, message in waiting:
+                await self._ask(client, key, message)
+
+        await run_to_the_end([worker() for _ in range(min(self.concurrency, len(questions)))])
+
+    async def _ask(self, client: JsonClient, key: str, message: str) -> None:
+        dollars = self.budget.worst_case(INSTRUCTION + message, self.api.max_tokens)
+        self.budget.reserve(dollars)
+        answer: Answer | None = None
+        try:
+            reply = await client.post(self.api.path, self.api.body(INSTRUCTION, message))
+            answer = self.api.answer(reply)
+            self.cache.put(key, self.name, answer)
+        finally:
+            self.budget.release(dollars, answer)
+        self.on_answer()
+
+
+async def run_to_the_end(workers: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run workers at once. When one fails the others finish, since their answers are being paid
+    for; then the first failure is raised."""
+    results = await asyncio.gather(*workers, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

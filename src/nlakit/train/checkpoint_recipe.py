@@ -1,0 +1,171 @@
+"""A recipe for an NLA of a released model: checkpoint, corpus, teacher, adapters, devices.
+
+`train.recipe.Recipe` is the storyworld's; `read_recipe` tells the two apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from nlakit.config import FrozenModel, load_toml, parse_config
+from nlakit.errors import ConfigError
+
+from .learner import OptimizerConfig, Precision
+from .recipe import Recipe
+
+
+class ModelShape(FrozenModel):
+    """Sizes of a decoder with gated MLPs, as its `config.json` has them."""
+
+    d_model: int = Field(ge=1)
+    num_layers: int = Field(ge=1)
+    num_heads: int = Field(ge=1)
+    num_kv_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1)
+    vocab_size: int = Field(ge=1)
+    tied_embeddings: bool = False
+
+    @property
+    def block_parameters(self) -> int:
+        """Weights of one block's matrices; norms and biases are left out."""
+        attention = 2 * self.d_model * self.head_dim * (self.num_heads + self.num_kv_heads)
+        return attention + 3 * self.d_model * self.intermediate_size
+
+    @property
+    def head_parameters(self) -> int:
+        """Weights of the language head."""
+        return self.d_model * self.vocab_size
+
+    @property
+    def parameters(self) -> int:
+        """All matrices: blocks, embedding and, where it is not the same, head."""
+        embeddings = self.head_parameters * (1 if self.tied_embeddings else 2)
+        return self.num_layers * self.block_parameters + embeddings
+
+
+class CheckpointTarget(FrozenModel):
+    """The model under study."""
+
+    checkpoint: str = Field(min_length=1)
+    """A directory, or a name on the hub."""
+    layer: int = Field(ge=0)
+    """Output of decoder block `layer`, counted from 0."""
+    injection_scale: float | None = Field(default=None, gt=0)
+    """None: a round number near the 75th percentile of the norms, measured."""
+    shape: ModelShape
+    """For `nlakit plan`, which opens no checkpoint."""
+
+    @pydantic.model_validator(mode="after")
+    def _has_the_layer(self) -> Self:
+        if self.layer >= self.shape.num_layers:
+            raise ValueError(f"layer {self.layer} of a model of {self.shape.num_layers} blocks")
+        return self
+
+
+class CorpusConfig(FrozenModel):
+    """What is read to take activations from."""
+
+    source: str = Field(min_length=1)
+    """As `nlakit extract --corpus` takes it."""
+    documents: int = Field(ge=1)
+    """For the warm start; `rl_documents` are others."""
+    rl_documents: int = Field(ge=0)
+    positions_per_document: int = Field(default=5, ge=1)
+    minimum_position: int = Field(default=50, ge=0)
+    max_tokens: int = Field(default=1024, ge=32)
+    mean_tokens: int = Field(default=600, ge=1)
+    """Of a document cut at `max_tokens`; for the plan only."""
+
+
+class TeacherConfig(FrozenModel):
+    """Who writes the labels, and what it charges."""
+
+    model: str
+    """As `nlakit label --teacher` takes it."""
+    price: tuple[float, float] | None = None
+    """Dollars per million tokens read and written; the plan's label cost comes from it."""
+    batch: bool = False
+    """Half the price, answers within a day."""
+    budget: float | None = Field(default=None, gt=0)
+    """Dollars."""
+
+
+class LoraConfig(FrozenModel):
+    """Adapters on a frozen base; without this section both models are trained whole."""
+
+    rank: int = Field(default=64, ge=1)
+    alpha: int = Field(default=128, ge=1)
+
+
+class WarmStartConfig(FrozenModel):
+    """Both of the pair on the labels."""
+
+    epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    label_tokens: int = Field(default=130, ge=1)
+    """Of an explanation of 80 to 100 words, tags included."""
+    optimizer: OptimizerConfig
+
+
+class JointRlConfig(FrozenModel):
+    """Joint RL; names as in `train.recipe.RlConfig`."""
+
+    steps: int = Field(ge=1)
+    vectors: int = Field(default=128, ge=1)
+    group: int = Field(default=8, ge=2)
+    max_new_tokens: int = Field(default=150, ge=8)
+    temperature: float = Field(default=1.0, gt=0)
+    micro_batch: int = Field(default=16, ge=1)
+    kl_coefficient: float = Field(default=0.01, ge=0)
+    unclosed_reward: float = -2.0
+    optimizer: OptimizerConfig
+
+
+class DevicesConfig(FrozenModel):
+    """Where it runs."""
+
+    kind: str = "h100"
+    count: int = Field(default=1, ge=1)
+    parallel: Literal["none", "ddp", "fsdp"] = "none"
+    gradient_checkpointing: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if (self.count > 1) != (self.parallel != "none"):
+            raise ValueError(f"parallel = {self.parallel!r} with count = {self.count}")
+        return self
+
+
+class CheckpointRecipe(FrozenModel):
+    """Everything that decides an NLA of a released model."""
+
+    name: str
+    seed: int = Field(default=0, ge=0)
+    precision: Precision = "bfloat16"
+    checkpoint_every: int = Field(default=50, ge=1)
+    target: CheckpointTarget
+    corpus: CorpusConfig
+    teacher: TeacherConfig
+    lora: LoraConfig | None = None
+    warm_start: WarmStartConfig
+    rl: JointRlConfig
+    devices: DevicesConfig = DevicesConfig()
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe | CheckpointRecipe:
+    """A recipe of either kind: one whose target names a checkpoint is a `CheckpointRecipe`.
+
+    Raises:
+        ConfigError: as `parse_config` does.
+    """
+    target = load_toml(path, overrides).get("target", {})
+    if not isinstance(target, dict):
+        raise ConfigError(f"{path}: target: found {target!r}, expected a table.")
+    kind = CheckpointRecipe if "checkpoint" in target else Recipe
+    return parse_config(kind, path, overrides)

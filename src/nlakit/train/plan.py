@@ -1,0 +1,343 @@
+"""What a recipe will take: tokens, arithmetic, memory, dollars and hours. Formulas: docs/plan.md.
+
+Pure arithmetic on a recipe; opens no checkpoint and asks no device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from nlakit.config import FrozenModel
+from nlakit.errors import ConfigError
+
+from .checkpoint_recipe import CheckpointRecipe, ModelShape
+from .recipe import Recipe
+
+BYTES, GIB = 2, 1024**3
+"""Bytes of a weight in bfloat16, and of a gibibyte."""
+FULL_TRAINING_BYTES = 16
+"""Per trained weight: float32 master copy, gradient and the two moments of Adam."""
+AV_PREFIX_TOKENS, AV_SUFFIX_TOKENS, AR_PROMPT_TOKENS = 111, 14, 12
+"""Of the reference's prompts under Qwen2.5 (method.md §1). The prefix is run once a batch."""
+INSTRUCTION_TOKENS = 300
+"""Of the teacher's instruction and the frame around the text."""
+ACTIVATION_FACTOR = 16
+"""Numbers kept per token, block and unit of d_model for a backward without checkpointing."""
+
+
+class Device(FrozenModel):
+    """One device.
+
+    Attributes:
+        flops: multiplications and additions a second that training reaches, all overheads in.
+        bandwidth: bytes a second from memory, for decoding.
+        memory: bytes.
+    """
+
+    name: str
+    flops: float = Field(gt=0)
+    bandwidth: float = Field(gt=0)
+    memory: float = Field(gt=0)
+
+
+UTILISATION = 0.4
+"""Share of the peak that training of these models reaches on accelerators."""
+DEVICES = {
+    # Peaks: dense bfloat16 and memory, from the makers' data sheets.
+    each.name: each
+    for each in (
+        Device(name="a100", flops=312e12 * UTILISATION, bandwidth=2.0e12, memory=80 * GIB),
+        Device(name="h100", flops=989e12 * UTILISATION, bandwidth=3.35e12, memory=80 * GIB),
+        Device(name="h200", flops=989e12 * UTILISATION, bandwidth=4.8e12, memory=141e9),
+        Device(name="rtx4090", flops=165e12 * UTILISATION, bandwidth=1.0e12, memory=24 * GIB),
+        Device(name="cpu", flops=50e9, bandwidth=20e9, memory=16 * GIB),
+    )
+}
+
+
+class Stage(FrozenModel):
+    """One stage: `tokens` are those that go through a model, padding and shared prefixes apart."""
+
+    name: str
+    tokens: float
+    flops: float
+    hours: float
+
+
+class Plan(FrozenModel):
+    """What a recipe takes on `num_devices` devices. Memory is a device's peak, in bytes."""
+
+    recipe: str
+    device: str
+    num_devices: int
+    parameters: int
+    stages: tuple[Stage, ...]
+    memory_bytes: dict[str, float]
+    device_memory_bytes: float
+    label_dollars: float | None
+
+    @property
+    def flops(self) -> float:
+        """Of all stages."""
+        return sum(stage.flops for stage in self.stages)
+
+    @property
+    def hours(self) -> float:
+        """Of all stages, one after the other."""
+        return sum(stage.hours for stage in self.stages)
+
+    @property
+    def peak_bytes(self) -> float:
+        """Of one device."""
+        return sum(self.memory_bytes.values())
+
+
+def device_named(name: str, flops: float | None = None) -> Device:
+    """A device of the table, perhaps with a measured rate. Raises ConfigError."""
+    if name not in DEVICES:
+        raise ConfigError(f"Device {name!r} is not known. Known: {', '.join(sorted(DEVICES))}.")
+    if flops is not None and flops <= 0:
+        raise ConfigError(f"--flops {flops:g}: expected a positive number of operations a second.")
+    return DEVICES[name] if flops is None else DEVICES[name].model_copy(update={"flops": flops})
+
+
+def plan(recipe: Recipe | CheckpointRecipe, device: Device, num_devices: int = 1) -> Plan:
+    """The plan of a recipe of either kind."""
+    if num_devices < 1:
+        raise ConfigError(f"--devices {num_devices}: expected at least 1.")
+    if isinstance(recipe, Recipe):
+        return _plan_storyworld(recipe, device, num_devices)
+    return _plan_checkpoint(recipe, device, num_devices)
+
+
+# -- arithmetic ------------------------------------------------------------------------------------
+def forward_flops(
+    shape: ModelShape, tokens: float, context: float, num_blocks: int, head_tokens: float
+) -> float:
+    """Operations of a forward: two a weight and token, and attention to `context` tokens each."""
+    attention = 4 * shape.num_heads * shape.head_dim * context
+    blocks = num_blocks * (2 * shape.block_parameters + attention)
+    return tokens * blocks + head_tokens * 2 * shape.head_parameters
+
+
+def training_factor(lora: bool, checkpointing: bool) -> float:
+    """Forward and backward in units of the forward: 3, or 2 where weights are frozen (no gradient
+    of theirs is made), and 1 more where the forward is made again."""
+    return (2.0 if lora else 3.0) + (1.0 if checkpointing else 0.0)
+
+
+def decode_seconds(
+    shape: ModelShape, rows: float, new_tokens: int, context: float, device: Device
+) -> float:
+    """Writing `new_tokens` for `rows` at once: each step reads all weights, keys and values."""
+    cache = rows * context * shape.num_layers * 2 * shape.num_kv_heads * shape.head_dim * BYTES
+    reading = (shape.parameters * BYTES + cache) / device.bandwidth
+    computing = forward_flops(shape, rows, context, shape.num_layers, rows) / device.flops
+    return new_tokens * max(reading, computing)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the stages of one plan share."""
+
+    shape: ModelShape
+    num_blocks: int
+    factor: float
+    device: Device
+    num_devices: int
+    prefix: int
+    suffix: int
+    ar_prompt: int
+
+    def stage(self, name: str, tokens: float, flops: float, extra_seconds: float = 0.0) -> Stage:
+        """A stage whose work is spread over the devices."""
+        seconds = flops / self.device.flops + extra_seconds
+        return Stage(name=name, tokens=tokens, flops=flops, hours=seconds / 3600 / self.num_devices)
+
+    def av_flops(self, rows: float, answer: float) -> float:
+        """A forward of the AV over `rows` answers; the shared prefix is left out."""
+        width = 1 + self.suffix + answer
+        context = self.prefix + width / 2
+        return forward_flops(
+            self.shape, rows * width, context, self.shape.num_layers, rows * answer
+        )
+
+    def ar_flops(self, rows: float, answer: float) -> float:
+        """A forward of the AR over `rows` explanations."""
+        width = self.ar_prompt + answer
+        return forward_flops(self.shape, rows * width, width / 2, self.num_blocks, 0)
+
+    def warm_start(self, rows: float, answer: float) -> tuple[Stage, Stage]:
+        """Both models once over `rows` labels."""
+        av_tokens, ar_tokens = (1 + self.suffix + answer) * rows, (self.ar_prompt + answer) * rows
+        return (
+            self.stage("verbalizer", av_tokens, self.factor * self.av_flops(rows, answer)),
+            self.stage("reconstructor", ar_tokens, self.factor * self.ar_flops(rows, answer)),
+        )
+
+    def rl(self, steps: int, rows: int, answer: int) -> Stage:
+        """Joint RL: write, score under the policy and the reference, update both."""
+        width = 1 + self.suffix + answer
+        written = forward_flops(
+            self.shape, rows * width, self.prefix + width / 2, self.shape.num_layers, rows * answer
+        )
+        update = (self.factor + 1) * self.av_flops(rows, answer)
+        update += self.factor * self.ar_flops(rows, answer)
+        # Each device writes its share of the rows at once, and reads all weights to do so.
+        share = rows / self.num_devices
+        writing = decode_seconds(self.shape, share, answer, self.prefix + width / 2, self.device)
+        extra = steps * (writing * self.num_devices - written / self.device.flops)
+        flops = steps * (written + update)
+        return self.stage("rl", float(steps * rows * width), flops, extra)
+
+
+# -- released models -------------------------------------------------------------------------------
+def _plan_checkpoint(recipe: CheckpointRecipe, device: Device, num_devices: int) -> Plan:
+    shape, corpus = recipe.target.shape, recipe.corpus
+    factor = training_factor(recipe.lora is not None, recipe.devices.gradient_checkpointing)
+    setting = Setting(
+        shape, recipe.target.layer + 1, factor, device, num_devices,
+        AV_PREFIX_TOKENS, AV_SUFFIX_TOKENS, AR_PROMPT_TOKENS,
+    )  # fmt: skip
+    tokens = float((corpus.documents + corpus.rl_documents) * corpus.mean_tokens)
+    read = forward_flops(shape, tokens, corpus.mean_tokens / 2, setting.num_blocks, 0)
+    rows = corpus.documents * corpus.positions_per_document * recipe.warm_start.epochs
+    rl = recipe.rl
+    stages = (
+        setting.stage("activations", tokens, read),
+        *setting.warm_start(rows, recipe.warm_start.label_tokens),
+        setting.rl(rl.steps, rl.vectors * rl.group, rl.max_new_tokens),
+    )
+    return Plan(
+        recipe=recipe.name,
+        device=device.name,
+        num_devices=num_devices,
+        parameters=shape.parameters,
+        stages=stages,
+        memory_bytes=_memory(recipe, num_devices),
+        device_memory_bytes=device.memory,
+        label_dollars=_label_dollars(recipe),
+    )
+
+
+def _label_dollars(recipe: CheckpointRecipe) -> float | None:
+    """Rows × (instruction and half a document read, a label written) × price."""
+    teacher, corpus = recipe.teacher, recipe.corpus
+    if teacher.price is None:
+        return None
+    rows = corpus.documents * corpus.positions_per_document
+    read = rows * (INSTRUCTION_TOKENS + corpus.mean_tokens / 2)
+    written = rows * recipe.warm_start.label_tokens
+    dollars = (read * teacher.price[0] + written * teacher.price[1]) / 1e6
+    return dollars * (0.5 if teacher.batch else 1.0)
+
+
+def lora_parameters(shape: ModelShape, rank: int, num_blocks: int) -> int:
+    """Weights of adapters on all seven matrices of `num_blocks` blocks."""
+    query, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    d, inner = shape.d_model, shape.intermediate_size
+    sides = 2 * (d + query) + 2 * (d + keys) + 3 * (d + inner)
+    return num_blocks * rank * sides
+
+
+def _memory(recipe: CheckpointRecipe, num_devices: int) -> dict[str, float]:
+    """Bytes on one device in joint RL, the fullest stage.
+
+    With LoRA one base serves target, AV, AR and reference. Without it the AV and the AR are trained
+    whole and the frozen AV is the reference.
+    """
+    shape, num_blocks = recipe.target.shape, recipe.target.layer + 1
+    cut = num_blocks * shape.block_parameters + shape.head_parameters
+    head = shape.d_model**2
+    if recipe.lora is not None:
+        blocks = shape.num_layers + num_blocks
+        trained = lora_parameters(shape, recipe.lora.rank, blocks) + head
+        frozen = shape.parameters
+    else:
+        trained = shape.parameters + cut + head
+        frozen = shape.parameters
+    sharing = num_devices if recipe.devices.parallel == "fsdp" else 1
+    width = AV_PREFIX_TOKENS + 1 + AV_SUFFIX_TOKENS + recipe.rl.max_new_tokens
+    kept = 2 if recipe.devices.gradient_checkpointing else ACTIVATION_FACTOR
+    tokens = recipe.rl.micro_batch * width
+    gated = 3 * shape.intermediate_size if not recipe.devices.gradient_checkpointing else 0
+    rows = recipe.rl.vectors * recipe.rl.group / num_devices
+    per_token = shape.num_layers * 2 * shape.num_kv_heads * shape.head_dim * BYTES
+    return {
+        "frozen weights": frozen * BYTES / sharing,
+        # Weights in bfloat16 beside what the optimiser keeps.
+        "trained weights": trained * (FULL_TRAINING_BYTES + BYTES) / sharing,
+        "activations": tokens * shape.num_layers * (kept * shape.d_model + gated) * BYTES,
+        "keys and values": rows * (width - AV_PREFIX_TOKENS) * per_token,
+        "logits": recipe.rl.micro_batch * recipe.rl.max_new_tokens * shape.vocab_size * 6.0,
+    }
+
+
+# -- the storyworld --------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class WorldText:
+    """Tokens of the storyworld's texts under its own tokenizers, counted once (docs/plan.md)."""
+
+    rows_kept: float = 0.886  # of a batch; the rest are of the held-out split
+    document: float = 107.4
+    row_padded: float = 172.0  # a training row, padded to the longest of its batch
+    label: float = 45.5
+    label_padded: float = 49.0
+    prefix: int = 9
+    suffix: int = 14
+    ar_prompt: int = 12
+
+
+WORLD = WorldText()
+
+
+def _plan_storyworld(recipe: Recipe, device: Device, num_devices: int) -> Plan:
+    config = recipe.target
+    shape = ModelShape(
+        d_model=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_heads,
+        head_dim=config.hidden_size // config.num_heads,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        tied_embeddings=True,
+    )
+    setting = Setting(
+        shape, recipe.extraction.layer + 1, 3.0, device, num_devices,
+        WORLD.prefix, WORLD.suffix, WORLD.ar_prompt,
+    )  # fmt: skip
+    tokens = config.steps * config.batch_size * WORLD.rows_kept * WORLD.row_padded
+    heads = 1 if config.future_words is None else 2
+    target = 3 * forward_flops(
+        shape, tokens, WORLD.row_padded / 2, shape.num_layers, heads * tokens
+    )
+    read_tokens = recipe.extraction.documents * WORLD.document
+    read = forward_flops(shape, read_tokens, WORLD.document / 2, setting.num_blocks, 0)
+    av_rows = recipe.verbalizer.steps * recipe.verbalizer.batch_size
+    ar_rows = recipe.reconstructor.steps * recipe.reconstructor.batch_size
+    rl = recipe.rl
+    stages = (
+        setting.stage("target", tokens, target),
+        setting.stage("activations", read_tokens, read),
+        setting.warm_start(av_rows, WORLD.label_padded)[0],
+        setting.warm_start(ar_rows, WORLD.label_padded)[1],
+        setting.rl(rl.steps, rl.vectors * rl.group, round(WORLD.label)),
+    )
+    trained = shape.parameters * 2 + shape.d_model**2
+    memory = {
+        "frozen weights": 3.0 * shape.parameters * 4,
+        "trained weights": float(trained * FULL_TRAINING_BYTES),
+    }
+    return Plan(
+        recipe=recipe.name,
+        device=device.name,
+        num_devices=num_devices,
+        parameters=shape.parameters,
+        stages=stages,
+        memory_bytes=memory,
+        device_memory_bytes=device.memory,
+        label_dollars=0.0,
+    )

@@ -1,0 +1,119 @@
+"""Corpora: every form gives the same documents, and broken ones say where."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from nlakit.data import corpus_extraction
+from nlakit.data.corpora import Corpus
+from nlakit.data.corpus_extraction import extract_corpus
+from nlakit.data.shards import ShardReader
+from nlakit.errors import InputError, MissingExtraError, ResumeError
+
+TEXTS = [f"Document {n} goes on and on about the number {n}. " * 8 for n in range(40)]
+
+
+@pytest.fixture
+def jsonl(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return path
+
+
+def extract(target, corpus, directory, **changes):
+    options = {"num_documents": 9, "positions_per_document": 3, "shard_rows": 12} | changes
+    return extract_corpus(
+        target, Corpus(str(corpus)), directory, minimum_position=20, max_tokens=60, **options
+    )
+
+
+def test_every_form_gives_the_same_documents(jsonl, tmp_path):
+    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "corpus.parquet")
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number, text in enumerate(TEXTS):
+        (folder / f"{number:03d}.txt").write_text(text)
+    expected = [(each.id, each.text, each.split) for each in Corpus(str(jsonl))]
+    assert [text for _, text, _ in expected] == TEXTS
+    for source in (tmp_path / "corpus.parquet", folder):
+        assert [(d.id, d.text, d.split) for d in Corpus(str(source))] == expected
+
+
+def test_splits_part_documents_by_content(jsonl):
+    corpus = Corpus(str(jsonl))
+    train, held_out = ({d.id for d in corpus.documents(s)} for s in ("train", "heldout"))
+    assert held_out and not train & held_out
+    assert len(train | held_out) == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", r"corpus.jsonl:41: not JSON"),
+        ('{"txt": "x"}', r"corpus.jsonl:41: found .*`text` or `messages`"),
+        ('{"messages": [{"role": "user"}]}', r"corpus.jsonl:41: the message"),
+    ],
+)
+def test_a_broken_line_is_named(jsonl, line, message):
+    with jsonl.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match=message):
+        list(Corpus(str(jsonl)))
+
+
+def test_missing_corpora_and_extras_are_named(tmp_path):
+    with pytest.raises(InputError, match="there is nothing"):
+        list(Corpus(str(tmp_path / "none.jsonl")))
+    try:
+        import datasets  # noqa: F401
+    except ImportError:
+        with pytest.raises(MissingExtraError, match=r"nlakit\[datasets\]"):
+            list(Corpus("hf:somebody/something"))
+
+
+def test_rows_hold_the_activation_of_their_place(tiny_target, jsonl, tmp_path):
+    manifest = extract(tiny_target, jsonl, tmp_path / "shards")
+    assert (manifest.num_rows, manifest.num_documents) == (27, 9)
+    vectors, rows = ShardReader(tmp_path / "shards").load()
+    assert min(rows.column("position").to_pylist()) >= 20
+    row = rows.slice(13, 1).to_pylist()[0]
+    text = TEXTS[row["index"]]
+    assert text[: row["char_end"]] == row["text"]
+    ids = tiny_target.encode(text).ids[: row["n_raw_tokens"]]
+    alone = tiny_target.activations([ids], [[row["position"]]])[0][0]
+    torch.testing.assert_close(vectors[13], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_killed_extraction_goes_on_to_the_same_files(tiny_target, jsonl, tmp_path, monkeypatch):
+    manifest = extract(tiny_target, jsonl, tmp_path / "shards")
+    (tmp_path / "shards" / "manifest.json").unlink()
+    (tmp_path / "shards" / "shard-00001.json").unlink()
+    made, write = [], corpus_extraction.write_shard
+    monkeypatch.setattr(
+        corpus_extraction,
+        "write_shard",
+        lambda *args, **options: made.append(args[1]) or write(*args, **options),
+    )
+    assert extract(tiny_target, jsonl, tmp_path / "shards") == manifest
+    assert made == [1]
+    with pytest.raises(ResumeError):
+        extract(tiny_target, jsonl, tmp_path / "shards", num_documents=8)
+
+
+def test_chats_go_through_the_chat_template(tiny_target, tmp_path):
+    path = tmp_path / "chats.jsonl"
+    turns = [
+        {"role": "user", "content": TEXTS[1][:120]},
+        {"role": "assistant", "content": TEXTS[2]},
+    ]
+    path.write_text("".join(json.dumps({"id": n, "messages": turns}) + "\n" for n in range(3)))
+    split = next(iter(Corpus(str(path)))).split
+    extract(tiny_target, path, tmp_path / "shards", split=split)
+    _, rows = ShardReader(tmp_path / "shards").load()
+    assert set(rows.column("doc_id").to_pylist()) == {"0", "1", "2"}
+    assert all("<|user|>" in text for text in rows.column("text").to_pylist())

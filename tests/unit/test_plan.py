@@ -1,0 +1,121 @@
+"""Plans: formulas by hand, the shipped recipes, and the smoke run as it was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nlakit.cli import run
+from nlakit.errors import ConfigError
+from nlakit.train.checkpoint_recipe import CheckpointRecipe, read_recipe
+from nlakit.train.plan import (
+    GIB,
+    device_named,
+    forward_flops,
+    lora_parameters,
+    plan,
+    training_factor,
+)
+from nlakit.train.recipe import Recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "recipes"
+MEASURED = json.loads((Path(__file__).parent / "data" / "smoke_run.json").read_text())
+# Parameters as the makers state them, in billions; biases, norms and towers left out.
+RELEASED = {
+    "qwen2.5-0.5b-1gpu": (0.49, 16),
+    "qwen2.5-7b-lora-1gpu": (7.61, 20),
+    "qwen2.5-7b-8gpu": (7.61, 20),
+    "gemma-3-12b": (11.8, 32),
+    "llama-3.3-70b-fsdp": (70.6, 53),
+}
+
+
+def planned(name, *overrides):
+    recipe = read_recipe(RECIPES / f"{name}.toml", overrides)
+    assert isinstance(recipe, CheckpointRecipe)
+    return plan(recipe, device_named(recipe.devices.kind), recipe.devices.count)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_shipped_recipes_of_released_models_parse_and_fit(name):
+    billions, layer = RELEASED[name]
+    found = planned(name)
+    assert found.parameters / 1e9 == pytest.approx(billions, rel=0.01)
+    assert read_recipe(RECIPES / f"{name}.toml").target.layer == layer
+    assert 0.1 * found.device_memory_bytes < found.peak_bytes < found.device_memory_bytes
+    assert all(stage.flops > 0 and stage.hours > 0 for stage in found.stages)
+    assert found.label_dollars is not None
+
+
+def test_plain_recipes_are_still_the_storyworlds():
+    assert isinstance(read_recipe(RECIPES / "smoke.toml"), Recipe)
+
+
+def test_a_recipe_that_contradicts_itself_is_refused():
+    path = RECIPES / "qwen2.5-7b-lora-1gpu.toml"
+    with pytest.raises(ConfigError, match="layer 28 of a model of 28 blocks"):
+        read_recipe(path, ["target.layer=28"])
+    with pytest.raises(ConfigError, match="count = 2"):
+        read_recipe(path, ["devices.count=2"])
+    with pytest.raises(ConfigError, match=r"rnak: unknown key.*'rank'"):
+        read_recipe(path, ["lora.rnak=3"])
+
+
+def test_formulas_by_hand():
+    shape = read_recipe(RECIPES / "qwen2.5-7b-8gpu.toml").target.shape
+    # q and o 3584², k and v 3584 x 512, three of 3584 x 18944
+    assert shape.block_parameters == 2 * 3584**2 + 2 * 3584 * 512 + 3 * 3584 * 18944
+    block = 2 * shape.block_parameters + 4 * 3584 * 100
+    assert forward_flops(shape, 10, 100, 2, 0) == 20 * block
+    assert training_factor(lora=False, checkpointing=False) == 3
+    assert training_factor(lora=True, checkpointing=True) == 3
+    assert lora_parameters(shape, 1, 1) == 4 * 3584 + 2 * (3584 + 512) + 3 * (3584 + 18944)
+
+
+def test_label_cost_is_tokens_times_price():
+    found = planned("qwen2.5-7b-8gpu", "teacher.batch=false", "teacher.price=[2.0, 10.0]")
+    assert found.label_dollars == pytest.approx(500_000 * ((300 + 300) * 2 + 130 * 10) / 1e6)
+
+
+def test_sharding_and_adapters_save_memory():
+    whole = planned("qwen2.5-7b-8gpu")
+    fewer = planned("qwen2.5-7b-8gpu", "devices.count=4")
+    assert fewer.memory_bytes["trained weights"] == 2 * whole.memory_bytes["trained weights"]
+    adapters = planned("qwen2.5-7b-lora-1gpu").memory_bytes
+    assert adapters["frozen weights"] / GIB == pytest.approx(14.2, abs=0.1)
+    assert adapters["trained weights"] < 0.05 * whole.memory_bytes["trained weights"] * 8
+
+
+def test_twice_the_devices_take_half_the_time_but_for_decoding():
+    recipe = read_recipe(RECIPES / "qwen2.5-7b-8gpu.toml")
+    one, two = (plan(recipe, device_named("h100"), n) for n in (8, 16))
+    assert one.stages[1].hours == pytest.approx(2 * two.stages[1].hours)
+    assert one.flops == two.flops
+    assert two.hours > one.hours / 2
+
+
+def test_smoke_run_took_what_was_planned_within_30_percent():
+    """One rate, taken from the AV's stage, predicts the time of the other stages."""
+    recipe = read_recipe(RECIPES / "smoke.toml")
+    assert isinstance(recipe, Recipe)
+    flops = {stage.name: stage.flops for stage in plan(recipe, device_named("cpu")).stages}
+    rate = flops["verbalizer"] / MEASURED["seconds"]["verbalizer"]
+    found = plan(recipe, device_named("cpu", rate))
+    seconds = {stage.name: stage.hours * 3600 for stage in found.stages}
+    for name in ("target", "reconstructor"):
+        assert seconds[name] == pytest.approx(MEASURED["seconds"][name], rel=0.3), name
+    total = sum(MEASURED["seconds"].values())
+    assert found.hours * 3600 == pytest.approx(total, rel=0.3)
+
+
+def test_plan_prints_json(capsys):
+    path = str(RECIPES / "qwen2.5-7b-lora-1gpu.toml")
+    assert run(["plan", path, "--device", "h200", "--devices", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["device"], found["num_devices"]) == ("h200", 1)
+    assert found["hours"] == pytest.approx(sum(stage["hours"] for stage in found["stages"]))
+    assert run(["plan", path, "--device", "abacus"]) == 2
+    assert "abacus" in capsys.readouterr().err
