@@ -31,6 +31,9 @@ class NlaCard(FrozenModel):
     d_model: int = Field(gt=0)
     variance: Finite = Field(gt=0)
     """Mean over the training rows of `‖h - mean‖² / d_model`, each h brought to norm √d_model."""
+    baseline: Literal["training_mean", "none"] = "training_mean"
+    """none: no mean of training vectors is known. The variance is then 2, as between unrelated
+    vectors, so that a fidelity is the bare cosine, and is given no grade."""
     num_training_rows: int = Field(ge=0)
     """Rows behind the mean and the variance."""
     floors: dict[str, Finite] = {}

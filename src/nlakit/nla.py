@@ -17,37 +17,67 @@ from torch import Tensor
 from nlakit.card import MEAN_NAME, NlaCard, read_card
 from nlakit.core.fidelity import reconstruction_mse
 from nlakit.core.inject import check_vectors
-from nlakit.engines.base import Completion, Engine, OnText, Sampling
+from nlakit.engines.base import (
+    MAX_NEW_TOKENS,
+    Completion,
+    Engine,
+    OnText,
+    Sampling,
+    sampling_for,
+)
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import CheckpointError, InputError
+from nlakit.evals.confidence import ClaimConfidence
+from nlakit.models.pair import find_pair, load_pair
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Encoded, Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.reading import Reading, Sample, Score, TokenReading
+from nlakit.reading import ReadClaim, Reading, Sample, Score, TokenReading
 from nlakit.registry import resolve
+from nlakit.steer import Edit, Steered, steer_at
 
 Message = Mapping[str, Any]
 Vectors = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 
-MAX_NEW_TOKENS = 120
 
-
-def load(path: str | Path | None = None) -> NLA:
+def load(
+    path: str | Path | None = None,
+    *,
+    av: str | Path | None = None,
+    ar: str | Path | None = None,
+    target: str | Path | None = None,
+    mean: str | Path | None = None,
+) -> NLA:
     """Load the NLA in the directory `path`; None or "bundled" is the one in the package.
 
+    Or load a released pair from its parts, each a directory or a name on the Hugging Face hub.
+
+    Args:
+        av, ar: the pair; full weights, or LoRA adapters for the target.
+        target: the model it reads; None: the one that the pair's contract names.
+        mean: safetensors with the `mean` and the `variance` of training vectors. Without it no
+            fidelity can be given, and the cosine takes its place.
+
     Raises:
-        InputError: there is no such directory.
+        InputError: there is no such directory, or both an NLA and parts were given.
         CheckpointError: a part is missing, corrupt, or belongs to another NLA.
         ContractError: a part's `nla_meta.yaml` and its tokenizer or config differ.
     """
+    if (av, ar, target, mean) != (None, None, None, None):
+        if path is not None or av is None or ar is None:
+            raise InputError("A pair needs both av and ar, and no NLA beside them.")
+        pair = load_pair(find_pair(av, ar, target), mean)
+        engine = LocalEngine(pair.target, pair.verbalizer, pair.reconstructor)
+        return NLA(engine, pair.target, pair.card, pair.mean_D)
     directory = resolve(path)
     card = read_card(directory)
     mean_D = _read_mean(directory / MEAN_NAME, card.d_model)
-    target = Target.load(directory / "target", card.layer)
+    read = Target.load(directory / "target", card.layer)
     verbalizer = Verbalizer.load(directory / "av")
     reconstructor = Reconstructor.load(directory / "ar")
-    _check_together(directory, card, target, verbalizer, reconstructor)
-    return NLA(LocalEngine(target, verbalizer, reconstructor), target, card, mean_D)
+    _check_together(directory, card, read, verbalizer, reconstructor)
+    engine = LocalEngine(read, verbalizer, reconstructor)
+    return NLA(engine, read, card, mean_D, ClaimConfidence.load(directory))
 
 
 class NLA:
@@ -58,13 +88,22 @@ class NLA:
         target: encodes text; its activations are what is read.
         card: name, layer, variance and floors.
         mean_D: mean of the training vectors, each brought to norm √d_model.
+        confidence: gives each claim its chance of being true; None: nobody calibrated this NLA.
     """
 
-    def __init__(self, engine: Engine, target: Target, card: NlaCard, mean_D: Tensor) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        target: Target,
+        card: NlaCard,
+        mean_D: Tensor,
+        confidence: ClaimConfidence | None = None,
+    ) -> None:
         self.engine = engine
         self.target = target
         self.card = card
         self.mean_D = mean_D
+        self.confidence = confidence
 
     def explain(
         self,
@@ -92,13 +131,13 @@ class NLA:
         Raises:
             InputError: empty or too long a text, a position outside it, a bad sampling setting.
         """
-        sampling = _sampling(samples, temperature, max_new_tokens, seed)
+        sampling = sampling_for(samples, temperature, max_new_tokens, seed)
         encoded = self.encode(text)
         places = _places(encoded, self.target.tokenizer.bos_token_id, positions, last)
         vectors_PD = self.engine.extract(encoded, places)
         names = [(place, encoded.tokens[place]) for place in places]
         rows = self._read(vectors_PD, names, sampling, on_text)
-        return Reading(text=encoded.text, tokens=rows, nla=self.card.name, floors=self.card.floors)
+        return self._reading(encoded.text, rows)
 
     def describe(
         self,
@@ -115,11 +154,11 @@ class NLA:
         Raises:
             InputError: no vectors, a wrong width, numbers that are not finite.
         """
-        sampling = _sampling(samples, temperature, max_new_tokens, seed)
+        sampling = sampling_for(samples, temperature, max_new_tokens, seed)
         vectors_ND = _as_rows(vectors, self.card.d_model)
         names = [(row, "") for row in range(len(vectors_ND))]
         rows = self._read(vectors_ND, names, sampling, on_text)
-        return Reading(text=None, tokens=rows, nla=self.card.name, floors=self.card.floors)
+        return self._reading(None, rows)
 
     @overload
     def reconstruct(self, explanation: str) -> Tensor: ...
@@ -145,6 +184,73 @@ class NLA:
             raise InputError(f"score compares one vector, found {len(vectors_ND)}. Give one row.")
         return self._scores(vectors_ND, [explanation])[0]
 
+    def claims(
+        self, completions: Sequence[Completion], scores: Sequence[Score], temperature: float = 0.0
+    ) -> list[tuple[ReadClaim, ...]]:
+        """Per explanation its claims, each with its confidence.
+
+        None at all where the NLA has no calibrator, or its engine no probabilities.
+
+        Args:
+            scores: of the completions, in their order.
+            temperature: that they were drawn at.
+        """
+        if self.confidence is None or not isinstance(self.engine, LocalEngine):
+            return [()] * len(completions)
+        fidelities = [score.fidelity for score in scores]
+        return self.confidence.score(
+            self.engine.verbalizer, self.mean_D, completions, fidelities, temperature
+        )
+
+    def steer(
+        self,
+        text: str | Sequence[Message],
+        position: int,
+        edit: Edit,
+        alpha: float = 1.0,
+        *,
+        max_new_tokens: int = 20,
+    ) -> Steered:
+        """Edit the words of the explanation at a token, and continue the text with that change.
+
+        `alpha ‖h‖ Δ/‖Δ‖` is added at the site of that token, Δ the difference that the edit makes
+        to the reconstruction. The continuation is greedy and starts after the text's last token.
+
+        Args:
+            position: as in `explain`.
+            edit: words and what to put in their place, or the whole new explanation.
+            alpha: strength, as a share of the activation's norm.
+
+        Raises:
+            InputError: as `explain`; or the explanation does not say a word that is to be edited.
+        """
+        encoded = self.encode(text)
+        (place,) = _checked_places([position], len(encoded.ids))
+        sampling = sampling_for(1, None, MAX_NEW_TOKENS, 0)
+        ((answer,),) = self.engine.verbalize(self.engine.extract(encoded, [place]), sampling)
+        return steer_at(
+            self.engine, self.target, encoded.ids, place, answer.text, edit, alpha, max_new_tokens
+        )
+
+    def answers(
+        self,
+        vectors_ND: Tensor,
+        sampling: Sampling,
+        on_text: OnText | None = None,
+        first: int = 0,
+    ) -> tuple[list[Completion], list[Score]]:
+        """All answers and their scores, vector after vector, without claims.
+
+        Vectors are numbered from `first`, which decides what is drawn (`Engine.verbalize`).
+
+        Raises:
+            InputError: vectors that cannot be read, an answer longer than the context.
+        """
+        groups = self.engine.verbalize(vectors_ND, sampling, on_text, first)
+        flat = [answer for group in groups for answer in group]
+        repeated_MD = vectors_ND.repeat_interleave(sampling.samples, dim=0)
+        return flat, self._scores(repeated_MD, [answer.text for answer in flat])
+
     def encode(self, text: str | Sequence[Message]) -> Encoded:
         """A text or a conversation as the target reads it. Raises `InputError` as `explain`."""
         if isinstance(text, str):
@@ -165,34 +271,38 @@ class NLA:
         sampling: Sampling,
         on_text: OnText | None,
     ) -> tuple[TokenReading, ...]:
-        answers = self.engine.verbalize(vectors_ND, sampling, on_text)
-        flat = [answer for group in answers for answer in group]
-        repeated_MD = vectors_ND.repeat_interleave(sampling.samples, dim=0)
-        scores = self._scores(repeated_MD, [answer.text for answer in flat])
-        scored = [_sample(*pair) for pair in zip(flat, scores, strict=True)]
+        flat, scores = self.answers(vectors_ND, sampling, on_text)
+        claims = self.claims(flat, scores, sampling.temperature)
+        scored = [_sample(*each) for each in zip(flat, scores, claims, strict=True)]
         size = sampling.samples
         groups = [tuple(scored[start : start + size]) for start in range(0, len(scored), size)]
         return tuple(_token_reading(*pair) for pair in zip(names, groups, strict=True))
+
+    def _reading(self, text: str | None, rows: tuple[TokenReading, ...]) -> Reading:
+        return Reading(
+            text=text,
+            tokens=rows,
+            nla=self.card.name,
+            floors=self.card.floors,
+            calibrated=self.confidence is not None and isinstance(self.engine, LocalEngine),
+        )
 
     def _scores(self, vectors_ND: Tensor, explanations: Sequence[str]) -> list[Score]:
         vectors_ND = vectors_ND.cpu()
         rebuilt_ND = self.engine.reconstruct(explanations).cpu()
         mse_N = reconstruction_mse(vectors_ND, rebuilt_ND, math.sqrt(self.card.d_model))
         cosine_N = torch.cosine_similarity(vectors_ND, rebuilt_ND, dim=-1)
+        variance, baseline = self.card.variance, self.card.baseline
         return [
-            Score(fidelity=1 - mse / self.card.variance, cosine=cosine, mse=mse)
+            Score(fidelity=1 - mse / variance, cosine=cosine, mse=mse, baseline=baseline)
             for mse, cosine in zip(mse_N.tolist(), cosine_N.tolist(), strict=True)
         ]
 
 
-def _sampling(samples: int, temperature: float | None, max_new_tokens: int, seed: int) -> Sampling:
-    """Several samples at temperature 0 would all be the same, so they get 1 unless told."""
-    chosen = (0.0 if samples == 1 else 1.0) if temperature is None else temperature
-    return Sampling(samples=samples, temperature=chosen, max_new_tokens=max_new_tokens, seed=seed)
-
-
-def _sample(answer: Completion, score: Score) -> Sample:
-    return Sample(explanation=answer.text, closed=answer.closed, **score.model_dump())
+def _sample(answer: Completion, score: Score, claims: tuple[ReadClaim, ...]) -> Sample:
+    return Sample(
+        explanation=answer.text, closed=answer.closed, claims=claims, **score.model_dump()
+    )
 
 
 def _token_reading(name: tuple[int, str], samples: tuple[Sample, ...]) -> TokenReading:

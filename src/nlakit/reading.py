@@ -9,9 +9,10 @@ import csv
 import io
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from nlakit.config import FrozenModel, write_text_atomic
+from nlakit.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,12 +34,23 @@ GRADES = (
     Grade(0.2, "weak", "dark_orange", "#b35900"),
     Grade(float("-inf"), "do not believe", "red", "#c0262d"),
 )
+HIDDEN = "…"
+UNGRADED = Grade(float("-inf"), "no baseline", "default", "#555")
 SCALE_NOTE = "fidelity: 1 perfect, 0 no better than the mean activation, negative worse"
+COSINE_NOTE = (
+    "no mean of training activations is known: the number is the bare cosine, which is high for "
+    "any text where activations are alike; give --mean for a fidelity"
+)
 
 
 def grade(fidelity: float) -> Grade:
     """The grade of a fidelity; a fidelity that is not a number is not to be believed."""
     return next((each for each in GRADES if fidelity >= each.floor), GRADES[-1])
+
+
+def grade_of(score: Score) -> Grade:
+    """The grade of a score; one without a baseline has none."""
+    return grade(score.fidelity) if score.baseline == "training_mean" else UNGRADED
 
 
 def fidelity_word(fidelity: float) -> str:
@@ -55,10 +67,23 @@ class Score(FrozenModel):
     """Says little alone: where all activations are alike, the mean has a high cosine too."""
     mse: float
     """Per component, both vectors at norm √d_model: `2 (1 - cosine)`."""
+    baseline: Literal["training_mean", "none"] = "training_mean"
+    """none: no training mean is known, and `fidelity` is the bare cosine."""
 
     @property
     def word(self) -> str:
-        return fidelity_word(self.fidelity)
+        return grade_of(self).word
+
+
+class ReadClaim(FrozenModel):
+    """`explanation[start:end]` says that `kind` is `value`."""
+
+    kind: str
+    value: str
+    start: int
+    end: int
+    confidence: float | None = None
+    """The chance that it is true, by the calibrator beside the NLA; None where there is none."""
 
 
 class Sample(Score):
@@ -67,6 +92,8 @@ class Sample(Score):
     explanation: str
     closed: bool = True
     """False: the verbalizer was cut off before its closing tag."""
+    claims: tuple[ReadClaim, ...] = ()
+    """What it claims, in order; none where the NLA has no calibrator."""
 
 
 class TokenReading(Sample):
@@ -92,6 +119,27 @@ class Reading(FrozenModel):
     """Name of the NLA that read."""
     floors: dict[str, float] = {}
     """FVE that knowing nothing reaches; a fidelity is to be seen beside it."""
+    calibrated: bool = False
+    """Whether claims were looked for, and each given its confidence."""
+
+    def above(self, min_confidence: float) -> Reading:
+        """The reading without the claims below a confidence.
+
+        They leave `claims`, and "…" stands for their words in the explanation, which keeps its
+        sentence and the score that it has as a whole.
+
+        Raises:
+            InputError: not a number from 0 to 1; or the NLA has no calibrator.
+        """
+        if not 0 <= min_confidence <= 1:
+            raise InputError(f"A confidence lies between 0 and 1, found {min_confidence}.")
+        if not self.calibrated:
+            raise InputError(
+                f"The NLA {self.nla!r} has no confidence.json, so its claims have no confidence. "
+                "Make one with `nlakit eval confidence --write`, or leave the threshold out."
+            )
+        kept = [_without(row, min_confidence) for row in self.tokens]
+        return self.model_copy(update={"tokens": tuple(kept)})
 
     def __str__(self) -> str:
         return "\n".join(
@@ -107,13 +155,15 @@ class Reading(FrozenModel):
         table.add_column("explanation", ratio=1)
         table.add_column("fidelity", no_wrap=True)
         for row in self.tokens:
-            table.add_row(visible(row), _explanation_text(row), fidelity_text(row.fidelity))
+            table.add_row(visible(row), _explanation_text(row), fidelity_text(row))
         return table
 
     def _repr_html_(self) -> str:
         return _html_table(self)
 
     def _caption(self) -> str:
+        if any(row.baseline == "none" for row in self.tokens):
+            return COSINE_NOTE
         floors = ", ".join(f"{name} {value:.2f}" for name, value in self.floors.items())
         return f"{SCALE_NOTE}; floors: {floors}" if floors else SCALE_NOTE
 
@@ -146,6 +196,25 @@ class Reading(FrozenModel):
         return _written(page, path)
 
 
+def _without(row: TokenReading, min_confidence: float) -> TokenReading:
+    samples = tuple(each.model_copy(update=_kept(each, min_confidence)) for each in row.samples)
+    return row.model_copy(update={"samples": samples, **_kept(row, min_confidence)})
+
+
+def _kept(sample: Sample, min_confidence: float) -> dict[str, object]:
+    """The fields of an explanation that change when its less certain claims are hidden."""
+    text, claims, shift, hidden_to = sample.explanation, [], 0, 0
+    for claim in sorted(sample.claims, key=lambda each: each.start):
+        start, end = max(claim.start, hidden_to), claim.end
+        if (claim.confidence or 0.0) >= min_confidence:
+            moved = {"start": claim.start + shift, "end": claim.end + shift}
+            claims.append(claim.model_copy(update=moved))
+        elif end > start:
+            text = text[: start + shift] + HIDDEN + text[end + shift :]
+            shift, hidden_to = shift + len(HIDDEN) - (end - start), end
+    return {"explanation": text, "claims": tuple(claims)}
+
+
 CSV_COLUMNS = (
     *("position", "token", "sample", "explanation"),
     *("fidelity", "word", "cosine", "mse", "closed"),
@@ -160,12 +229,12 @@ def visible(row: TokenReading) -> str:
     return "".join(char if char.isprintable() else "�" for char in row.token.translate(marks))
 
 
-def fidelity_text(fidelity: float) -> Text:
+def fidelity_text(score: Score) -> Text:
     """The number and its word in the grade's colour, for a terminal."""
     from rich.text import Text
 
-    found = grade(fidelity)
-    return Text(f"{fidelity:5.2f} {found.word}", style=found.terminal)
+    found = grade_of(score)
+    return Text(f"{score.fidelity:5.2f} {found.word}", style=found.terminal)
 
 
 def _explanation_text(row: TokenReading) -> Text:
@@ -173,6 +242,8 @@ def _explanation_text(row: TokenReading) -> Text:
     from rich.text import Text
 
     text = Text(_shown(row))
+    if row.claims:
+        text.append(f"\n{_claims_line(row)}", style="cyan")
     chosen = False
     for each in row.samples if len(row.samples) > 1 else ():
         if not chosen and each.explanation == row.explanation:
@@ -184,6 +255,15 @@ def _explanation_text(row: TokenReading) -> Text:
 
 def _shown(sample: Sample) -> str:
     return sample.explanation if sample.closed else f"{sample.explanation} … (cut off)"
+
+
+def _claims_line(sample: Sample) -> str:
+    """Each claim with its confidence: `mood calm 97 %, topic sea 99 %`."""
+    return ", ".join(
+        f"{each.kind} {each.value}"
+        + ("" if each.confidence is None else f" {100 * each.confidence:.0f} %")
+        for each in sample.claims
+    )
 
 
 def _html_table(reading: Reading) -> str:
@@ -199,7 +279,7 @@ def _html_table(reading: Reading) -> str:
 
 
 def _html_row(row: TokenReading) -> str:
-    found = grade(row.fidelity)
+    found = grade_of(row)
     cell = '<td style="text-align: left; vertical-align: top; padding: 0.2rem 0.6rem'
     return (
         f'<tr>{cell}; white-space: nowrap"><code>{escape(visible(row))}</code></td>'
@@ -210,11 +290,14 @@ def _html_row(row: TokenReading) -> str:
 
 
 def _html_samples(row: TokenReading) -> str:
+    shown = escape(_shown(row))
+    if row.claims:
+        shown += f"<br><small>{escape(_claims_line(row))}</small>"
     if len(row.samples) < 2:
-        return escape(_shown(row))
+        return shown
     items = "".join(f"<li>{each.fidelity:.2f} {escape(_shown(each))}</li>" for each in row.samples)
     details = f"<details><summary>samples</summary><ol>{items}</ol></details>"
-    return escape(_shown(row)) + details
+    return shown + details
 
 
 def _quoted(text: str | None) -> str:

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import importlib.resources
 from pathlib import Path
+from typing import NamedTuple
 
-from nlakit.card import check_complete
-from nlakit.errors import InputError
+from nlakit.card import CARD_NAME, check_complete
+from nlakit.errors import CheckpointError, InputError
 
 BUNDLED = "storyworld"
 BUNDLED_NAMES = ("bundled", BUNDLED)
+ROWS = "rows"
+WARM_START = "warm_start"
+GROUNDED_WARM_START = "grounded-warm-start"
+ROW_NAMES = ("plain-warm-start", "plain-rl", GROUNDED_WARM_START)
+"""Pairs made on the way to the bundled one or without its cure, kept beside it for comparison."""
+
+
+class PairPaths(NamedTuple):
+    """Where the parts of a pair lie.
+
+    Attributes:
+        shared: holds the target, the mean and the card.
+        pair: holds `av/`, `ar/` and perhaps `control_ar/`; often the same directory.
+    """
+
+    shared: Path
+    pair: Path
 
 
 def bundled_path() -> Path:
@@ -34,6 +52,47 @@ def resolve(name: str | Path | None = None) -> Path:
         raise InputError(f"Asked for the NLA {asked!r}; found {found} at {path}. {advice}")
     check_complete(path)
     return path
+
+
+def resolve_pair(name: str | Path | None = None) -> PairPaths:
+    """Where to read a pair from: whatever `resolve` finds, or a row beside an NLA.
+
+    A row is `NLA/rows/NAME` with an AV and an AR of its own; `ROW_NAMES` are those of the bundled
+    NLA, whose own warm start is the grounded one. Target, mean and card are the NLA's.
+
+    Raises:
+        InputError, CheckpointError: as `resolve` does; so does a row that is not there, or not
+            whole.
+    """
+    if name == GROUNDED_WARM_START:
+        row = _whole_row(bundled_path() / WARM_START)
+        return PairPaths(resolve(), row)
+    is_row = isinstance(name, str) and name in ROW_NAMES
+    path = bundled_path() / ROWS / str(name) if is_row else Path(str(name))
+    if not is_row and (path.parent.name != ROWS or (path / CARD_NAME).exists()):
+        found = resolve(name)
+        return PairPaths(found, found)
+    row = _whole_row(path)
+    return PairPaths(resolve(path.parent.parent), row)
+
+
+def _whole_row(path: Path) -> Path:
+    if not path.is_dir():
+        raise InputError(
+            f"Asked for the pair {path.name!r}; found nothing at {path}. {_row_advice(path.parent)}"
+        )
+    missing = [part for part in ("av", "ar") if not (path / part / "config.json").is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{path} is not a whole pair; missing: {', '.join(missing)}. Make it again."
+        )
+    return path
+
+
+def _row_advice(rows: Path) -> str:
+    there = sorted(path.name for path in rows.iterdir() if path.is_dir()) if rows.is_dir() else []
+    have = ", ".join(there) or "none"
+    return f"Rows there: {have}. Give one of them, the directory of an NLA, or 'bundled'."
 
 
 _BUNDLED_ADVICE = "Install nlakit again, or make it: `nlakit train recipes/storyworld.toml`."

@@ -6,8 +6,8 @@ import pytest
 
 from nlakit.card import read_card
 from nlakit.config import parse_config
+from nlakit.evals.pair import weight_hashes
 from nlakit.evals.report import read_report
-from nlakit.evals.storyworld import weight_hashes
 from nlakit.registry import resolve
 from nlakit.train.recipe import Recipe
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -15,12 +16,13 @@ from nlakit.core.fidelity import fve
 from nlakit.engines.fake import FakeEngine
 from nlakit.errors import CheckpointError, InputError
 from nlakit.evals.bootstrap import fve_interval, ratio_interval
-from nlakit.evals.claims import facts_of, score_claims
+from nlakit.evals.claims import KindScore, facts_of, readable_facts, score_claims
 from nlakit.evals.fidelity import row_errors, row_fidelity
 from nlakit.evals.floors import derangement, measure_floors
-from nlakit.evals.probes import ProbeTraining, fit_probes
+from nlakit.evals.pair import Pair, load_mean, load_pair
+from nlakit.evals.probes import ProbeResult, ProbeScore, ProbeTraining, fit_probes
 from nlakit.evals.report import make_panel, read_metrics, read_report, render_html, write_report
-from nlakit.evals.storyworld import Pair, evaluate, load_mean
+from nlakit.evals.storyworld import evaluate
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.document import State
@@ -118,9 +120,10 @@ def test_precision_and_recall_by_hand():
     # Facts: mood, topic, last in both rows; the day and unsaid English do not count.
     assert found.facts == 6
     assert found.recall == pytest.approx(3 / 6)
-    assert found.per_kind["mood"].model_dump() == {
-        "precision": 0.5, "recall": 0.5, "claims": 2, "facts": 2
-    }  # fmt: skip
+    assert found.per_kind["mood"] == KindScore(
+        precision=0.5, recall=0.5, claims=2, facts=2, abstained=0.0
+    )
+    assert found.abstained == pytest.approx(2 / 6)
     assert found.per_kind["topic"].precision == 0.5
     assert found.per_kind["day"].facts == 1
 
@@ -157,6 +160,39 @@ def test_probes_read_what_is_there_and_nothing_else():
     assert found["drill"].score.linear < 0.65 < 0.85 < found["drill"].score.mlp
     assert found["day"].score.mlp == pytest.approx(found["day"].score.chance, abs=0.06)
     assert found["day"].score.chance == 0.75
+
+
+def probe_result(classes, rows, mlp_RC, mlp=0.5):
+    score = ProbeScore(linear=0.0, mlp=mlp, chance=0.5, num_train=1, num_test=len(rows))
+    mlp_RC = torch.tensor(mlp_RC)
+    return ProbeResult(score, classes, rows, mlp_RC, mlp_RC)
+
+
+def test_readable_facts_are_those_a_probe_is_sure_of_and_right_about():
+    states = [state(mood="calm"), state(mood="angry"), state(mood="calm")]
+    sure = [[0.9, 0.1], [0.9, 0.1], [0.79, 0.21]]  # right, wrong, not sure enough
+    probes = {"mood": probe_result(("calm", "angry"), [0, 1, 2], sure)}
+    assert readable_facts(probes, states) == {(0, "mood")}
+    silent = score_claims(["A text.", "An angry text.", "A calm text."], states, probes)
+    assert (silent.readable_recall, silent.readable_facts) == (0.0, 1)
+    assert silent.per_kind["mood"].recall == pytest.approx(2 / 3)
+    assert silent.per_kind["mood"].abstained == pytest.approx(1 / 3)
+
+
+def test_efficiency_is_precision_by_probe_and_silence_is_told_apart():
+    states = [state(mood="calm")] * 4
+    probes = {"mood": probe_result(("calm",), [0, 1, 2, 3], [[1.0]] * 4, mlp=0.8)}
+    found = score_claims(["A calm text.", "An angry text.", "", ""], states, probes)
+    assert found.reading_efficiency == {"mood": pytest.approx(0.5 / 0.8)}
+    assert found.per_kind["mood"].abstained == 0.5
+    # The last two words of each row are facts too, of which nothing is said.
+    assert found.abstained == pytest.approx(6 / 8)
+
+
+def test_wrong_claim_is_no_abstention():
+    found = score_claims(["An angry text."], [state(mood="calm")])
+    assert found.per_kind["mood"].abstained == 0.0
+    assert found.readable_recall is None
 
 
 def test_probe_results_say_which_rows_they_are_of():
@@ -217,6 +253,10 @@ def test_report_has_the_names_that_checks_rely_on(report):
     }  # fmt: skip
     assert raw["floors"].keys() == {"mean", "shuffled", "empty", "generic", "zero_vector"}
     assert raw["claims"].keys() >= {"precision", "recall", "checked", "per_kind"}
+    assert raw.keys() >= {"fve_control_ar", "paraphrase_kept"}
+    assert raw["claims"].keys() >= {
+        "abstained", "readable_recall", "reading_efficiency", "ece",
+    }  # fmt: skip
     assert all(probe.keys() >= {"linear", "mlp", "chance"} for probe in raw["probes"].values())
     assert (raw["documents"], raw["rows"], raw["seed"]) == (40, 80, 12)
 
@@ -245,6 +285,30 @@ def test_pair_on_disk_is_evaluated(tiny_target, tmp_path):
     assert found.fve_warm_start == pytest.approx(found.fve)
     assert found.fve_frozen_ar == pytest.approx(found.fve)
     assert found.claims_warm_start == found.claims
+
+
+def test_row_beside_a_pair_shares_its_target_and_is_read_by_its_control_ar(tiny_target, tmp_path):
+    write_pair(tiny_target, tmp_path)
+    row = tmp_path / "rows" / "plain-rl"
+    for part, name in (("av", "av"), ("ar", "ar"), ("ar", "control_ar")):
+        shutil.copytree(tmp_path / part, row / name)
+    pair = load_pair(row)
+    found = evaluate(pair, documents=3, seed=1, probe_rows=60)
+    assert found.nla == "tiny plain-rl"
+    assert found.fve_control_ar == pytest.approx(found.fve)
+    assert found.fve_warm_start is None
+    assert "target/model.safetensors" in found.weights
+    assert "control_ar/model.safetensors" in found.weights
+    assert not any("rows" in name for name in load_pair(tmp_path).weights)
+
+
+def test_row_that_is_not_there_or_not_whole_is_refused(tiny_target, tmp_path):
+    write_pair(tiny_target, tmp_path)
+    shutil.copytree(tmp_path / "av", tmp_path / "rows" / "half" / "av")
+    with pytest.raises(InputError, match="Rows there: half"):
+        load_pair(tmp_path / "rows" / "plain-rl")
+    with pytest.raises(CheckpointError, match="missing: ar"):
+        load_pair(tmp_path / "rows" / "half")
 
 
 def test_evaluation_of_one_document_is_refused(tiny_target):

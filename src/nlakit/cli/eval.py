@@ -11,9 +11,10 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from nlakit.errors import InputError
+from nlakit.evals.pair import load_pair
 from nlakit.evals.report import read_metrics, write_report
 from nlakit.evals.storyworld import StoryworldReport, evaluate
-from nlakit.registry import resolve
+from nlakit.registry import resolve_pair
 
 RUN_LOG = Path("run") / "rl.jsonl"
 
@@ -38,16 +39,17 @@ def storyworld(
     temperature
         0 writes the likeliest words.
     nla
-        Directory of an NLA; by default the bundled one.
+        plain-warm-start, plain-rl, grounded-warm-start or bundled; or the directory of an NLA, or
+        of a row beside one. By default the bundled one.
     output
         Directory for report.json and report.html.
     json
         Print one JSON object.
     """
-    directory = resolve(nla)
+    directory = resolve_pair(nla).pair
     if output is not None and output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file. Give a directory, there or not.")
-    report = _measure(directory, documents, seed, temperature)
+    report = _measure(nla, documents, seed, temperature)
     if output is not None:
         log = directory / RUN_LOG
         write_report(report, output, read_metrics(log) if log.is_file() else ())
@@ -57,15 +59,16 @@ def storyworld(
         Console().print(summary(report))
 
 
-def _measure(directory: Path, documents: int, seed: int, temperature: float) -> StoryworldReport:
+def _measure(nla: str | None, documents: int, seed: int, temperature: float) -> StoryworldReport:
     console = Console(stderr=True)
     with console.status("starting") as status:
 
         def progress(stage: str) -> None:
             status.update(f"{stage} …")
 
+        pair = load_pair(nla)
         return evaluate(
-            directory, documents=documents, seed=seed, temperature=temperature, progress=progress
+            pair, documents=documents, seed=seed, temperature=temperature, progress=progress
         )
 
 
@@ -82,6 +85,8 @@ def _fve_table(report: StoryworldReport) -> Table:
     table.add_row("after RL", f"{report.fve:.3f} [{low:.3f}, {high:.3f}]", style="bold")
     table.add_row("warm start", _number(report.fve_warm_start))
     table.add_row("after RL, read by the warm start's AR", _number(report.fve_frozen_ar))
+    table.add_row("read by an AR trained on labels only", _number(report.fve_control_ar))
+    table.add_row("share kept when re-worded", _number(report.paraphrase_kept))
     for name, value in report.floors.model_dump().items():
         table.add_row(f"floor: {name}", _number(value), style="dim")
     return table
@@ -90,16 +95,25 @@ def _fve_table(report: StoryworldReport) -> Table:
 def _claims_table(report: StoryworldReport) -> Table:
     claims = report.claims
     table = Table(
-        title=f"claims: precision {_number(claims.precision)}, recall {_number(claims.recall)}",
-        caption="probe: what a small network reads of the same fact; chance: the commonest value",
+        title=f"claims: precision {_number(claims.precision)}, recall {_number(claims.recall)}, "
+        f"of readable facts {_number(claims.readable_recall)}, silent on "
+        f"{_number(claims.abstained)}, ECE of confidences {_number(claims.ece)}",
+        caption="silent: facts of which nothing is claimed; probe: what a small network reads of "
+        "the same fact; efficiency: precision / probe; chance: the commonest value",
     )
-    for name in ("kind", "precision", "recall", "claims", "probe", "chance"):
+    names = ("kind", "precision", "recall", "silent", "claims", "probe", "efficiency", "chance")
+    for name in names:
         table.add_column(name, justify="left" if name == "kind" else "right")
     for kind, scores in claims.per_kind.items():
         probe = report.probes.get(kind)
-        found = (_number(probe.mlp), _number(probe.chance)) if probe else ("–", "–")
-        numbers = (_number(scores.precision), _number(scores.recall), str(scores.claims))
-        table.add_row(kind, *numbers, *found)
+        rates = (scores.precision, scores.recall, scores.abstained)
+        ceiling = (
+            probe.mlp if probe else None,
+            claims.reading_efficiency.get(kind),
+            probe.chance if probe else None,
+        )
+        cells = [*map(_number, rates), str(scores.claims), *map(_number, ceiling)]
+        table.add_row(kind, *cells)
     return table
 
 

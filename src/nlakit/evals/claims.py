@@ -6,12 +6,18 @@ One explanation and one state a row; the number of documents is that of the rows
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from nlakit.config import FrozenModel
 from nlakit.storyworld.claims import Claim, Verdict, check, next_value, parse
 from nlakit.storyworld.document import KINDS, State
 
+from .probes import ProbeResult
+
+CHECKED = ("true", "false")
+READABLE = 0.8
+"""A probe as sure as this, and right, says that the activation holds the fact."""
 CONTROL_KINDS = frozenset({"day"})
 """Facts that no activation has a reason to hold. They count in their own line only."""
 
@@ -25,6 +31,12 @@ class KindScore(FrozenModel):
     """None where the kind was true of no row."""
     claims: int
     facts: int
+    abstained: float | None = None
+    """Share of the facts of which nothing was claimed, right or wrong; None without facts."""
+    readable_recall: float | None = None
+    """Recall of the facts that the MLP probe reads; None where it reads none, or there is none."""
+    readable: int = 0
+    """How many facts that are."""
 
 
 class ClaimScores(FrozenModel):
@@ -44,6 +56,18 @@ class ClaimScores(FrozenModel):
     facts: int
     explanations: int
     per_kind: dict[str, KindScore]
+    abstained: float | None = None
+    """Share of `facts` of whose kind nothing was claimed."""
+    readable_recall: float | None = None
+    """Recall over those of `facts` that the MLP probe reads with a held-out confidence of
+    `READABLE` or more and gets right. None: no probes, or none that reads."""
+    readable_facts: int = 0
+    reading_efficiency: dict[str, float] = {}
+    """Kind to `precision / accuracy of the MLP probe`. Silence does not count against it, so each
+    kind's `abstained` belongs beside it."""
+    ece: float | None = None
+    """Expected calibration error of the claims' confidences, under a calibrator fitted on other
+    documents. None: the engine gives no probabilities, or no claim could be checked."""
 
 
 def verdicts(explanation: str, state: State) -> list[tuple[Claim, Verdict]]:
@@ -58,45 +82,106 @@ def facts_of(state: State) -> set[str]:
     return set(state.facts) | forced | last
 
 
-def score_claims(explanations: Sequence[str], states: Sequence[State]) -> ClaimScores:
+class _Fact(NamedTuple):
+    """A fact of one row, and what became of it."""
+
+    kind: str
+    counts: bool
+    """Whether it enters the overall figures."""
+    claimed: bool
+    recalled: bool
+    readable: bool
+
+
+def score_claims(
+    explanations: Sequence[str],
+    states: Sequence[State],
+    probes: Mapping[str, ProbeResult] | None = None,
+) -> ClaimScores:
     """Precision and recall over rows, overall and per kind.
 
     A fact is recalled when some claim of its kind is true; a second, false claim of that kind costs
     precision, not recall.
+
+    Args:
+        probes: what probes read at these rows; without them nothing is known to be readable.
     """
-    true: Counter[str] = Counter()
-    false: Counter[str] = Counter()
-    facts: Counter[str] = Counter()
-    recalled: Counter[str] = Counter()
-    counted_facts = counted_recalled = uncheckable = 0
-    for explanation, state in zip(explanations, states, strict=True):
-        found = verdicts(explanation, state)
-        true.update(claim.kind for claim, verdict in found if verdict == "true")
-        false.update(claim.kind for claim, verdict in found if verdict == "false")
-        uncheckable += sum(verdict == "uncheckable" for _, verdict in found)
-        there = facts_of(state)
-        right = there & {claim.kind for claim, verdict in found if verdict == "true"}
-        facts.update(there)
-        recalled.update(right)
-        counted = {kind for kind in there if _counts(kind, state)}
-        counted_facts += len(counted)
-        counted_recalled += len(counted & right)
-    num_true, num_false = true.total(), false.total()
+    checked = [verdicts(*row) for row in zip(explanations, states, strict=True)]
+    tally: Counter[tuple[str, Verdict]] = Counter(
+        (claim.kind, verdict) for found in checked for claim, verdict in found
+    )
+    facts = list(_facts(checked, states, readable_facts(probes or {}, states)))
+    kinds = {each.kind for each in facts} | {kind for kind, verdict in tally if verdict in CHECKED}
+    per_kind = {
+        kind: _kind_score(*_checked(tally, kind), [each for each in facts if each.kind == kind])
+        for kind in KINDS
+        if kind in kinds
+    }
+    counted = [each for each in facts if each.counts]
+    num_true = sum(tally[kind, "true"] for kind in KINDS)
+    num_false = sum(tally[kind, "false"] for kind in KINDS)
     return ClaimScores(
         precision=num_true / max(1, num_true + num_false),
-        recall=counted_recalled / max(1, counted_facts),
+        recall=_share([each.recalled for each in counted]) or 0.0,
         checked=num_true + num_false,
         true=num_true,
         false=num_false,
-        uncheckable=uncheckable,
-        facts=counted_facts,
+        uncheckable=sum(tally[kind, "uncheckable"] for kind in KINDS),
+        facts=len(counted),
         explanations=len(explanations),
-        per_kind={
-            kind: _kind_score(true[kind], false[kind], recalled[kind], facts[kind])
-            for kind in KINDS
-            if true[kind] + false[kind] + facts[kind]
-        },
+        per_kind=per_kind,
+        abstained=_share([not each.claimed for each in counted]),
+        readable_recall=_share([each.recalled for each in counted if each.readable]),
+        readable_facts=sum(each.readable for each in counted),
+        reading_efficiency=_efficiency(per_kind, probes or {}),
     )
+
+
+def readable_facts(
+    probes: Mapping[str, ProbeResult], states: Sequence[State]
+) -> set[tuple[int, str]]:
+    """The (row, kind) pairs whose value the MLP probe names with a confidence of `READABLE`."""
+    found = set()
+    for kind, result in probes.items():
+        confidence_R, best_R = result.mlp_RC.max(-1)
+        read = zip(result.rows, confidence_R.tolist(), best_R.tolist(), strict=True)
+        for row, confidence, best in read:
+            if confidence >= READABLE and result.classes[best] == states[row].facts[kind]:
+                found.add((row, kind))
+    return found
+
+
+def _facts(
+    checked: Sequence[list[tuple[Claim, Verdict]]],
+    states: Sequence[State],
+    readable: set[tuple[int, str]],
+) -> Iterator[_Fact]:
+    for row, (found, state) in enumerate(zip(checked, states, strict=True)):
+        claimed = {claim.kind for claim, _ in found}
+        right = {claim.kind for claim, verdict in found if verdict == "true"}
+        for kind in facts_of(state):
+            yield _Fact(
+                kind=kind,
+                counts=_counts(kind, state),
+                claimed=kind in claimed,
+                recalled=kind in right,
+                readable=(row, kind) in readable,
+            )
+
+
+def _checked(tally: Counter[tuple[str, Verdict]], kind: str) -> tuple[int, int]:
+    return tally[kind, "true"], tally[kind, "false"]
+
+
+def _efficiency(
+    per_kind: Mapping[str, KindScore], probes: Mapping[str, ProbeResult]
+) -> dict[str, float]:
+    """Kinds that were claimed, and that a probe reads at all."""
+    return {
+        kind: score.precision / probes[kind].score.mlp
+        for kind, score in per_kind.items()
+        if score.precision is not None and kind in probes and probes[kind].score.mlp > 0
+    }
 
 
 def _counts(kind: str, state: State) -> bool:
@@ -104,11 +189,18 @@ def _counts(kind: str, state: State) -> bool:
     return kind not in CONTROL_KINDS and not unsaid
 
 
-def _kind_score(true: int, false: int, recalled: int, facts: int) -> KindScore:
+def _kind_score(true: int, false: int, facts: list[_Fact]) -> KindScore:
     claims = true + false
     return KindScore(
         precision=true / claims if claims else None,
-        recall=recalled / facts if facts else None,
+        recall=_share([each.recalled for each in facts]),
         claims=claims,
-        facts=facts,
+        facts=len(facts),
+        abstained=_share([not each.claimed for each in facts]),
+        readable_recall=_share([each.recalled for each in facts if each.readable]),
+        readable=sum(each.readable for each in facts),
     )
+
+
+def _share(held: Sequence[bool]) -> float | None:
+    return sum(held) / len(held) if held else None

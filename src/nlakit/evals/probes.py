@@ -21,6 +21,9 @@ from nlakit.storyworld.document import KINDS, State
 # The last words are no class, what comes next is the target's own task, a switch has one value.
 PROBE_KINDS = tuple(kind for kind in KINDS if kind not in ("last", "next", "switch"))
 
+PROBES_NAME = "probes.safetensors"
+"""Beside a pair (see `probe_store`): derived from its target, so no part of the pair's weights."""
+
 MIN_TRAIN_ROWS = 50
 VALIDATION_SHARE = 0.1
 
@@ -114,8 +117,9 @@ def _fit_kind(
     y_N = torch.tensor([number[value] for value in train_values])
     y_M = torch.tensor([number.get(value, -1) for value in test_values])
     linear, mlp = _probes(train_ND.shape[1], len(classes), training)
-    linear_RC = _fit(linear, train_ND, y_N, training.linear_lr, training)(test_MD).softmax(-1)
-    mlp_RC = _fit(mlp, train_ND, y_N, training.mlp_lr, training)(test_MD).softmax(-1)
+    train_probe(linear, train_ND, y_N, training.linear_lr, training)
+    train_probe(mlp, train_ND, y_N, training.mlp_lr, training)
+    linear_RC, mlp_RC = linear(test_MD).softmax(-1), mlp(test_MD).softmax(-1)
     score = ProbeScore(
         linear=_accuracy(linear_RC, y_M),
         mlp=_accuracy(mlp_RC, y_M),
@@ -131,19 +135,25 @@ def _probes(
 ) -> tuple[nn.Linear, nn.Sequential]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        linear = nn.Linear(d_model, num_classes)
-        nn.init.zeros_(linear.weight)
+        linear = linear_probe(d_model, num_classes)
         hidden = nn.Linear(d_model, training.hidden)
         return linear, nn.Sequential(hidden, nn.GELU(), nn.Linear(training.hidden, num_classes))
 
 
-def _fit(
+def linear_probe(d_model: int, num_classes: int) -> nn.Linear:
+    """One that does not know anything yet."""
+    linear = nn.Linear(d_model, num_classes)
+    nn.init.zeros_(linear.weight)
+    return linear
+
+
+def train_probe(
     probe: nn.Module,
     x_ND: Float[Tensor, "N D"],
     y_N: Int[Tensor, " N"],
     lr: float,
     training: ProbeTraining,
-) -> nn.Module:
+) -> None:
     """Train in place; the weights of the best round on the validation slice are kept."""
     seeds = torch.Generator().manual_seed(training.seed)
     validation, train = _split(len(y_N), seeds)
@@ -165,7 +175,7 @@ def _fit(
         if waited > training.patience:
             break
     probe.load_state_dict(best)
-    return probe.requires_grad_(False)
+    probe.requires_grad_(False)
 
 
 def _batches(

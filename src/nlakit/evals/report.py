@@ -14,9 +14,15 @@ import pydantic
 from nlakit.config import write_text_atomic
 from nlakit.errors import CheckpointError
 
+from .section import Section, shown
 from .storyworld import StoryworldReport
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+SECTIONS = Path(__file__).with_name("sections.html.j2")
+
+SECTION_NAMES = (
+    "private-code", "cause", "baselines", "round-trips", "planned", "steer", "confidence",
+)  # fmt: skip
 
 WIDTH, HEIGHT = 420, 170
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
@@ -68,13 +74,44 @@ def write_report(
 ) -> tuple[Path, Path]:
     """Write `report.json` and `report.html`; returns both paths.
 
+    The page takes in whatever sections `write_section` has left in the directory.
+
     Args:
         metrics: records of the run's `metrics.jsonl`, for the curves; none, no curves.
     """
     json_path, html_path = Path(directory) / "report.json", Path(directory) / "report.html"
     write_text_atomic(json_path, report.model_dump_json(indent=2) + "\n")
-    write_text_atomic(html_path, render_html(report, metrics))
+    write_text_atomic(html_path, render_html(report, metrics, sections_in(directory)))
     return json_path, html_path
+
+
+def write_section(section: Section, directory: str | Path) -> tuple[Path, Path]:
+    """Write `NAME.json` and `NAME.html` of one section; returns both paths."""
+    base = Path(directory)
+    json_path, html_path = base / f"{section.name}.json", base / f"{section.name}.html"
+    write_text_atomic(json_path, section.model_dump_json(indent=2) + "\n")
+    write_text_atomic(html_path, render_sections([section]))
+    return json_path, html_path
+
+
+def read_section(path: str | Path) -> Section:
+    """A section from its JSON. Raises `CheckpointError` when it is not one."""
+    try:
+        return Section.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, pydantic.ValidationError) as error:
+        raise CheckpointError(f"{path} is not a section of a report: {error}") from error
+
+
+def sections_in(directory: str | Path) -> list[Section]:
+    """The sections that lie in a directory, in the order of their names."""
+    paths = sorted(Path(directory) / f"{name}.json" for name in SECTION_NAMES)
+    return [read_section(path) for path in paths if path.is_file()]
+
+
+def render_sections(sections: Sequence[Section]) -> str:
+    """A page of sections, each with its floors, intervals and suspicions."""
+    template = _environment().get_template(SECTIONS.name)
+    return template.render(sections=sections)
 
 
 def read_report(path: str | Path) -> StoryworldReport:
@@ -96,21 +133,39 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def render_html(report: StoryworldReport, metrics: Sequence[Mapping[str, Any]] = ()) -> str:
+def render_html(
+    report: StoryworldReport,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    sections: Sequence[Section] = (),
+) -> str:
     """The page. Everything that a model or a text wrote is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"score": _score, "percent": _percent, "count": "{:,}".format}
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    template = _environment().get_template(TEMPLATE.name)
     return template.render(
         report=report,
+        sections=sections,
         kinds=_kinds(report),
         panels=[panel for title, series in PANELS if (panel := make_panel(title, series, metrics))],
         width=WIDTH,
         height=HEIGHT,
         box={"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
     )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "score": _score,
+        "percent": _percent,
+        "count": "{:,}".format,
+        "shown": shown,
+    }
+    return environment
 
 
 def make_panel(

@@ -8,43 +8,41 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
-from nlakit.card import MEAN_NAME, read_card
 from nlakit.config import FrozenModel
-from nlakit.contract import read_meta
-from nlakit.core.fidelity import FveResult, fve
-from nlakit.core.scale import resolve_scale
 from nlakit.data.documents import states_of
 from nlakit.data.extraction import ActivationRows, sample_storyworld
-from nlakit.data.shards import file_sha256
-from nlakit.engines.base import Completion, Engine, Sampling
-from nlakit.engines.local import LocalEngine
-from nlakit.errors import CheckpointError, InputError
-from nlakit.models.reconstructor import Reconstructor
+from nlakit.engines.base import Completion, Sampling
+from nlakit.errors import InputError
 from nlakit.models.target import Target
-from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.document import State
 from nlakit.storyworld.grammar import document
 from nlakit.storyworld.teacher import label
 
 from .bootstrap import Interval, fve_interval
+from .calibrate import calibrator_for, claim_calibration
+from .calibration import Calibration
 from .claims import ClaimScores, score_claims, verdicts
-from .fidelity import RowErrors, row_errors, row_fidelity
+from .fidelity import row_fidelity
 from .floors import Floors, measure_floors
+from .pair import (
+    MAX_NEW_TOKENS,
+    Pair,
+    Reconstruct,
+    RowReadings,
+    load_pair,
+    read_rows,
+    rebuild,
+)
+from .private_code import reworded
 from .probes import ProbeResult, ProbeScore, fit_probes
 
-MEAN_KEY = "mean"
-MAX_NEW_TOKENS = 120
 PROBE_SEED, PROBE_ROWS, PROBE_POSITIONS = 70_001, 12_000, 5
 NUM_SAMPLES, TAIL_CHARS = 30, 160
 
@@ -107,11 +105,19 @@ class StoryworldReport(FrozenModel):
     """Warm-started AV and AR, on the same rows; None when the pair has no `warm_start/`."""
     fve_frozen_ar: float | None
     """The final AV's explanations read by the warm-started AR."""
+    fve_control_ar: float | None = None
+    """The same, read by an AR that was trained on labels only, as long as the pair's own was in
+    all; None when the pair has no `control_ar/`."""
+    paraphrase_kept: float | None = None
+    """FVE of the re-worded explanations / FVE: same claims, other order and words. None where the
+    FVE is not above 0."""
     floors: Floors
     claims: ClaimScores
     claims_warm_start: ClaimScores | None
     claims_teacher: ClaimScores
     """The labels of the same places: what the checker makes of a teacher who sees the text."""
+    calibration: Calibration | None = None
+    """Of the claims' confidences; `claims.ece` is from here."""
     probes: dict[str, ProbeScore]
     """Tested on the same rows, where the fact is known; `num_test` says on how many."""
     probe_seed: int
@@ -123,69 +129,6 @@ class StoryworldReport(FrozenModel):
     samples: tuple[Sample, ...]
     weights: dict[str, str] = {}
     """SHA-256 of every weight file of the pair, by its path: whose report this is."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What is evaluated.
-
-    Attributes:
-        mean_D: plain mean of the training vectors, each brought to `scale`.
-        scale: norm at which vectors are compared.
-        warm_start: the pair as it was before RL, if it was kept.
-    """
-
-    name: str
-    target: Target
-    engine: Engine
-    mean_D: Float[Tensor, " D"]
-    scale: float | None
-    warm_start: Engine | None = None
-    weights: dict[str, str] = field(default_factory=dict)
-
-
-def weight_hashes(directory: Path) -> dict[str, str]:
-    """SHA-256 of every safetensors file below a pair's directory, by its path there."""
-    files = sorted(directory.rglob("*.safetensors"))
-    return {path.relative_to(directory).as_posix(): file_sha256(path) for path in files}
-
-
-def load_pair(directory: str | Path) -> Pair:
-    """Read a pair's directory, with the pair before RL in `warm_start/{av,ar}/` if it was kept.
-
-    Raises:
-        ContractError: a part and its tokenizer or config differ.
-        CheckpointError: a part is missing or corrupt.
-    """
-    path = Path(directory)
-    card, meta = read_card(path), read_meta(path / "ar")
-    target = Target.load(path / "target", layer=card.layer)
-    warm = path / "warm_start"
-    return Pair(
-        name=card.name,
-        target=target,
-        engine=_engine(target, path),
-        mean_D=load_mean(path, meta.d_model),
-        scale=resolve_scale(meta.extraction.mse_scale, meta.d_model),
-        warm_start=_engine(target, warm) if warm.is_dir() else None,
-        weights=weight_hashes(path),
-    )
-
-
-def load_mean(directory: str | Path, d_model: int) -> Float[Tensor, " D"]:
-    """The training mean of a pair.
-
-    Raises:
-        CheckpointError: the file is missing or corrupt, or the mean has another width.
-    """
-    path = Path(directory) / MEAN_NAME
-    try:
-        mean_D = load_file(path)[MEAN_KEY].float()
-    except (OSError, SafetensorError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Is the pair complete?") from error
-    if mean_D.shape != (d_model,):
-        raise CheckpointError(f"{path}: expected {d_model} numbers, found {tuple(mean_D.shape)}.")
-    return mean_D
 
 
 def evaluate(
@@ -221,47 +164,47 @@ def evaluate(
     warm = None
     if pair.warm_start is not None:
         warm = read_rows(pair, pair.warm_start, sample.vectors_ND, temperature, seed)
+    tell("calibrating")
+    calibrator = calibrator_for(pair, documents, seed, temperature)
     tell("measuring")
-    return _report(
-        pair,
-        sample,
-        states,
-        reading,
-        warm or None,
-        probes,
-        seed,
-        temperature,
-        positions_per_document,
+    found = _Measured(
+        pair=pair,
+        sample=sample,
+        states=states,
+        reading=reading,
+        warm=warm,
+        probes=probes,
+        calibration=claim_calibration(pair, reading, states, calibrator),
+        seed=seed,
+        temperature=temperature,
+        positions_per_document=positions_per_document,
     )
+    return _report(found)
 
 
 @dataclass(frozen=True)
-class RowReadings:
-    """Answers for N rows, and what became of each."""
+class _Measured:
+    """One evaluation's rows, and what was made of them."""
 
-    completions: list[Completion]
-    h_hat_ND: Float[Tensor, "N D"]
-    result: FveResult
-    errors: RowErrors
+    pair: Pair
+    sample: ActivationRows
+    states: Sequence[State]
+    reading: RowReadings
+    warm: RowReadings | None
+    probes: dict[str, ProbeResult]
+    calibration: Calibration | None
+    seed: int
+    temperature: float
+    positions_per_document: int
 
     @property
-    def texts(self) -> list[str]:
-        return [each.text for each in self.completions]
+    def doc_ids(self) -> list[str]:
+        return self.sample.rows.column("doc_id").to_pylist()
 
-
-def read_rows(
-    pair: Pair, engine: Engine, vectors_ND: Float[Tensor, "N D"], temperature: float, seed: int
-) -> RowReadings:
-    """Verbalize and reconstruct each row with `engine`, and hold the two side by side."""
-    sampling = Sampling(temperature=temperature, max_new_tokens=MAX_NEW_TOKENS, seed=seed)
-    completions = [group[0] for group in engine.verbalize(vectors_ND, sampling)]
-    h_hat_ND = _rebuild(engine, [each.text for each in completions])
-    return RowReadings(
-        completions,
-        h_hat_ND,
-        fve(vectors_ND, h_hat_ND, pair.mean_D, pair.scale),
-        row_errors(vectors_ND, h_hat_ND, pair.mean_D, pair.scale),
-    )
+    def fve(self, reconstruct: Reconstruct, texts: Sequence[str]) -> float:
+        """Of the vectors that `reconstruct` makes of `texts`, one a row."""
+        vectors_ND = self.sample.vectors_ND
+        return self.pair.fve_of(vectors_ND, rebuild(reconstruct, texts)).fve
 
 
 def measure_probes(
@@ -273,78 +216,65 @@ def measure_probes(
     return fit_probes(train.vectors_ND, states_of(train.rows), sample.vectors_ND, states)
 
 
-def _engine(target: Target, path: Path) -> LocalEngine:
-    verbalizer, reconstructor = Verbalizer.load(path / "av"), Reconstructor.load(path / "ar")
-    return LocalEngine(target, verbalizer, reconstructor)
-
-
-def _rebuild(engine: Engine, texts: list[str]) -> Tensor:
-    with torch.no_grad():
-        return engine.reconstruct(texts).float().cpu()
-
-
-def _report(
-    pair: Pair,
-    sample: ActivationRows,
-    states: Sequence[State],
-    reading: RowReadings,
-    warm: RowReadings | None,
-    probes: dict[str, ProbeResult],
-    seed: int,
-    temperature: float,
-    positions_per_document: int,
-) -> StoryworldReport:
-    doc_ids = sample.rows.column("doc_id").to_pylist()
-    labels = _labels(sample)
+def _report(found: _Measured) -> StoryworldReport:
+    pair, reading, warm = found.pair, found.reading, found.warm
+    doc_ids, labels = found.doc_ids, _labels(found.sample)
+    claims = score_claims(reading.texts, found.states, found.probes)
     return StoryworldReport(
         nla=pair.name,
         documents=len(set(doc_ids)),
-        positions_per_document=positions_per_document,
+        positions_per_document=found.positions_per_document,
         rows=len(doc_ids),
-        seed=seed,
-        temperature=temperature,
+        seed=found.seed,
+        temperature=found.temperature,
         fve=reading.result.fve,
         fve_interval=fve_interval(reading.errors.mse_N, reading.errors.variance_N, doc_ids),
         fve_renormalized_mean=reading.result.fve_renormalized_mean,
         mse=reading.result.mse,
         variance=reading.result.variance,
         fve_warm_start=warm.result.fve if warm else None,
-        fve_frozen_ar=_frozen_ar_fve(pair, sample, reading),
-        floors=_floors(pair, sample, reading, doc_ids, seed),
-        claims=score_claims(reading.texts, states),
-        claims_warm_start=score_claims(warm.texts, states) if warm else None,
-        claims_teacher=score_claims(labels, states),
-        probes={kind: result.score for kind, result in probes.items()},
+        fve_frozen_ar=_other_fve(found, pair.warm_start.reconstruct if pair.warm_start else None),
+        fve_control_ar=_other_fve(found, pair.control_ar),
+        paraphrase_kept=_paraphrase_kept(found),
+        floors=_floors(found),
+        claims=claims.model_copy(update={"ece": found.calibration and found.calibration.ece}),
+        claims_warm_start=score_claims(warm.texts, found.states, found.probes) if warm else None,
+        claims_teacher=score_claims(labels, found.states, found.probes),
+        calibration=found.calibration,
+        probes={kind: result.score for kind, result in found.probes.items()},
         probe_seed=PROBE_SEED,
-        probe_train_rows=max((r.score.num_train for r in probes.values()), default=0),
+        probe_train_rows=max((r.score.num_train for r in found.probes.values()), default=0),
         lengths=_lengths(reading.completions),
         extraction_rate=sum(each.closed for each in reading.completions) / len(doc_ids),
-        samples=_samples(sample, states, reading, labels, seed),
+        samples=_samples(found, labels),
         weights=pair.weights,
     )
 
 
-def _frozen_ar_fve(pair: Pair, sample: ActivationRows, reading: RowReadings) -> float | None:
-    if pair.warm_start is None:
-        return None
-    rebuilt_ND = _rebuild(pair.warm_start, reading.texts)
-    return fve(sample.vectors_ND, rebuilt_ND, pair.mean_D, pair.scale).fve
+def _other_fve(found: _Measured, reconstruct: Reconstruct | None) -> float | None:
+    """FVE of the explanations read by another AR; None when it was not kept."""
+    return None if reconstruct is None else found.fve(reconstruct, found.reading.texts)
 
 
-def _floors(
-    pair: Pair, sample: ActivationRows, reading: RowReadings, doc_ids: list[str], seed: int
-) -> Floors:
-    zero_1D = torch.zeros(1, sample.vectors_ND.shape[1])
+def _paraphrase_kept(found: _Measured) -> float | None:
+    texts = [reworded(text, row) for row, text in enumerate(found.reading.texts)]
+    fve = found.reading.result.fve
+    return found.fve(found.pair.engine.reconstruct, texts) / fve if fve > 0 else None
+
+
+def _floors(found: _Measured) -> Floors:
+    pair, vectors_ND = found.pair, found.sample.vectors_ND
+    zero_1D = torch.zeros(1, vectors_ND.shape[1])
     nothing = pair.engine.verbalize(zero_1D, Sampling(max_new_tokens=MAX_NEW_TOKENS))[0][0].text
     return measure_floors(
-        lambda texts: _rebuild(pair.engine, texts),
-        sample.vectors_ND,
-        reading.h_hat_ND,
-        doc_ids,
+        pair.rebuild,
+        vectors_ND,
+        found.reading.h_hat_ND,
+        found.doc_ids,
         pair.mean_D,
         pair.scale,
         nothing,
-        seed,
+        found.seed,
     )
 
 
@@ -367,16 +297,10 @@ def _lengths(completions: Sequence[Completion]) -> Lengths:
     )
 
 
-def _samples(
-    sample: ActivationRows,
-    states: Sequence[State],
-    reading: RowReadings,
-    labels: list[str],
-    seed: int,
-) -> tuple[Sample, ...]:
-    texts, fidelity_N = reading.texts, row_fidelity(reading.errors)
-    picked = random.Random(seed).sample(range(len(texts)), min(NUM_SAMPLES, len(texts)))
-    rows = sample.rows.select(["doc_id", "text"]).to_pylist()
+def _samples(found: _Measured, labels: list[str]) -> tuple[Sample, ...]:
+    texts, fidelity_N = found.reading.texts, row_fidelity(found.reading.errors)
+    picked = random.Random(found.seed).sample(range(len(texts)), min(NUM_SAMPLES, len(texts)))
+    rows = found.sample.rows.select(["doc_id", "text"]).to_pylist()
     return tuple(
         Sample(
             doc_id=rows[row]["doc_id"],
@@ -385,7 +309,7 @@ def _samples(
             label=labels[row],
             claims=tuple(
                 CheckedClaim(kind=claim.kind, value=claim.value, verdict=verdict)
-                for claim, verdict in verdicts(texts[row], states[row])
+                for claim, verdict in verdicts(texts[row], found.states[row])
             ),
             fidelity=fidelity_N[row].item(),
         )

@@ -1,0 +1,162 @@
+"""Readers that only look: at the text, at what the target writes next, at neighbours, at logits.
+
+None of them verbalizes an activation. What an explanation says beyond them is what an NLA adds; a
+reader of the whole text is the upper bound of what can be said at all.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from nlakit.data.extraction import sample_storyworld
+from nlakit.models.families import backbone_of, family_of, head_of
+from nlakit.models.patch import continuations
+from nlakit.storyworld import lexicon as lex
+from nlakit.storyworld.claims import check, parse
+from nlakit.storyworld.document import State, last_words
+from nlakit.storyworld.teacher import describe
+
+from .cause import BANK_DOCUMENTS, BANK_SEED, labels_of, nearest_rows, prompts_of
+from .rows import ReadSample
+from .section import Line, Section, claim_figures, fve_figure, share
+
+CONTINUATION_TOKENS, ROWS_PER_PASS = 32, 64
+LENS_WORDS = 3
+ADDS_LEAST = 0.05
+UPPER_BOUNDS = ("teacher, sees the text", "keywords of the text")
+
+
+def baselines(sample: ReadSample, bank_documents: int = BANK_DOCUMENTS) -> Section:
+    """The claims and the FVE of each reader's texts, beside the explanations.
+
+    Args:
+        bank_documents: training documents that the nearest neighbour is sought in.
+    """
+    ids, _ = prompts_of(sample.pair, sample.sample)
+    readers = {
+        "explanation": sample.reading.texts,
+        "teacher, sees the text": labels_of(sample.sample, range(len(ids))),
+        "keywords of the text": [keyword_reading(text) for text in sample.prefixes],
+        "keywords of the target's continuation": _continued(sample, ids),
+        "label of the nearest activation": _nearest(sample, bank_documents),
+        "logit lens": _lens(sample),
+    }
+    lines = [_line(sample, name, texts) for name, texts in readers.items()]
+    others = [sample.reading.texts[other] for other in sample.other_documents()]
+    lines.append(_line(sample, "another document's explanation", others, floor=True))
+    return sample.section(
+        "baselines",
+        "what does it add to readers that only look?",
+        "FVE: of the reader's text, read by the pair's AR. explanation adds: share of the "
+        "explanation's true claims that the reader does not make. The teacher is the upper bound; "
+        f"the nearest activation is one of {bank_documents} training documents'.",
+        lines,
+        suspicions=_suspicions(lines),
+    )
+
+
+VOCABULARY: dict[str, dict[str, tuple[str, ...]]] = {
+    "topic": {name: (*each.nouns, *each.verbs, *each.places) for name, each in lex.TOPICS.items()},
+    "mood": {
+        name: (*each.adjectives, *each.adverbs, *each.closings) for name, each in lex.MOODS.items()
+    },
+    "register": {
+        name: (*each.openers, *each.intensifiers, *each.said, *each.joiners)
+        for name, each in lex.REGISTERS.items()
+    },
+    "speaker": {name: (*each.asides, *each.similes) for name, each in lex.SPEAKERS.items()},
+    "goal": {name: (*each.verbs, *each.efforts) for name, each in lex.GOALS.items()},
+    "person": {name: (name,) for name in lex.PERSONS},
+}
+"""The words by which each fact shows in a text."""
+
+GENRE_MARKS = (("<|", "chat"), ("Q:", "answers"), ("A:", "answers"), ("that made", "sums"))
+
+
+def keyword_reading(text: str, ending: bool = True) -> str:
+    """What a reader makes of a text who only counts words: of each kind the commonest value.
+
+    Args:
+        ending: whether the text ends where the reading is of.
+    """
+    facts = {kind: value for kind, words in VOCABULARY.items() if (value := _most(text, words))}
+    genre = next((genre for mark, genre in GENRE_MARKS if mark in text), None)
+    facts["genre"] = genre or ("couplet" if ",\n" in text else "story")
+    words = last_words(text) if ending else ()
+    return describe(State(facts, frozenset(), words, None, ()), random.Random(text)).text
+
+
+def _most(text: str, values: Mapping[str, Sequence[str]]) -> str | None:
+    lower = text.lower()
+    found = {
+        value: sum(lower.count(word.lower()) for word in words) for value, words in values.items()
+    }
+    best = max(found, key=lambda value: found[value])
+    return best if found[best] else None
+
+
+def _continued(sample: ReadSample, ids: list[list[int]]) -> list[str]:
+    """Readings of what the target itself writes next, without the text before."""
+    target = sample.pair.target
+    written: list[list[int]] = []
+    for start in range(0, len(ids), ROWS_PER_PASS):
+        chunk = ids[start : start + ROWS_PER_PASS]
+        written += continuations(target, chunk, max_new_tokens=CONTINUATION_TOKENS)
+    texts = [str(target.tokenizer.decode(row)) for row in written]
+    return [keyword_reading(text, ending=False) if text.strip() else "" for text in texts]
+
+
+def _nearest(sample: ReadSample, bank_documents: int) -> list[str]:
+    bank = sample_storyworld(sample.pair.target, BANK_SEED, "train", bank_documents)
+    return labels_of(bank, nearest_rows(bank.vectors_ND, sample.vectors_ND))
+
+
+@torch.no_grad()
+def _lens(sample: ReadSample) -> list[str]:
+    """The words that the target's own head makes of the activation, likeliest first."""
+    model, tokenizer = sample.pair.target.model, sample.pair.target.tokenizer
+    backbone = backbone_of(model)
+    norm = getattr(backbone, family_of(model.config.model_type).final_norm)
+    logits_NV: Tensor = head_of(model)(norm(sample.vectors_ND.to(model.device, model.dtype)))
+    top = logits_NV.topk(min(LENS_WORDS, logits_NV.shape[-1])).indices.tolist()
+    return [
+        "Then " + ", ".join(f'"{str(tokenizer.decode([token])).strip()}"' for token in row) + "."
+        for row in top
+    ]
+
+
+def _line(sample: ReadSample, name: str, texts: Sequence[str], floor: bool = False) -> Line:
+    documents = sample.doc_ids
+    figures = claim_figures(texts, sample.states, documents)
+    figures["FVE"] = fve_figure(sample.errors(sample.pair.engine.reconstruct, texts), documents)
+    if name != "explanation":
+        rows = zip(sample.reading.texts, texts, sample.states, strict=True)
+        missing = [missed_claims(*row) for row in rows]
+        names = [document for document, row in zip(documents, missing, strict=True) for _ in row]
+        figures["explanation adds"] = share([each for row in missing for each in row], names)
+    return Line(name=name, figures=figures, floor=floor)
+
+
+def missed_claims(explanation: str, other: str, state: State) -> list[bool]:
+    """Per true claim of an explanation: whether `other` fails to make it."""
+    there = {(each.kind, each.value) for each in parse(other)}
+    right = [each for each in parse(explanation) if check(each, state) == "true"]
+    return [(each.kind, each.value) not in there for each in right]
+
+
+def _suspicions(lines: Sequence[Line]) -> list[str]:
+    own = lines[0].figures["recall"].value or 0.0
+    found = []
+    for line in lines[1:]:
+        recall, adds = line.figures["recall"].value or 0.0, line.figures["explanation adds"].value
+        if line.floor:
+            if adds is not None and adds < ADDS_LEAST:
+                share_of_all = f"{1 - adds:.0%} of what is true in it is in another's explanation."
+                found.append(f"Says the same of all: {share_of_all}")
+        elif line.name not in UPPER_BOUNDS and recall >= own:
+            found.append(f"Adds nothing to {line.name}: recall {own:.0%}, there {recall:.0%}.")
+    return found

@@ -1,0 +1,241 @@
+"""Calibrators of claims fitted in the storyworld, where it is known which claims are true.
+
+They are fitted on held-out documents: of what a pair was trained on it is surer than it should be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from nlakit.data.documents import encode_document, states_of
+from nlakit.data.extraction import read_places, sample_storyworld
+from nlakit.engines.base import Engine, Sampling
+from nlakit.engines.local import LocalEngine
+from nlakit.errors import InputError
+from nlakit.models.verbalizer import Verbalizer
+from nlakit.storyworld.claims import check, parse
+from nlakit.storyworld.document import State
+from nlakit.storyworld.grammar import document
+
+from .calibration import Bin, Calibration, auroc, calibration
+from .confidence import (
+    Calibrator,
+    ClaimConfidence,
+    ClaimFeatures,
+    claim_features,
+    fit_calibrator,
+    support,
+)
+from .fidelity import row_fidelity
+from .pair import MAX_NEW_TOKENS, Pair, RowReadings, read_rows
+from .rows import ReadSample
+from .section import Figure, Line, Section
+
+CALIBRATION_SEED = 70_003
+CALIBRATION_DOCUMENTS, QUICK_DOCUMENTS = 2_000, 600
+SAMPLES, STEPS = 4, (-2, -1, 1, 2)
+TOLD_APART = 0.6
+SAMPLED = 1.0
+"""The temperature for which `ClaimConfidence.sampled` is fitted."""
+
+
+class JudgedClaims(NamedTuple):
+    """N claims with their features, and whether each is true; uncheckable ones are left out."""
+
+    features: list[ClaimFeatures]
+    outcomes: list[bool]
+    rows: list[int]
+    """Which reading each belongs to."""
+
+
+def verbalizer_of(engine: Engine) -> Verbalizer | None:
+    """The verbalizer that gives probabilities of words; None where the engine has none at hand."""
+    return engine.verbalizer if isinstance(engine, LocalEngine) else None
+
+
+def judged_claims(
+    pair: Pair, verbalizer: Verbalizer, reading: RowReadings, states: Sequence[State]
+) -> JudgedClaims:
+    """The claims of N readings that can be checked against the state of each row."""
+    fidelities = row_fidelity(reading.errors).tolist()
+    found = claim_features(verbalizer, pair.mean_D, reading.completions, fidelities)
+    judged = [
+        (each, check(each.claim, states[row]), row)
+        for row, features in enumerate(found)
+        for each in features
+    ]
+    checked = [each for each in judged if each[1] != "uncheckable"]
+    return JudgedClaims(
+        features=[features for features, _, _ in checked],
+        outcomes=[verdict == "true" for _, verdict, _ in checked],
+        rows=[row for _, _, row in checked],
+    )
+
+
+def fit_confidence(
+    pair: Pair, documents: int = CALIBRATION_DOCUMENTS, seed: int = CALIBRATION_SEED
+) -> ClaimConfidence:
+    """Both calibrators of a pair, from `documents` held-out documents of `seed`.
+
+    Raises:
+        InputError: the engine gives no probabilities, or no claims of both outcomes were found.
+    """
+    found = {
+        temperature: _fit(pair, documents, seed, temperature) for temperature in (0.0, SAMPLED)
+    }
+    return ClaimConfidence(
+        greedy=found[0.0],
+        sampled=found[SAMPLED],
+        source="storyworld",
+        seed=seed,
+        documents=documents,
+    )
+
+
+def calibrator_for(pair: Pair, documents: int, seed: int, temperature: float) -> Calibrator | None:
+    """A calibrator that never saw a document of `seed`: the pair's own, or one fitted now.
+
+    One that is fitted now takes as many documents as the report, up to `QUICK_DOCUMENTS`. None
+    where the engine gives no probabilities, or the claims leave nothing to learn.
+    """
+    own = pair.confidence
+    if own is not None and own.seed != seed:
+        return own.calibrator(temperature)
+    other = CALIBRATION_SEED if seed != CALIBRATION_SEED else CALIBRATION_SEED + 1
+    try:
+        return _fit(pair, min(documents, QUICK_DOCUMENTS), other, temperature)
+    except InputError:
+        return None
+
+
+def claim_calibration(
+    pair: Pair, reading: RowReadings, states: Sequence[State], calibrator: Calibrator | None
+) -> Calibration | None:
+    """How well a calibrator's confidences fit the truth of N readings' claims."""
+    verbalizer = verbalizer_of(pair.engine)
+    if verbalizer is None or calibrator is None:
+        return None
+    features, outcomes, _ = judged_claims(pair, verbalizer, reading, states)
+    return calibration([calibrator.confidence(each) for each in features], outcomes)
+
+
+def measure(sample: ReadSample, thorough: bool = False) -> Section:
+    """The reliability of confidences on N readings, beside each feature alone.
+
+    Args:
+        thorough: also read each vector several times and the tokens around it, which shows what
+            agreement and recurrence would be worth.
+
+    Raises:
+        InputError: the engine gives no probabilities of words.
+    """
+    pair = sample.pair
+    verbalizer = verbalizer_of(pair.engine)
+    if verbalizer is None:
+        raise InputError("This engine gives no probabilities of words, so claims have none.")
+    judged = judged_claims(pair, verbalizer, sample.reading, sample.states)
+    features, outcomes = judged.features, judged.outcomes
+    names = ["information", "fidelity"]
+    if thorough:
+        features, names = _supported(sample, judged), [*names, "agreement", "recurrence"]
+    calibrator = calibrator_for(pair, len(set(sample.doc_ids)), sample.seed, sample.temperature)
+    scores = {"probability of its words": [each.number("probability") for each in features]}
+    if calibrator is not None:
+        scores = {"confidence": [calibrator.confidence(each) for each in features], **scores}
+    lines = [_line(name, calibration(values, outcomes)) for name, values in scores.items()]
+    lines += [_ranking(name, features, outcomes) for name in names]
+    found = calibration(scores.get("confidence", []), outcomes)
+    lines += [_bin_line(each) for each in (found.bins if found else ())]
+    return sample.section(
+        "confidence",
+        "is a claim as likely as its confidence says?",
+        "ECE: mean over claims of |accuracy - confidence| of their bin of ten. Brier: mean squared "
+        "difference, a coin's is 0.25. AUROC: chance that a true claim has more than a false one.",
+        lines,
+        suspicions=_suspicions(found),
+    )
+
+
+def _supported(sample: ReadSample, judged: JudgedClaims) -> list[ClaimFeatures]:
+    """The features with agreement over samples and recurrence at neighbouring tokens."""
+    sampling = Sampling(SAMPLES, SAMPLED, max_new_tokens=MAX_NEW_TOKENS, seed=sample.seed)
+    answers = sample.pair.engine.verbalize(sample.vectors_ND, sampling)
+    samples = [[parse(each.text) for each in group] for group in answers]
+    around = [[parse(text) for text in texts] for texts in _neighbours(sample)]
+    return [
+        replace(
+            each,
+            agreement=support(each.claim, samples[row]),
+            # A text of one token has no neighbours, and nothing recurs there.
+            recurrence=support(each.claim, around[row]) or 0.0,
+        )
+        for each, row in zip(judged.features, judged.rows, strict=True)
+    ]
+
+
+def _neighbours(sample: ReadSample) -> list[list[str]]:
+    """Per place the explanations of the tokens around it."""
+    pair = sample.pair
+    names = ("seed", "index", "position")
+    seeds, indices, positions = (sample.sample.rows.column(name).to_pylist() for name in names)
+    keys = zip(seeds, indices, strict=True)
+    documents = [encode_document(pair.target, document(*key)) for key in keys]
+    places = [
+        [here + step for step in STEPS if 0 < here + step < len(each.ids)]
+        for each, here in zip(documents, positions, strict=True)
+    ]
+    rows = read_places(pair.target, documents, places)
+    reading = read_rows(pair, pair.engine, rows.vectors_ND, sample.temperature, sample.seed)
+    texts = iter(reading.texts)
+    return [[next(texts) for _ in group] for group in places]
+
+
+def _line(name: str, found: Calibration | None) -> Line:
+    if found is None:
+        return Line(name=name, figures={})
+    values = {"ECE": found.ece, "Brier": found.brier, "AUROC": found.auroc}
+    return Line(
+        name=name,
+        figures={key: Figure(value=value, count=found.count) for key, value in values.items()},
+    )
+
+
+def _ranking(name: str, features: list[ClaimFeatures], outcomes: list[bool]) -> Line:
+    """A feature that is no probability can only be asked which claim it would rather believe."""
+    numbers = np.array([each.number(name) for each in features])
+    value = auroc(numbers, np.array(outcomes, dtype=bool))
+    return Line(name=f"{name} alone", figures={"AUROC": Figure(value=value)})
+
+
+def _bin_line(found: Bin) -> Line:
+    figures = {
+        "confidence": Figure(value=found.confidence, count=found.count),
+        "accuracy": Figure(value=found.accuracy, count=found.count),
+        "claims": Figure(value=found.count),
+    }
+    return Line(name=f"confidence {found.low:.1f} to {found.high:.1f}", figures=figures)
+
+
+def _suspicions(found: Calibration | None) -> list[str]:
+    if found is None:
+        return ["No confidence: there is nothing to calibrate on, or no claim to check."]
+    if found.auroc is not None and found.auroc < TOLD_APART:
+        return [
+            f"Confidence tells nothing: a true claim has more than a false one in "
+            f"{found.auroc:.0%} of the cases."
+        ]
+    return []
+
+
+def _fit(pair: Pair, documents: int, seed: int, temperature: float) -> Calibrator:
+    verbalizer = verbalizer_of(pair.engine)
+    if verbalizer is None:
+        raise InputError("This engine gives no probabilities of words, which a calibrator needs.")
+    sample = sample_storyworld(pair.target, seed, "heldout", documents)
+    reading = read_rows(pair, pair.engine, sample.vectors_ND, temperature, seed)
+    judged = judged_claims(pair, verbalizer, reading, states_of(sample.rows))
+    return fit_calibrator(judged.features, judged.outcomes)

@@ -1,0 +1,302 @@
+"""Evaluations of verbalizers that cheat: each must say so.
+
+One repeats a fixed sentence; one copies the text; one writes a cipher that only its own
+reconstructor understands.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from nlakit.data.extraction import sample_storyworld
+from nlakit.engines.base import Completion
+from nlakit.engines.fake import FakeEngine
+from nlakit.errors import InputError
+from nlakit.evals.baselines import baselines, keyword_reading, missed_claims
+from nlakit.evals.calibrate import fit_confidence, measure
+from nlakit.evals.cause import cause, nearest_rows, pca_code, prompts_of
+from nlakit.evals.pair import Pair
+from nlakit.evals.planned import due_places, planned
+from nlakit.evals.private_code import copied, private_code, sentences, shuffled, unquoted
+from nlakit.evals.report import read_section, render_sections, sections_in, write_section
+from nlakit.evals.round_trips import claims_kept, round_trips
+from nlakit.evals.rows import ReadSample, read_vectors
+from nlakit.evals.section import explained, ratio_figure, share
+from nlakit.evals.steering import line_end, steering
+from nlakit.storyworld.claims import parse
+from nlakit.storyworld.document import State
+from nlakit.storyworld.grammar import document
+
+FIXED = 'A calm story about the sea. The rhyme will be "night". It ends on "x", then a noun.'
+D_MODEL = 16
+
+
+class CipherEngine(FakeEngine):
+    """Writes a vector's numbers as letters, two sentences of them; reads only what it wrote."""
+
+    def __init__(self) -> None:
+        super().__init__(["unused"], D_MODEL)
+
+    def verbalize(self, vectors_ND, sampling, on_text=None):
+        return [[self._cipher(vector_D)] for vector_D in vectors_ND]
+
+    def reconstruct(self, explanations):
+        return torch.stack([self._plain(text) for text in explanations])
+
+    def _cipher(self, vector_D: Tensor) -> Completion:
+        levels = ((vector_D / vector_D.abs().max() + 1) * 12).round().int().tolist()
+        words = "".join(chr(ord("a") + level) for level in levels)
+        text = f"Q{words[:8]}. Z{words[8:]}."
+        return Completion(text, text, tuple(text.encode()), (0.0,) * len(text), True)
+
+    def _plain(self, text: str) -> Tensor:
+        if len(text) != 21 or text[0] != "Q":
+            return torch.ones(D_MODEL)
+        letters = text[1:9] + text[12:20]
+        return torch.tensor([(ord(letter) - ord("a")) / 12 - 1 for letter in letters])
+
+
+def fixed_direction(text: str) -> Tensor:
+    """A reconstructor that hears only how long a text is."""
+    return torch.randn(D_MODEL, generator=torch.Generator().manual_seed(len(text)))
+
+
+@pytest.fixture(scope="module")
+def places(tiny_target):
+    return sample_storyworld(tiny_target, 3, "heldout", 24)
+
+
+@pytest.fixture(scope="module")
+def mean_D(places):
+    unit_ND = places.vectors_ND / places.vectors_ND.norm(dim=-1, keepdim=True)
+    return 4 * unit_ND.mean(0)
+
+
+@pytest.fixture(scope="module")
+def fixed(tiny_target, places, mean_D) -> ReadSample:
+    pair = Pair("fixed", tiny_target, FakeEngine([FIXED], D_MODEL, fixed_direction), mean_D, 4.0)
+    return read_vectors(pair, places, 3)
+
+
+@pytest.fixture(scope="module")
+def copying(tiny_target, places, mean_D) -> ReadSample:
+    texts = [text[-160:] for text in places.rows.column("text").to_pylist()]
+    engine = FakeEngine(texts, D_MODEL, fixed_direction)
+    return read_vectors(Pair("copying", tiny_target, engine, mean_D, 4.0), places, 3)
+
+
+@pytest.fixture(scope="module")
+def cipher(tiny_target, places, mean_D) -> ReadSample:
+    def labels_only(texts: list[str]) -> Tensor:
+        return torch.stack([fixed_direction(text) for text in texts])
+
+    pair = Pair("cipher", tiny_target, CipherEngine(), mean_D, 4.0, control_ar=labels_only)
+    return read_vectors(pair, places, 3)
+
+
+def said(section, *words: str) -> bool:
+    return any(all(word in each for word in words) for each in section.suspicions)
+
+
+# -- private code ----------------------------------------------------------------------------------
+def test_cipher_scores_well_and_is_found_out(cipher):
+    section = private_code(cipher)
+    assert section.figure("as written", "FVE").value > 0.9
+    assert section.figure("sentences shuffled", "kept").value < 0.3
+    assert said(section, "Private code", "sentences shuffled")
+    assert said(section, "Private code", "labels only")
+    assert said(section, "nothing that can be checked")
+
+
+def test_fixed_sentence_is_content_blind(fixed):
+    section = private_code(fixed)
+    assert said(section, "Content-blind")
+    own, other = (
+        section.figure(name, "FVE").value
+        for name in ("as written", "another document's explanation")
+    )
+    assert own == pytest.approx(other)
+
+
+def test_copied_text_is_found_out(copying, fixed):
+    assert said(private_code(copying), "Copies the text")
+    assert not said(private_code(fixed), "Copies the text")
+
+
+def test_changes_leave_what_they_should():
+    text = 'A calm story. It ends on "wet. sand", then a noun. End.'
+    assert sentences(text) == ["A calm story.", 'It ends on "wet. sand", then a noun.', "End."]
+    assert sorted(sentences(shuffled(text, 1))) == sorted(sentences(text))
+    assert shuffled(text, 1) != text
+    assert shuffled("One only.", 1) == "One only."
+    assert unquoted(text, 0) == "A calm story. It ends on, then a noun. End."
+    assert copied(["the cat sat on mats", "a"], ["and the cat sat on", "a"]) == [0.5, 0.0]
+
+
+# -- cause -----------------------------------------------------------------------------------------
+def test_cause_of_a_fixed_sentence_is_none(fixed):
+    section = cause(fixed, bank_documents=20)
+    assert said(section, "No cause")
+    assert section.figure("mean", "KL recovered").value == pytest.approx(0, abs=1e-5)
+    assert section.figure("zero", "KL recovered").value != pytest.approx(0, abs=1e-3)
+
+
+def test_cause_of_what_the_cipher_rebuilds_is_the_activation_s(cipher):
+    section = cause(cipher, bank_documents=20)
+    assert section.figure("explanation", "KL recovered").value > 0.8
+    low, high = section.figure("explanation", "KL recovered").interval
+    assert low < section.figure("explanation", "KL recovered").value < high
+    assert not said(section, "No cause")
+
+
+def test_pca_of_all_numbers_loses_nothing_and_fewer_lose_more():
+    bank = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(pca_code(bank, bank, 6), bank, atol=1e-4, rtol=1e-4)
+    losses = [(pca_code(bank, bank, num) - bank).square().sum().item() for num in (1, 3, 5)]
+    assert losses == sorted(losses, reverse=True)
+    assert nearest_rows(bank, 7 * bank[[4, 2]]) == [4, 2]
+
+
+def test_prompts_end_at_their_places(cipher):
+    ids, following = prompts_of(cipher.pair, cipher.sample)
+    rows = cipher.sample.rows
+    assert [row[-1] for row in ids] == rows.column("token_id").to_pylist()
+    assert len(following) == len(ids)
+
+
+# -- baselines -------------------------------------------------------------------------------------
+def test_fixed_sentence_adds_nothing(fixed):
+    section = baselines(fixed, bank_documents=20)
+    assert said(section, "Says the same of all")
+    assert section.figure("teacher, sees the text", "precision").value == 1.0
+    assert section.figure("teacher, sees the text", "recall").value > 0.7
+    assert section.figure("keywords of the text", "precision").value > 0.8
+
+
+def test_copied_text_adds_nothing_to_who_reads_it(copying):
+    section = baselines(copying, bank_documents=20)
+    own = section.figure("explanation", "recall").value
+    assert own < section.figure("keywords of the text", "recall").value
+    # What a copy says truly, whoever sees the text says too.
+    assert section.figure("teacher, sees the text", "explanation adds").value < 0.5
+
+
+def test_keywords_give_the_facts_of_a_text():
+    made = document(7, 2)
+    state = made.state(len(made.text))
+    found = {each.kind: each.value for each in parse(keyword_reading(made.text))}
+    assert {kind: found.get(kind) for kind in ("topic", "mood")} == {
+        kind: state.facts[kind] for kind in ("topic", "mood")
+    }
+
+
+def test_only_true_claims_can_be_missed():
+    world = State({"mood": "calm", "topic": "sea"}, frozenset(), (), None, ())
+    assert missed_claims("A calm text about the sea, told by a kid.", "A calm one.", world) == [
+        False,
+        True,
+    ]
+
+
+# -- round trips -----------------------------------------------------------------------------------
+def test_fixed_sentence_survives_and_says_the_same_of_all(fixed):
+    section = round_trips(fixed, trips=2)
+    assert section.figure("after 2", "claims kept").value == 1.0
+    assert said(section, "Says the same of all")
+
+
+def test_cipher_survives_word_for_word_and_claims_nothing(cipher):
+    section = round_trips(cipher, trips=2)
+    assert section.figure("after 2", "cosine").value > 0.99
+    assert said(section, "Nothing to keep")
+
+
+def test_claims_kept_counts_the_first_one_s():
+    assert claims_kept("A calm text about the sea.", "An angry text about the sea.") == 0.5
+    assert claims_kept("A text.", "A calm text.") is None
+
+
+# -- planned ---------------------------------------------------------------------------------------
+def test_fixed_rhyme_is_a_guess(fixed):
+    section = planned(fixed.pair, 3, 5)
+    assert said(section, "Guesses the rhyme")
+    assert section.figure("rhyme", "named").value == section.figure("rhyme", "another's").value
+    assert section.figure("rhyme", "precision").count == section.figure("rhyme", "named").count
+
+
+def test_due_places_lie_between_plan_and_word(tiny_target):
+    from nlakit.evals.steering import couplet_documents, couplet_place
+
+    pair = Pair("x", tiny_target, FakeEngine(["x"], D_MODEL), torch.ones(D_MODEL), 4.0)
+    ((encoded, facts), *_) = couplet_documents(pair, 5, "heldout", 1)
+    fact = facts[0]
+    due = due_places(encoded, "rhyme")
+    places = [each for each in due if encoded.offsets[each.position][1] < fact.end]
+    text = encoded.document.text
+    first = places[0]
+    assert [each.ahead for each in places] == sorted((p.ahead for p in places), reverse=True)
+    assert places[-1].ahead == 1
+    assert encoded.offsets[first.position][1] >= fact.start
+    ends = [encoded.offsets[couplet_place(encoded, fact, name)][1] for name in ("line end", "x")]
+    assert text[ends[0] - 1] == "\n"
+    assert text[ends[1]] == " "
+
+
+# -- steering --------------------------------------------------------------------------------------
+def test_steering_by_a_reconstructor_that_does_not_read_is_found_out(tiny_target, mean_D):
+    deaf = FakeEngine([FIXED], D_MODEL, lambda text: torch.ones(D_MODEL))
+    section = steering(Pair("deaf", tiny_target, deaf, mean_D, 4.0), 3, 5, (1.0,), 20)
+    assert section.figure("line end: names a rhyme", "share").value == 1.0
+    assert section.figure("line end: edit, alpha 1", "shift").value == pytest.approx(0, abs=1e-6)
+    assert section.figure("line end: edit, alpha 1", "KL").value == pytest.approx(0, abs=1e-5)
+    assert said(section, "makes next to nothing")
+    assert said(section, "in at most 0%")
+
+
+def test_steering_without_a_rhyme_to_edit_is_found_out(cipher):
+    assert said(steering(cipher.pair, 2, 5, (1.0,), 20), "No explanation names a rhyme")
+
+
+def test_last_word_of_the_line():
+    assert line_end(" bowed before the crowned king.\nMira sang.") == "king"
+    assert line_end("\nInes turned,\n") == "turned"
+    assert line_end("") == ""
+
+
+# -- confidence ------------------------------------------------------------------------------------
+def test_engine_without_probabilities_has_no_confidences(fixed):
+    with pytest.raises(InputError, match="no probabilities"):
+        measure(fixed)
+    with pytest.raises(InputError, match="no probabilities"):
+        fit_confidence(fixed.pair, 2, 5)
+
+
+# -- figures and pages -----------------------------------------------------------------------------
+def test_figures_by_hand():
+    names = list("aabb")
+    assert share([True, False, True, True], names).value == 0.75
+    assert share([1.0, 0.0], names[:2], [False, False]).value is None
+    loss, worst = torch.tensor([1.0, 1.0]), torch.tensor([3.0, 1.0])
+    assert explained(loss, worst, ["a", "b"]).value == 0.5
+    assert ratio_figure(loss, -worst, ["a", "b"]).value is None
+
+
+def test_sections_come_back_and_their_page_escapes(fixed, tmp_path):
+    section = round_trips(fixed, trips=1)
+    json_path, html_path = write_section(section, tmp_path)
+    assert read_section(json_path) == section
+    assert (json_path.name, html_path.name) == ("round-trips.json", "round-trips.html")
+    assert sections_in(tmp_path) == [section]
+    line = section.lines[0].model_copy(update={"name": "<b>bold</b>"})
+    page = render_sections([section.model_copy(update={"lines": (line,)})])
+    assert "<b>bold" not in page
+    assert "&lt;b&gt;bold" in page
+    assert "Says the same of all" in page
+
+
+def test_one_document_is_refused(fixed):
+    for measure_one in (planned, steering):
+        with pytest.raises(InputError, match="at least 2"):
+            measure_one(fixed.pair, 1, 5)
