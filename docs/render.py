@@ -1,6 +1,6 @@
-"""Fills in the README's blocks from committed result files, so that no number is typed by hand.
+"""Fills in the pages' blocks from committed result files, so that no number is typed by hand.
 
-    python docs/render.py            write the README
+    python docs/render.py            write the pages and their plots
     python docs/render.py --check    exit 1 when it is stale
     python docs/render.py --refresh  run the README's snippet first, and keep what it prints
 
@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # for `benchmarks`, which is not installed
+
+from benchmarks import tables  # noqa: E402
+
 README = ROOT / "README.md"
+BENCHMARKS = ROOT / "docs" / "benchmarks.md"
+TIMES = ROOT / "benchmarks" / "results" / "cpu.json"
 OUTPUT = ROOT / "docs" / "demo_output.txt"
 REPORT = ROOT / "src" / "nlakit" / "assets" / "storyworld" / "report.json"
 
@@ -105,6 +111,15 @@ def _percent(value: float | None) -> str:
 SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "output": (OUTPUT, printed),
     "figures": (REPORT, figures),
+    "speed": (TIMES, tables.short_table),
+    "ratios": (TIMES, tables.ratio_table),
+    "sides": (TIMES, tables.side_table),
+    "sweeps": (TIMES, tables.sweep_table),
+    "facts": (TIMES, tables.fact_lines),
+}
+PLOTS: dict[Path, Callable[[str], str | None]] = {
+    BENCHMARKS.with_name("benchmarks-batch.svg"): tables.batch_plot,
+    BENCHMARKS.with_name("benchmarks-rows.svg"): tables.rows_plot,
 }
 
 
@@ -130,14 +145,27 @@ def main(arguments: list[str]) -> int:
         return 2
     if "--refresh" in arguments:
         refresh()
-    before = README.read_text(encoding="utf-8")
-    after = render(before)
+    stale = {path: text for path, text in wanted().items() if _content(path) != text}
     if "--check" in arguments:
-        if before != after:
-            print("README.md is stale. Run: make docs", file=sys.stderr)
-        return int(before != after)
-    README.write_text(after, encoding="utf-8")
+        for path in stale:
+            print(f"{path.name} is stale. Run: make docs", file=sys.stderr)
+        return int(bool(stale))
+    for path, text in stale.items():
+        path.write_text(text, encoding="utf-8")
     return 0
+
+
+def wanted() -> dict[Path, str]:
+    """Each page and plot as it should be."""
+    pages = {path: render(path.read_text(encoding="utf-8")) for path in (README, BENCHMARKS)}
+    if not TIMES.is_file():
+        return pages
+    plots = {path: make(TIMES.read_text(encoding="utf-8")) for path, make in PLOTS.items()}
+    return pages | {path: plot for path, plot in plots.items() if plot is not None}
+
+
+def _content(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,340 @@
+"""What is compared with what, and how often: the sections of a run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import opponents, sweeps
+from .measure import Run, ratio, summary
+from .process import Side, alternate
+
+Facts = dict[str, Any]
+OURS = "ours"
+CHOICE_TOKENS = 12
+"""New tokens of the short runs by which an opponent's best batch is found."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        rounds, blocks: ABAB… so many times, in so many sets of fresh processes.
+        budget_s: no further round of a section once its runs would take longer than this.
+        batches: batch sizes that Hugging Face may choose from.
+        rl_vectors: vectors of an RL step.
+        greedy: what the gate compares (`gate.on_model`).
+        draws: first tokens that the gate samples.
+    """
+
+    rounds: int
+    blocks: int
+    budget_s: float
+    batches: tuple[int, ...]
+    rl_vectors: int
+    greedy: tuple[Facts, ...]
+    draws: int
+
+
+QUICK = Plan(
+    rounds=3,
+    blocks=1,
+    budget_s=30,
+    batches=(8, 16),
+    rl_vectors=2,
+    greedy=(
+        {"model": "S", "vectors": 64, "tokens": 144},
+        {"model": "V", "vectors": 8, "tokens": 24},
+    ),
+    draws=2048,
+)
+FULL = Plan(
+    rounds=3,
+    blocks=2,
+    budget_s=40,
+    batches=(8, 16, 32, 64),
+    rl_vectors=4,
+    greedy=(
+        {"model": "S", "vectors": 64, "tokens": 144},
+        {"model": "V", "vectors": 64, "tokens": 48},
+        {"model": "M", "vectors": 16, "tokens": 48},
+    ),
+    draws=4096,
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a run.
+
+    Attributes:
+        measure: gives what is stored under the section's name.
+        seconds: about how long it takes on two cores of 2.5 GHz; decides the progress bar only.
+        quick: whether `--quick` has it.
+    """
+
+    measure: Callable[[Plan], Facts]
+    seconds: float
+    quick: bool = False
+
+
+# -- sections --------------------------------------------------------------------------------------
+def gate(plan: Plan) -> Facts:
+    """The correctness checks, on all cores: nothing is timed here."""
+    options = {"greedy": plan.greedy, "draws": plan.draws}
+    with Side("gate.check", options, threads=2, core=None) as side:
+        side.ready()
+        return side.run().facts
+
+
+def explain(model: str, rows: int) -> Callable[[Plan], Facts]:
+    """Sampled explanations against Hugging Face, at its best batch and one by one."""
+
+    def measure(plan: Plan) -> Facts:
+        best = best_batch(model, plan.batches)
+        batch, dtype = best["batch"], best["dtype"]
+        sides = {
+            OURS: Side("ours.explain", {"model": model, "rows": rows}),
+            "hf_batched": Side(
+                "hf.explain", {"model": model, "rows": batch, "batch": batch, "dtype": dtype}
+            ),
+            "hf_single": Side("hf.explain", {"model": model, "rows": 1, "batch": 1}),
+        }
+        return {"model": model, "hf_choice": best, **contest(sides, plan)}
+
+    return measure
+
+
+def best_batch(model: str, batches: Sequence[int]) -> Facts:
+    """The batch and dtype at which `generate` is fastest: short runs choose the dtype at the middle
+    batch, and then the batch."""
+    found: list[Facts] = []
+
+    def try_out(dtype: str, batch: int) -> None:
+        size = {"rows": batch, "batch": batch, "new_tokens": CHOICE_TOKENS}
+        side.prepare({"model": model, "dtype": dtype, **size})
+        found.append({"batch": batch, "dtype": dtype, "rate": side.run().rate})
+
+    def best() -> Facts:
+        return max(found, key=lambda each: each["rate"])
+
+    middle = batches[len(batches) // 2]
+    with Side("hf.explain", {"model": model, "rows": 1, "batch": 1, "new_tokens": 2}) as side:
+        side.ready()
+        for dtype in ("float32", "bfloat16"):
+            try_out(dtype, middle)
+        for batch in batches:
+            if batch != middle:
+                try_out(best()["dtype"], batch)
+    return {"batch": best()["batch"], "dtype": best()["dtype"], "tried": found}
+
+
+def prefix_reuse(plan: Plan) -> Facts:
+    """The engine with its whole prefix shared, and with BOS alone shared."""
+    options = {"model": "S", "rows": 32}
+    sides = {
+        OURS: Side("ours.explain", options),
+        "no_reuse": Side("ours.explain", {**options, "shared": 1}),
+    }
+    return {"model": "S", **contest(sides, plan)}
+
+
+def train_step(model: str, rows: int) -> Callable[[Plan], Facts]:
+    """A step of the AV's warm start against the naive float32 form."""
+
+    def measure(plan: Plan) -> Facts:
+        options = {"model": model, "rows": rows}
+        names = {OURS: "ours.train_step", "naive": "naive.train_step"}
+        sides = {name: Side(side, options) for name, side in names.items()}
+        return {**options, **contest(sides, plan)}
+
+    return measure
+
+
+def rl_options(plan: Plan) -> Facts:
+    """Model and size of an RL step."""
+    return {"model": "S", "vectors": plan.rl_vectors, "group": 8}
+
+
+def rl_step(plan: Plan) -> Facts:
+    """A step of joint RL against the naive form."""
+    options = rl_options(plan)
+    names = {OURS: "ours.rl", "naive": "naive.rl"}
+    sides = {name: Side(side, options) for name, side in names.items()}
+    return {**options, **contest(sides, plan)}
+
+
+def against_trl(plan: Plan) -> Facts:
+    """A step of joint RL against TRL's GRPO step, which does less (`trl`)."""
+    options = rl_options(plan)
+    return against("trl", {OURS: ("ours.rl", options), "trl": ("trl.rl", options)}, plan)
+
+
+def against_vllm(model: str) -> Callable[[Plan], Facts]:
+    """Explanations against vLLM's on the CPU, sampled and greedy."""
+
+    def measure(plan: Plan) -> Facts:
+        options = {"model": model, "rows": 64}
+        greedy = {**options, "temperature": 0.0}
+        sides = {
+            OURS: ("ours.explain", options),
+            "vllm_sampled": ("vllm.explain", options),
+            "vllm_greedy": ("vllm.explain", greedy),
+            "ours_greedy": ("ours.explain", greedy),
+        }
+        return against("vllm", sides, plan)
+
+    return measure
+
+
+def against(opponent: str, named: Mapping[str, tuple[str, Facts]], plan: Plan) -> Facts:
+    """A contest with a package that may be absent, which is then what is reported."""
+    python = opponents.interpreter(opponent)
+    if python is None:
+        return {"absent": opponents.how_to_install(opponent)}
+    theirs = f"{opponent}."
+    # They take long to start.
+    plan = replace(plan, rounds=plan.rounds + 1, blocks=1)
+    sides = {
+        name: Side(side, options, **({"python": python} if side.startswith(theirs) else {}))
+        for name, (side, options) in named.items()
+    }
+    facts = contest(sides, plan)
+    return {**named[OURS][1], "version": opponents.version(opponent), **facts}
+
+
+def two_processes(plan: Plan) -> Facts:
+    """The same work by one process and by two, each on a core of its own."""
+    options = {"model": "S", "rows": 32}
+    singles: list[float] = []
+    pairs: list[float] = []
+    with ExitStack() as stack:
+        sides = [stack.enter_context(Side("ours.explain", options, core=core)) for core in range(2)]
+        for side in sides:
+            side.ready()
+        for _ in range(plan.rounds * plan.blocks):
+            singles.append(sides[0].run().rate)
+            pairs.append(rate_together(sides))
+    found = ratio(pairs, singles)
+    rates = {"one": statistics.median(singles), "two": statistics.median(pairs)}
+    return {**options, "rates": rates, "ratios": {"one": found._asdict()}}
+
+
+def rate_together(sides: Sequence[Side]) -> float:
+    """Items a second of sides that run at the same time, by the parent's clock."""
+    start = time.perf_counter()
+    for side in sides:
+        side.begin()
+    items = sum(side.finish().items for side in sides)
+    return items / (time.perf_counter() - start)
+
+
+def gemm(model: str, rows: int) -> Callable[[Plan], Facts]:
+    """The share of the processor's speed in plain matrix products that explaining reaches."""
+
+    def measure(plan: Plan) -> Facts:
+        fractions, peaks = [], []
+        with Side("ours.explain", {"model": model, "rows": rows}) as side:
+            flops = side.ready()["flops"]
+            for _ in range(plan.rounds - 1):
+                peaks.append(side.gemm())
+                fractions.append(flops / side.run().wall_s / peaks[-1])
+        return {
+            "model": model,
+            "rows": rows,
+            "fraction": statistics.median(fractions),
+            "gemm_gflops": statistics.median(peaks) / 1e9,
+            "flops": flops,
+        }
+
+    return measure
+
+
+def cold_start(plan: Plan) -> Facts:
+    """Seconds from starting Python to the first tokens, each side alone."""
+    options = {"model": "V", "rows": 1}
+    named = {OURS: ("ours.explain", options), "hf": ("hf.explain", {**options, "batch": 1})}
+    found: dict[str, list[float]] = {name: [] for name in named}
+    for _ in range(plan.rounds):
+        for name, (side_name, each) in named.items():
+            with Side(side_name, each) as side:
+                side.ready()
+                found[name].append(side.cold_s)
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
+
+
+def contest(sides: Mapping[str, Side], plan: Plan) -> Facts:
+    """Alternate the sides; the first is ours, and the ratios are its rate over each other's."""
+    runs = alternate(list(sides.values()), plan.rounds, plan.blocks, plan.budget_s)
+    named = dict(zip(sides, runs, strict=True))
+    first = next(iter(named))
+    return {
+        "sides": {name: summary(each) for name, each in named.items()},
+        "ratios": {
+            name: versus(named[first], each) for name, each in named.items() if name != first
+        },
+    }
+
+
+def versus(ours: Sequence[Run], theirs: Sequence[Run]) -> Facts:
+    """Our rate over theirs, by the clock and by processor time."""
+    cpu = ratio([r.items / r.cpu_s for r in ours], [r.items / r.cpu_s for r in theirs])
+    return {
+        **ratio([run.rate for run in ours], [run.rate for run in theirs])._asdict(),
+        "cpu": cpu._asdict(),
+    }
+
+
+SECTIONS: dict[str, Section] = {
+    "gate": Section(gate, 40, quick=True),
+    "explain_V": Section(explain("V", 32), 120, quick=True),
+    "prefix_reuse": Section(prefix_reuse, 30, quick=True),
+    "train_step": Section(train_step("S", 16), 40, quick=True),
+    "rl_step": Section(rl_step, 70, quick=True),
+    "two_processes": Section(two_processes, 30, quick=True),
+    "gemm_V": Section(gemm("V", 16), 20, quick=True),
+    "gemm_S": Section(gemm("S", 64), 12),
+    "explain_S": Section(explain("S", 32), 60),
+    "explain_M": Section(explain("M", 16), 100),
+    "train_step_V": Section(train_step("V", 4), 60),
+    "cold_start": Section(cold_start, 40),
+    "trl": Section(against_trl, 90),
+    "vllm_S": Section(against_vllm("S"), 80),
+    "vllm_V": Section(against_vllm("V"), 120),
+    **{
+        f"sweep_{name}": Section(sweeps.measured(sweep), sweep.seconds)
+        for name, sweep in sweeps.SWEEPS.items()
+    },
+}
+
+
+# -- the figures that checks rely on ---------------------------------------------------------------
+HEADLINE: dict[str, tuple[str, ...]] = {
+    "explain_vs_hf_batched": ("explain_V", "ratios", "hf_batched", "median"),
+    "explain_vs_hf_single": ("explain_V", "ratios", "hf_single", "median"),
+    "prefix_reuse": ("prefix_reuse", "ratios", "no_reuse", "median"),
+    "train_step_vs_naive": ("train_step", "ratios", "naive", "median"),
+    "rl_step_vs_naive": ("rl_step", "ratios", "naive", "median"),
+    "two_process_speedup": ("two_processes", "ratios", "one", "median"),
+    "gemm_fraction": ("gemm_V", "fraction"),
+    "equal": ("gate", "equal"),
+}
+
+
+def headline(sections: Mapping[str, Facts]) -> Facts:
+    """The named figures; None where a section was not measured."""
+    return {name: look_up(sections, path) for name, path in HEADLINE.items()}
+
+
+def look_up(found: Any, path: Sequence[str]) -> Any:
+    """A value in nested tables, or None."""
+    for key in path:
+        if not isinstance(found, Mapping) or key not in found:
+            return None
+        found = found[key]
+    return found

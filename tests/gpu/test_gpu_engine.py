@@ -1,0 +1,59 @@
+"""The engine on an accelerator, against Hugging Face there and against itself on the CPU."""
+
+import pytest
+import torch
+from benchmarks import checkpoints, gpu
+from benchmarks.gate import compare_greedy
+from benchmarks.specs import SPECS
+
+from nlakit.engines.base import Sampling
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+
+
+def engine_on(device, dtype=torch.float32):
+    return gpu.open_ended(checkpoints.build(SPECS["S"], device, dtype))
+
+
+@pytest.fixture(scope="module")
+def given():
+    return checkpoints.vectors(SPECS["S"], 16)
+
+
+def test_greedy_in_float32_equals_hugging_face(given):
+    found = compare_greedy(engine_on("cuda"), given, 48)
+    assert found["holds"] and found["distinct"] > 1
+
+
+def test_greedy_in_float32_equals_the_cpu(given):
+    sampling = Sampling(max_new_tokens=24)
+    answers = {}
+    # The same weights on both: those of a seed differ from device to device.
+    engine = engine_on("cpu")
+    for device in ("cpu", "cuda"):
+        engine.verbalizer.model.to(device)
+        engine.refresh()
+        answers[device] = [group[0].ids for group in engine.verbalize(given, sampling)]
+    assert answers["cpu"] == answers["cuda"]
+
+
+def test_bfloat16_logprobs_are_those_of_training(given):
+    engine = engine_on("cuda", torch.bfloat16)
+    sampling = Sampling(temperature=1.0, max_new_tokens=32)
+    answers = [group[0] for group in engine.verbalize(given, sampling)]
+    expected, mask = engine.verbalizer.logprobs(given, [list(each.ids) for each in answers])
+    found = torch.tensor([each.logprobs for each in answers])
+    assert (found - expected.float().cpu())[mask.cpu()].abs().mean() < 0.02
+
+
+def test_reconstruction_equals_the_cpu():
+    texts = ["The boat came home.", "The boat came home late, and nobody said a word."]
+    engine = engine_on("cpu")
+    expected = engine.reconstruct(texts)
+    engine.reconstructor.backbone.to("cuda")
+    engine.reconstructor.head.to("cuda")
+    found = engine.reconstruct(texts).cpu()
+    assert torch.cosine_similarity(found, expected).min() > 1 - 1e-5

@@ -1,0 +1,274 @@
+"""The benchmarks' arithmetic, and that the pages say what the result file says.
+
+Nothing is timed here: what is slow on a busy machine is no failure.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import suite, tables
+from benchmarks.__main__ import main
+from benchmarks.measure import Done, Run, fit, ratio, summary, timed
+from benchmarks.process import Side, SideFailed, alternate
+from benchmarks.results import Store, rounded
+from benchmarks.specs import SPECS
+from benchmarks.sweeps import MODELS, SWEEPS
+
+NAMED = (
+    "explain_vs_hf_batched",
+    "explain_vs_hf_single",
+    "prefix_reuse",
+    "train_step_vs_naive",
+    "rl_step_vs_naive",
+    "two_process_speedup",
+    "gemm_fraction",
+    "equal",
+)
+
+
+def runs(*rates: float) -> list[Run]:
+    return [Run(items=10, wall_s=10 / rate, cpu_s=20 / rate, peak_mib=rate) for rate in rates]
+
+
+def result(**sections: object) -> str:
+    machine = {"cores": 2, "processor": "x", "instructions": ["avx2"], "torch": "2", "python": "3"}
+    return json.dumps({"machine": {**machine, "transformers": "5"}, "sections": sections})
+
+
+def versus(ours: list[float], theirs: list[float]) -> dict[str, object]:
+    return suite.versus(runs(*ours), runs(*theirs))
+
+
+# -- arithmetic ------------------------------------------------------------------------------------
+def test_ratio_is_the_median_of_the_rounds():
+    # The second round was slow for both: by round 2, 3 and 4; of medians it would be 25 / 10.
+    found = ratio([20, 3, 40], [10, 1, 10])
+    assert found.median == 3
+    assert (found.low, found.high) == (2, 4)
+
+
+def test_interval_narrows_with_rounds_that_agree():
+    assert ratio([6, 6, 6], [2, 2, 2]) == (3, 3, 3)
+    wide = ratio([1, 9] * 2, [1, 1] * 2)
+    narrow = ratio([5, 5, 5, 5, 5, 5, 5, 1, 9], [1] * 9)
+    assert narrow.high - narrow.low < wide.high - wide.low
+
+
+@pytest.mark.parametrize("pair", [([], []), ([1, 2], [1])])
+def test_rounds_must_pair_up(pair):
+    with pytest.raises(ValueError, match="pair up"):
+        ratio(*pair)
+
+
+def test_fit_finds_a_line_and_a_power():
+    line = fit([1, 2, 4, 8], [3 + 2 * x for x in (1, 2, 4, 8)])
+    assert line.slope == pytest.approx(2) and line.intercept == pytest.approx(3)
+    assert fit([1, 10, 100], [5, 500, 50_000]).exponent == pytest.approx(2)
+    with pytest.raises(ValueError, match="two distinct points"):
+        fit([3, 3], [1, 2])
+
+
+def test_summary_counts_items_by_clock_and_by_processor():
+    found = summary(runs(1, 2, 10))
+    assert found["rate"] == 2 and found["wall_s"] == 5
+    assert found["cpu_rate"] == pytest.approx(1) and found["cpu_s"] == 10
+    assert found["peak_mib"] == 10 and found["rounds"] == 3
+
+
+def test_a_timed_run_keeps_what_was_done():
+    found = timed(lambda: Done(7, {"x": 1}))
+    assert (found.items, found.facts) == (7, {"x": 1})
+    assert found.wall_s > 0 and found.peak_mib > 10
+
+
+def test_flops_of_one_row_by_hand():
+    from benchmarks.flops import block_flops, explain_flops
+
+    spec = SPECS["T"]  # d 32, 2 heads of 16, 1 kv head, MLP 64, 2 blocks
+    assert block_flops(spec) == 2 * (32 * 4 * 16 + 32 * 32 + 3 * 32 * 64)
+    one, two = (explain_flops(spec, 1, tokens) for tokens in (1, 2))
+    # A token more reads 111 + 15 places, in each block twice d multiplications, and one head.
+    attention = 2 * 2 * (2 * 32) * (111 + 15)
+    assert two - one == 2 * block_flops(spec) + attention + 2 * 32 * 8192
+    assert explain_flops(spec, 3, 2) == 3 * two
+
+
+class FakeSide:
+    """A side that takes a second a run and writes down when it ran."""
+
+    def __init__(self, name: str, diary: list[str]) -> None:
+        self.name, self.diary = name, diary
+
+    def __enter__(self):
+        self.diary.append(f"{self.name} starts")
+        return self
+
+    def __exit__(self, *_):
+        self.diary.append(f"{self.name} ends")
+
+    def ready(self) -> None: ...
+
+    def run(self) -> Run:
+        self.diary.append(self.name)
+        return Run(items=1, wall_s=1.0, cpu_s=1.0, peak_mib=1.0)
+
+
+def alternation(**limits) -> tuple[list[int], str]:
+    diary: list[str] = []
+    found = alternate([FakeSide("a", diary), FakeSide("b", diary)], **limits)  # type: ignore[list-item]
+    return [len(each) for each in found], " ".join(diary)
+
+
+def test_sides_take_turns_in_fresh_processes():
+    block = "a starts b starts a b a b b ends a ends"
+    assert alternation(rounds=2, blocks=2) == ([4, 4], f"{block} {block}")
+
+
+@pytest.mark.parametrize(("budget_s", "rounds"), [(0, 2), (6, 3), (8, 4), (1000, 9)])
+def test_rounds_stop_where_the_budget_would_be_passed(budget_s, rounds):
+    assert alternation(rounds=3, blocks=3, budget_s=budget_s)[0] == [rounds, rounds]
+
+
+# -- the suite -------------------------------------------------------------------------------------
+def test_named_figures_come_from_quick_sections():
+    assert tuple(suite.HEADLINE) == NAMED
+    for path in suite.HEADLINE.values():
+        assert suite.SECTIONS[path[0]].quick
+    sections = {"gate": {"equal": True}, "gemm_V": {"fraction": 0.5}}
+    found = suite.headline(sections)
+    assert found["equal"] is True and found["gemm_fraction"] == 0.5
+    assert found["prefix_reuse"] is None
+
+
+def test_contest_divides_our_rate_by_theirs(monkeypatch):
+    made = [runs(30, 30, 30), runs(10, 10, 10), runs(5, 6, 5)]
+    monkeypatch.setattr(suite, "alternate", lambda *_: made)
+    sides = dict.fromkeys(("ours", "slow", "slower"))
+    found = suite.contest(sides, suite.QUICK)  # type: ignore[arg-type]
+    assert found["ratios"]["slow"]["median"] == pytest.approx(3)
+    assert found["ratios"]["slower"]["median"] == pytest.approx(6)
+    assert found["ratios"]["slow"]["cpu"]["median"] == pytest.approx(3)
+    assert set(found["ratios"]) == {"slow", "slower"}
+
+
+def test_an_absent_opponent_is_reported(monkeypatch):
+    monkeypatch.setattr(suite.opponents, "interpreter", lambda name: None)
+    assert suite.against_trl(suite.QUICK) == {
+        "absent": "not installed; python -m benchmarks.opponents trl"
+    }
+
+
+def test_sweeps_ask_for_models_that_exist():
+    for sweep in SWEEPS.values():
+        assert len(set(sweep.values)) >= 2
+        assert all(sweep.options(value)["model"] in SPECS for value in sweep.values)
+    assert all(SPECS[name].vocab_size == size for size, name in MODELS.items())
+
+
+def test_a_failing_gate_refuses_to_time(monkeypatch, capsys, tmp_path):
+    from benchmarks import __main__ as command
+
+    timed_sections: list[str] = []
+
+    def section(name, facts):
+        def measure(plan):
+            timed_sections.append(name)
+            return facts
+
+        return suite.Section(measure, 1, quick=True)
+
+    sections = {"gate": section("gate", {"equal": False}), "rl_step": section("rl_step", {})}
+    monkeypatch.setattr(suite, "SECTIONS", sections)
+    monkeypatch.setattr(command, "make_checkpoints", lambda names: None)
+    monkeypatch.setattr(command, "path_of", lambda device: tmp_path / "cpu.json")
+    assert main(["--quick", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["equal"] is False and found["rl_step_vs_naive"] is None
+    assert main([]) == 1 and main(["--only", "rl_step"]) == 1
+    assert timed_sections == ["gate"] * 3
+
+
+def test_a_killed_run_goes_on(monkeypatch, tmp_path):
+    store = Store(tmp_path / "cpu.json")
+    store.put("gate", {"equal": True, "x": 1 / 3}, "code-1")
+    again = Store(tmp_path / "cpu.json")
+    assert again.is_current("gate", "code-1") and not again.is_current("gate", "code-2")
+    assert not again.is_current("rl_step", "code-1")
+    assert again.sections["gate"]["x"] == rounded(1 / 3) == 0.3333333
+
+
+def test_a_side_that_fails_says_why():
+    missing = pytest.raises(SideFailed, match="No module named 'benchmarks.nothing'")
+    with missing, Side("nothing.here", {}) as side:
+        side.ready()
+
+
+def test_tokenizer_is_full_and_random_text_keeps_its_length():
+    from benchmarks import checkpoints
+
+    tokenizer = checkpoints.make_tokenizer(8192)
+    assert len(tokenizer) == 8192
+    ids = torch.randint(0, 8192, (8, 144), generator=checkpoints.seeded(1)).tolist()
+    again = [tokenizer.encode(tokenizer.decode(row), add_special_tokens=False) for row in ids]
+    assert 0.7 < sum(map(len, again)) / (8 * 144) < 1.5
+    template = checkpoints.av_template(tokenizer)
+    assert checkpoints.prompt_shape(tokenizer, template) == (111, 13)
+    # The closing tag is no single token, or random answers would end by chance.
+    assert len(tokenizer.encode("</explanation>", add_special_tokens=False)) > 2
+
+
+# -- the pages -------------------------------------------------------------------------------------
+def test_tables_show_ratios_with_intervals():
+    text = result(
+        train_step={"ratios": {"naive": versus([30, 30, 30], [10, 10, 10])}},
+        trl={"absent": "not installed"},
+    )
+    assert "| **3.00** | 3.00 to 3.00 | 3.00 |" in tables.ratio_table(text)
+    assert "GRPO step, which does less | absent | | |" in tables.ratio_table(text)
+    assert "| **3.00** (3.00 to 3.00) |" in tables.short_table(text)
+    assert "- trl: not installed" in tables.fact_lines(text)
+
+
+def test_sides_and_sweeps_are_rounded():
+    side = summary(runs(123.4))
+    sweep = {
+        "what": "rows",
+        "points": [{"x": 1, "seconds": 0.5}, {"x": 1000, "seconds": 12.34}],
+        "fit": fit([1, 1000], [0.5, 12.34])._asdict(),
+    }
+    text = result(rl_step={"sides": {"ours": side}}, sweep_batch=sweep)
+    assert "| rl_step | ours | 123 | 0.02 | 123 |" in tables.side_table(text)
+    assert "| rows | 1: 0.50, 1,000: 12.3 | 0.012 | 0.46 |" in tables.sweep_table(text)
+
+
+def test_a_plot_starts_at_zero_and_ends_at_the_top():
+    found = tables.plot([(1, 5), (10, 10), (100, 0)], "rows", "rate")
+    (line,) = re.findall(r'polyline points="([^"]*)"', found)
+    middle, top, bottom = tables.WIDTH / 2, tables.MARGIN, tables.HEIGHT - tables.MARGIN
+    assert line.split() == [
+        f"{float(tables.MARGIN)},{(top + bottom) / 2}",
+        f"{middle},{float(top)}",
+        f"{float(tables.WIDTH - tables.MARGIN)},{float(bottom)}",
+    ]
+
+
+def test_pages_are_fresh():
+    path = Path(__file__).parents[2] / "docs" / "render.py"
+    spec = importlib.util.spec_from_file_location("render", path)
+    assert spec is not None and spec.loader is not None
+    render = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(render)
+    page = render.BENCHMARKS.read_text(encoding="utf-8")
+    assert {match[2] for match in render.BLOCK.finditer(page)} == {
+        "ratios",
+        "sides",
+        "sweeps",
+        "facts",
+    }
+    assert render.main(["--check"]) == 0
