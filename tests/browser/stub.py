@@ -107,22 +107,36 @@ def result_of(world: World, body: dict[str, Any], tokens: list[Any], place: int)
         _sample(world, made, place_in, (body.get("seed", 0), number, place))
         for number in range(body.get("samples", 1))
     ]
-    best = max(samples, key=lambda each: each["fidelity"])
     state = made.state(place_in)
-    known = body.get("document") is not None
-    claims = [
+    for sample in samples:
+        sample["claims"] = _claims(sample["description"], state, body.get("document") is not None)
+    best = max(samples, key=lambda each: each["fidelity"])
+    extra = {"l2_norm": 11 + _fraction(place) * 4, "generated": False}
+    word = {"word": fidelity_word(best["fidelity"]), "samples": samples}
+    return {**tokens[place], **extra, **best, **word}
+
+
+def _claims(text: str, state: Any, known: bool) -> list[dict[str, Any]]:
+    """The claims of a text: a verdict where the document is known, a probe that reads the state."""
+    return [
         {
             "kind": claim.kind,
             "value": claim.value,
             "start": claim.start,
             "end": claim.end,
             "verdict": claims_.check(claim, state) if known else None,
+            "confidence": round(_fraction("c", text, claim.start), 2),
+            "probe": _probe(claim.kind, state.facts),
         }
-        for claim in claims_.parse(best["description"])
+        for claim in claims_.parse(text)
     ]
-    extra = {"l2_norm": 11 + _fraction(place) * 4, "generated": False, "claims": claims}
-    word = {"word": fidelity_word(best["fidelity"]), "samples": samples}
-    return {**tokens[place], **extra, **best, **word}
+
+
+def _probe(kind: str, facts: dict[str, str]) -> dict[str, Any] | None:
+    if kind not in facts:
+        return None
+    accuracy = 0.25 if kind == "goal" else 0.95  # a goal is guessed at
+    return {"value": facts[kind], "confidence": 0.9, "accuracy": accuracy, "chance": 0.2}
 
 
 def _sample(world: World, made: Any, place: int, seeds: tuple[int, ...]) -> dict[str, Any]:

@@ -53,7 +53,64 @@ def test_samples_show_what_they_agree_on(reading):
     page.get_by_role("button", name="Read again").click()
     page.locator(".agreement").wait_for()
     assert page.locator(".samples button").count() == 4
-    assert "All say" in page.locator(".agreement").inner_text()
+    counts = page.locator(".agreed-count").all_inner_texts()
+    assert counts[0] == "4 of 4" and counts == sorted(counts, reverse=True)
+
+
+def test_every_sample_has_its_own_claims(reading):
+    page = reading()
+    page.get_by_role("button", name="How to read").click()
+    page.get_by_label("Samples per token").fill("3")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="Read again").click()
+    page.locator(".agreement").wait_for()
+    shown = set()
+    for sample in page.locator(".samples button").all():
+        sample.click()
+        marked = page.locator("mark.claim").all_inner_texts()
+        listed = page.locator(".claim-item .claim-value").all_inner_texts()
+        assert marked and len(listed) >= len(marked)
+        shown.add(tuple(listed))
+    assert len(shown) > 1
+
+
+def test_samples_without_claims_agree_by_their_words(stub, visit):
+    page = visit(stub(script=("The lantern shone.", "A lantern fell."))[0])
+    page.get_by_role("button", name="How to read").click()
+    page.get_by_label("Samples per token").fill("2")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Close").click()
+    page.get_by_label("Text to read").fill("The rose shone")
+    page.get_by_role("button", name="Read this").click()
+    page.locator(".agreement").wait_for()
+    assert "All say fell, lantern" in page.locator(".agreement").inner_text()
+
+
+def test_a_probe_stands_beside_each_claim(reading):
+    page = reading()
+    probes = page.locator(".claim-item:has(.claim-probe)")
+    for item in probes.all():
+        said = item.locator(".claim-probe").inner_text()
+        value = item.locator(".claim-value").inner_text()
+        is_true = item.locator(".claim-verdict").inner_text() == "true"
+        assert said.startswith("probe agrees (0.90)" if is_true else "probe: ")
+        assert f"probe: {value} " not in said
+    assert probes.count() > 1
+    title = probes.first.locator(".claim-probe").get_attribute("title")
+    assert title.startswith("Right on 95 % of held-out tokens")
+
+
+def test_claims_said_with_little_confidence_are_dimmed(reading):
+    page = reading()
+    slider = page.get_by_label("Dim claims below")
+    said = page.locator(".claim-confidence").all_inner_texts()
+    confident = [float(text.split()[2]) for text in said]
+    assert page.locator(".claim-item.doubted").count() == 0
+    slider.fill("0.5")
+    assert page.locator(".claim-item.doubted").count() == sum(each < 0.5 for each in confident)
+    slider.fill("1")
+    assert page.locator(".claim-item.doubted").count() == len(confident) > 1
 
 
 def test_two_pinned_tokens_are_compared_by_their_vectors(stub, visit):
@@ -109,7 +166,7 @@ def test_search_finds_words_and_goes_there(reading):
 
 def test_the_timeline_jumps_and_shows_chosen_claims(reading):
     page = reading()
-    plot = page.get_by_role("slider")
+    plot = page.get_by_role("slider", name="Token in focus")
     plot.click(position={"x": 64, "y": 40})
     assert int(plot.get_attribute("aria-valuenow")) < 2
     plot.press("ArrowRight")

@@ -107,3 +107,10 @@ def test_what_cannot_be_served_is_refused(nla_dir, tmp_path):
     assert result.returncode == 2 and "Give another --port" in result.stderr
     result = subprocess.run(**command(tmp_path, "--host", "0.0.0.0"), timeout=START_S)
     assert result.returncode == 2 and "--secret-file" in result.stderr
+    occupied = tmp_path / "a file"
+    occupied.write_text("no directory")
+    result = subprocess.run(
+        **command(occupied, "--port", "0", "--nla", str(nla_dir)), timeout=START_S
+    )
+    assert result.returncode == 2 and "NLAKIT_DATA_DIR" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -20,6 +20,7 @@ from nlakit.contract import Extraction, NlaMeta, PromptTemplates, measure_tokens
 from nlakit.core.site import Site
 from nlakit.engines.base import Completion
 from nlakit.engines.local import LocalEngine, Row
+from nlakit.evals.probe_store import Probes
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
@@ -189,7 +190,9 @@ def scripted_nla(engine: ScriptedEngine) -> NLA:
     return NLA(engine, tiny_target(), CARD, torch.zeros(D_MODEL))  # pyright: ignore[reportArgumentType]
 
 
-def client_for(nla: NLA, data_dir: Path, **settings: Any) -> TestClient:
+def client_for(
+    nla: NLA, data_dir: Path, probes: Probes | None = None, **settings: Any
+) -> TestClient:
     """A client of a server of its own; use it as a context."""
-    app = create_app(nla, Settings(data_dir=data_dir, **settings))
+    app = create_app(nla, Settings(data_dir=data_dir, **settings), probes)
     return TestClient(app, base_url="http://127.0.0.1:8000")

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from nlakit.engines.base import Sampling
-from nlakit.serve.queue import Busy, FairQueue, Outcome, ScoredSample, Ticket, Unavailable
+from nlakit.serve.queue import (
+    Busy,
+    FairQueue,
+    Outcome,
+    ScoredSample,
+    Ticket,
+    Turns,
+    Unavailable,
+)
 
 GREEDY = Sampling()
 SAMPLE = ScoredSample("a", True, 0.1, 0.9, 0.8)
@@ -40,6 +48,37 @@ def test_requests_of_one_client_take_turns_too():
     queue = FairQueue(max_rows=4, max_requests=9, max_waiting_rows=999)
     first, second = started(queue, "a", 9), started(queue, "a", 9)
     assert [ticket.job for ticket in queue.take(0)] == [first, second, first, second]
+
+
+def test_a_free_place_goes_to_whom_has_the_fewest():
+    queue = FairQueue(max_rows=8, max_requests=99, max_waiting_rows=999)
+    big = started(queue, "a", 500)
+    queue.take(0)
+    queue.take(7)
+    for client in "bcd":
+        started(queue, client, 3)
+    for _ in range(6):
+        queue.left(Ticket(big, 0, 0))
+    # "a" has one left: it is its turn again when the others have one too.
+    assert clients(queue.take(1)) == "bcdabc"
+
+
+def test_a_request_that_waits_does_not_stand_behind_others_of_its_client():
+    queue = FairQueue(max_rows=4, max_requests=99, max_waiting_rows=999)
+    first = started(queue, "a", 9)
+    queue.take(0)
+    small = started(queue, "a", 1)
+    queue.left(Ticket(first, 0, 0))
+    assert [ticket.job for ticket in queue.take(3)] == [small]
+
+
+def test_calls_take_turns_too():
+    turns: Turns[int] = Turns()
+    for client, item in (("a", 1), ("a", 2), ("a", 3), ("b", 4), ("c", 5)):
+        turns.push(client, item)
+    assert len(turns) == 5
+    assert [turns.pop() for _ in range(5)] == [1, 4, 5, 2, 3]
+    assert not turns
 
 
 def test_some_places_are_kept_for_newcomers():

@@ -83,6 +83,34 @@ def test_a_small_request_overtakes_a_large_one(tmp_path):
         large.join()
 
 
+def test_a_large_request_is_scored_in_slices_between_which_others_are_scored(tmp_path):
+    engine = ScriptedEngine(words=lambda row: "w w" if row.vector else "w w w")
+    engine.step_s = 0.01
+    scored: list[int] = []
+    reconstruct = engine.reconstruct
+    engine.reconstruct = lambda texts: scored.append(len(texts)) or reconstruct(texts)
+    with client_for(scripted_nla(engine), tmp_path, max_rows=64) as client:
+        client.post("/describe", json={"activations": [VECTOR] * 56})
+        assert scored[:2] == [13, 10]  # a quarter of the 55 that ended together, and so on
+        assert sum(scored) == 56
+
+
+def test_small_calls_are_made_together_between_two_steps(tmp_path):
+    engine = ScriptedEngine(words=lambda row: "w " * 1000)
+    engine.step_s = 0.2
+    with client_for(scripted_nla(engine), tmp_path) as client:
+        large = asking(client, [VECTOR])
+        until(lambda: engine.most_rows == 1)
+        started = time.monotonic()
+        body = {"description": "a", "activation": VECTOR}
+        ask = lambda _: client.post("/score", json=body).status_code  # noqa: E731
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(ask, range(8))) == {200}
+        assert time.monotonic() - started < 1.2  # eight steps would take 1.6 s
+        engine.step_s = 0.0
+        large.join()
+
+
 def test_a_bad_activation_fails_alone(tmp_path):
     engine = ScriptedEngine(activation=lambda p: [float("nan") if p == 1 else 1.0] * D_MODEL)
     with client_for(scripted_nla(engine), tmp_path) as client:

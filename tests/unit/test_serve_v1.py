@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load, save
 from support.serving import D_MODEL, ScriptedEngine, client_for, scripted_nla
 
+from nlakit.evals.probe_store import ProbeCard, ProbedKind, Probes
+from nlakit.reading import ReadClaim
 from nlakit.serve import openapi
 from nlakit.storyworld.grammar import document
 
@@ -62,7 +64,8 @@ def test_claims_are_checked_against_the_document(client):
     assert claims[0]["verdict"] is None  # another document: nobody knows
     del body["document"]
     claims = client.post("/v1/explain", json=body).json()["results"][0]["claims"]
-    assert claims[0] == {"kind": "genre", "value": "story", "start": 2, "end": 7, "verdict": None}
+    unknown = {"verdict": None, "confidence": None, "probe": None}
+    assert claims[0] == {"kind": "genre", "value": "story", "start": 2, "end": 7, **unknown}
 
 
 def test_claims_of_a_chat_are_placed_by_its_own_text(client):
@@ -212,3 +215,46 @@ def test_every_path_documents_what_it_answers():
                 assert {"400", "413", "422"} <= statuses, (path, verb)
     text = json.dumps(spec)
     assert all(f"#/components/schemas/{name}" in text for name in ("Claim" + "Result", "Problem"))
+
+
+# -- probes ----------------------------------------------------------------------------------------
+def test_each_claim_stands_beside_what_a_probe_reads(tmp_path):
+    kinds = {"genre": ProbedKind(values=("chat", "sums"), accuracy=0.9, chance=0.5, num_test=8)}
+    card = ProbeCard(target_sha256="", layer=1, num_train=9, kinds=kinds)
+    weight_CD = torch.zeros(2, D_MODEL)
+    weight_CD[1, 0] = 1.0
+    engine = ScriptedEngine(words=lambda row: "A calm story" if row.sample else "A story")
+    probes = Probes(card, weight_CD, torch.zeros(2))
+    with client_for(scripted_nla(engine), tmp_path, probes=probes) as client:
+        body = {"text": "the cat", "positions": [1], "samples": 2, "temperature": 1}
+        result = client.post("/v1/explain", json=body).json()["results"][0]
+        # The activation at token 1 is (2, 0, ...): "sums" by e² to 1.
+        expected = {"value": "sums", "confidence": pytest.approx(0.8808, abs=1e-4)}
+        expected |= {"accuracy": 0.9, "chance": 0.5}
+        assert result["claims"][0]["probe"] == expected
+        assert result["claims"][0]["confidence"] is None
+        second = result["samples"][1]["claims"]
+        assert [(each["kind"], each["probe"] is None) for each in second] == [
+            ("mood", True),
+            ("genre", False),
+        ]
+        found = client.post("/v1/describe", json={"activations": [[-2.0] + [0.0] * 7]}).json()
+        assert found["results"][0]["claims"][0]["probe"]["value"] == "chat"
+
+
+def test_a_calibrated_nla_says_how_likely_each_claim_is(tmp_path):
+    nla = scripted_nla(ScriptedEngine(words=lambda row: "A story"))
+    asked = []
+
+    def claims(completions, scores, temperature):
+        asked.append((len(completions), scores[0].cosine, temperature))
+        return [(ReadClaim(kind="genre", value="story", start=2, end=7, confidence=0.93),)]
+
+    nla.confidence, nla.claims = object(), claims  # pyright: ignore[reportAttributeAccessIssue]
+    with client_for(nla, tmp_path) as client:
+        body = {"activations": [VECTOR], "temperature": 0.5}
+        claim = client.post("/v1/describe", json=body).json()["results"][0]["claims"][0]
+        assert (claim["kind"], claim["confidence"]) == ("genre", 0.93)
+        assert asked == [(1, pytest.approx(1), 0.5)]
+        client.post("/describe", json=body)  # the wire has no claims, and pays for none
+        assert len(asked) == 1

@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from nlakit import __version__
 from nlakit.errors import InputError
+from nlakit.evals.probe_store import Probes
 from nlakit.nla import NLA
 
 from .metrics import Counting
@@ -37,14 +38,17 @@ DESCRIPTION = (
 log = logging.getLogger("nlakit.serve")
 
 
-def create_app(nla: NLA, settings: Settings | None = None) -> FastAPI:
+def create_app(nla: NLA, settings: Settings | None = None, probes: Probes | None = None) -> FastAPI:
     """The application that serves an NLA.
+
+    Args:
+        probes: what `evals.probe_store.load_probes` finds beside it, to be asked beside its claims.
 
     Raises:
         CheckpointError: saved readings cannot be kept where the settings say.
     """
     settings = settings or Settings()
-    service = Service(nla, settings)
+    service = Service(nla, settings, probes)
     app = bare_app(service)
     app.state.service, app.state.settings = service, settings
     app.add_middleware(Gate, settings=settings)

@@ -1,9 +1,10 @@
 """Who is written next: one bounded queue in front of the engine, fair between clients.
 
-A request is a `Job` of many places (positions, vectors), a place has a row for each sample. Places
-in the batch go round: client by client, and within a client request by request, one row at a time.
-The last places are kept for requests that have none, so that they need not wait for an answer to
-end. Knows nothing of models; everything here may be called from any thread.
+A request is a `Job` of many places (positions, vectors), a place has a row for each sample. A free
+place in the batch goes to the client with the fewest rows in it, and within a client to the
+request with the fewest; equals take turns. So whoever asks for one position is next when a row
+ends, however many rows wait. The last places are kept for requests that have none, so that they
+need not even wait for that. Knows nothing of models; everything here may be called from any thread.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from nlakit.engines.base import Sampling
 from nlakit.errors import NlakitError
+from nlakit.reading import ReadClaim
 
+T = TypeVar("T")
 RESERVED = 8
 """One place in so many is kept for requests that have none yet."""
 LONGEST_RETRY_S = 120
@@ -43,6 +46,8 @@ class ScoredSample(NamedTuple):
     mse: float | None
     cosine: float | None
     fidelity: float | None
+    claims: tuple[ReadClaim, ...] = ()
+    """With the chance that each is true; for requests that want it, of an NLA that can say it."""
 
 
 class Outcome(NamedTuple):
@@ -67,15 +72,22 @@ class Job:
     Attributes:
         number: by order of arrival.
         watched: whether the words are wanted while they are written.
+        judged: whether the confidence of each claim is wanted.
         active: rows in the batch.
         closed: nobody waits for it any more.
     """
 
     def __init__(
-        self, number: int, client: str, num_rows: int, notify: Callable[[], None], watched: bool
+        self,
+        number: int,
+        client: str,
+        num_rows: int,
+        notify: Callable[[], None],
+        watched: bool = False,
+        judged: bool = False,
     ) -> None:
         self.number, self.client, self.num_rows = number, client, num_rows
-        self.watched = watched
+        self.watched, self.judged = watched, judged
         self.waiting: deque[tuple[int, int]] = deque()
         self.active = 0
         self.started = False
@@ -144,6 +156,28 @@ class Job:
             self._outcomes.append(outcome)
 
 
+class Turns(Generic[T]):
+    """Things that wait, taken client by client in turn."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[str, deque[T]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(len, list(self._waiting.values())))
+
+    def push(self, client: str, item: T) -> None:
+        """Something of a client, behind what else it waits for."""
+        self._waiting.setdefault(client, deque()).append(item)
+
+    def pop(self) -> T:
+        """The next client's first; a client who wants more goes to the end of the line."""
+        client, items = self._waiting.popitem(last=False)
+        item = items.popleft()
+        if items:
+            self._waiting[client] = items
+        return item
+
+
 class FairQueue:
     """The jobs, and which of their rows is next.
 
@@ -161,6 +195,7 @@ class FairQueue:
         self.row_seconds = 1.0
         """How long a row takes from its entry to its end, of late."""
         self._clients: OrderedDict[str, deque[Job]] = OrderedDict()
+        self._active: Counter[str] = Counter()
         self._open: dict[int, Job] = {}
         self._count = 0
         self._closing: str | None = None
@@ -172,6 +207,7 @@ class FairQueue:
         num_rows: int,
         notify: Callable[[], None] = lambda: None,
         watched: bool = False,
+        judged: bool = False,
     ) -> Job:
         """A place in the queue for a request of `num_rows` rows (0: a call without any).
 
@@ -188,7 +224,7 @@ class FairQueue:
             if rows and rows + num_rows > self.max_waiting_rows:
                 self._refuse(f"{rows} explanations are asked for already")
             self._count += 1
-            job = Job(self._count, client, num_rows, notify, watched)
+            job = Job(self._count, client, num_rows, notify, watched, judged)
             self._open[job.number] = job
             return job
 
@@ -244,6 +280,9 @@ class FairQueue:
         """A row is not in the batch any more; `seconds`: what it took, if it came to its end."""
         with self.changed:
             ticket.job.active -= 1
+            self._active[ticket.job.client] -= 1
+            if self._active[ticket.job.client] <= 0:
+                del self._active[ticket.job.client]
             if seconds is not None:
                 self.row_seconds += 0.1 * (seconds - self.row_seconds)
 
@@ -258,11 +297,12 @@ class FairQueue:
         return len(self._open)
 
     def _next(self, only_new: bool) -> Ticket | None:
-        """One row of the next client in turn, who then goes to the end of the line."""
-        for client in list(self._clients):
+        """A row of the client with the fewest in the batch; equals take turns."""
+        for client in sorted(self._clients, key=lambda each: self._active[each]):
             job = self._next_job(self._clients[client], only_new)
             if job is not None:
                 self._clients.move_to_end(client)
+                self._active[client] += 1
                 place, sample = job.waiting.popleft()
                 job.active, job.started = job.active + 1, True
                 if not job.waiting:
@@ -272,12 +312,13 @@ class FairQueue:
 
     @staticmethod
     def _next_job(jobs: deque[Job], only_new: bool) -> Job | None:
-        for _ in range(len(jobs)):
-            job = jobs[0]
-            jobs.rotate(-1)
-            if job.waiting and not (only_new and job.active):
-                return job
-        return None
+        able = [job for job in jobs if job.waiting and not (only_new and job.active)]
+        if not able:
+            return None
+        job = min(able, key=lambda each: each.active)
+        jobs.remove(job)
+        jobs.append(job)
+        return job
 
     def _forget(self, job: Job) -> None:
         jobs = self._clients.get(job.client)

@@ -10,7 +10,7 @@ from .queue import Outcome, ScoredSample
 from .schemas import DescribeResult, ExplainResult
 from .schemas_v1 import DescribeResultV1, ExplainResultV1, SampleResult
 from .tokens import Prompt
-from .truth import Judge
+from .truth import ClaimsOf
 
 
 def best(samples: tuple[ScoredSample, ...]) -> ScoredSample:
@@ -31,21 +31,24 @@ def words_of(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def more_of(outcome: Outcome) -> dict[str, Any]:
-    """What /v1 adds."""
+def more_of(outcome: Outcome, claims_of: ClaimsOf | None) -> dict[str, Any]:
+    """What /v1 adds; `claims_of`: None where nobody can say what is claimed."""
     if outcome.error is not None:
-        return {"fidelity": None, "word": None, "closed": False, "samples": []}
+        claims = None if claims_of is None else []
+        empty = {"fidelity": None, "word": None, "closed": False, "samples": []}
+        return {**empty, "claims": claims}
     sample = best(outcome.samples)
     word = None if sample.fidelity is None else fidelity_word(sample.fidelity)
     return {
         "fidelity": sample.fidelity,
         "word": word,
         "closed": sample.closed,
-        "samples": [sample_record(each) for each in outcome.samples],
+        "samples": [sample_record(each, claims_of) for each in outcome.samples],
+        "claims": None if claims_of is None else claims_of(sample),
     }
 
 
-def sample_record(sample: ScoredSample) -> SampleResult:
+def sample_record(sample: ScoredSample, claims_of: ClaimsOf | None) -> SampleResult:
     """One sample."""
     return SampleResult(
         description=sample.text,
@@ -53,6 +56,7 @@ def sample_record(sample: ScoredSample) -> SampleResult:
         mse=sample.mse,
         cosine_similarity=sample.cosine,
         closed=sample.closed,
+        claims=None if claims_of is None else claims_of(sample),
     )
 
 
@@ -67,13 +71,11 @@ def explained(prompt: Prompt, position: int, norm: float, outcome: Outcome) -> E
 
 
 def explained_v1(
-    prompt: Prompt, position: int, norm: float, outcome: Outcome, judge: Judge | None
+    prompt: Prompt, position: int, norm: float, outcome: Outcome, claims_of: ClaimsOf | None
 ) -> ExplainResultV1:
     """A record of `/v1/explain`."""
-    words = words_of(outcome)
-    claims = None if judge is None else judge.claims(words["description"], position)
     fields = token_fields(prompt, position, norm)
-    return ExplainResultV1(**fields, **words, **more_of(outcome), claims=claims)
+    return ExplainResultV1(**fields, **words_of(outcome), **more_of(outcome, claims_of))
 
 
 def described(outcome: Outcome) -> DescribeResult:
@@ -81,8 +83,7 @@ def described(outcome: Outcome) -> DescribeResult:
     return DescribeResult(**words_of(outcome))
 
 
-def described_v1(outcome: Outcome, judge: Judge | None) -> DescribeResultV1:
+def described_v1(outcome: Outcome, claims_of: ClaimsOf | None) -> DescribeResultV1:
     """A record of `/v1/describe`."""
-    words = words_of(outcome)
-    claims = None if judge is None else judge.claims(words["description"], outcome.place)
-    return DescribeResultV1(index=outcome.place, **words, **more_of(outcome), claims=claims)
+    more = more_of(outcome, claims_of)
+    return DescribeResultV1(index=outcome.place, **words_of(outcome), **more)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
@@ -22,9 +22,10 @@ from nlakit.engines.base import Completion
 from nlakit.engines.local import Row
 from nlakit.errors import NlakitError
 from nlakit.nla import NLA
+from nlakit.reading import Score
 
 from .metrics import Metrics
-from .queue import FairQueue, Job, ScoredSample, Ticket, Unavailable, now
+from .queue import FairQueue, Job, ScoredSample, Ticket, Turns, Unavailable, now
 
 T = TypeVar("T")
 FAILURES = (NlakitError, RuntimeError, ValueError, ArithmeticError, LookupError)
@@ -33,7 +34,9 @@ FAILURES = (NlakitError, RuntimeError, ValueError, ArithmeticError, LookupError)
 PROGRESS_S = 1 / 15
 SCORE_ROWS, SCORE_WAIT_S = 8, 0.03
 """Ended rows are scored when there are so many, or the first has waited so long, or none is left
-to wait for."""
+to wait for; so many at a time, or a quarter of them where a large request ends all at once."""
+CALLS_S = 0.04
+"""Between two steps small calls are begun for so long; at least one is made."""
 INPUT_LIMIT = 1e15
 """Larger components would overflow when squared; only a vector's direction matters."""
 
@@ -69,7 +72,7 @@ class Runner:
         self.nla, self.queue, self.metrics = nla, queue, metrics
         self.failed: str | None = None
         self._engine: Any = nla.engine
-        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._calls: Turns[tuple[Callable[[], Any], Future[Any]]] = Turns()
         self._steppers: list[Stepper] = []
         self._ended: list[tuple[Row, Completion]] = []
         self._since: dict[Row, float] = {}
@@ -92,13 +95,13 @@ class Runner:
         if self._thread.is_alive():
             self._thread.join()
 
-    def call(self, work: Callable[[], T]) -> Future[T]:
-        """Run a small piece of work between two steps."""
+    def call(self, work: Callable[[], T], client: str = "") -> Future[T]:
+        """Run a small piece of work between two steps; clients take turns."""
         future: Future[T] = Future()
         with self.queue.changed:
             if self.failed or self._stopping:
                 raise Unavailable(self.failed or "The server is shutting down.")
-            self._calls.append((work, future))
+            self._calls.push(client, (work, future))
             self.queue.changed.notify_all()
         return future
 
@@ -140,7 +143,7 @@ class Runner:
             if not self._stopping:
                 self.failed = "The engine has stopped. Start the server again; its log says why."
             message = self.failed or "The server is shutting down."
-            calls, self._calls = list(self._calls), deque()
+            calls = [self._calls.pop() for _ in range(len(self._calls))]
             steppers, self._steppers = self._steppers, []
         self.queue.stop(message, fail_open=True)
         for _, future in calls:
@@ -149,7 +152,7 @@ class Runner:
             stepper.fail(message)
 
     def _round(self) -> None:
-        self._run_call()
+        self._run_calls()
         self._drop_closed()
         self._admit()
         if self._session.rows:
@@ -157,10 +160,17 @@ class Runner:
         self._score()
         self._advance()
 
-    def _run_call(self) -> None:
-        if not self._calls:
-            return
-        work, future = self._calls.popleft()
+    def _run_calls(self) -> None:
+        end = now() + CALLS_S
+        while self._calls:
+            with self.queue.changed:
+                work, future = self._calls.pop()
+            self._run_call(work, future)
+            if now() >= end:
+                return
+
+    @staticmethod
+    def _run_call(work: Callable[[], Any], future: Future[Any]) -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
@@ -230,11 +240,23 @@ class Runner:
         enough = len(self._ended) >= SCORE_ROWS or waited >= SCORE_WAIT_S
         if not self._ended or not (enough or not self._session.rows):
             return
-        ended, self._ended = self._ended, []
+        ended = self._next_to_score()
         try:
             self._tell(ended, self._scores(ended))
         except FAILURES as error:
             self._score_singly(ended, error)
+
+    def _next_to_score(self) -> list[tuple[Row, Completion]]:
+        """A slice of the ended rows, each client's first ones before anybody's later ones."""
+        seen: Counter[str] = Counter()
+        ranks: dict[Row, int] = {}
+        for row, _ in self._ended:
+            client = ticket_of(row).job.client
+            ranks[row], seen[client] = seen[client], seen[client] + 1
+        ranked = sorted(self._ended, key=lambda pair: ranks[pair[0]])
+        count = max(SCORE_ROWS, len(ranked) // 4)
+        self._ended = ranked[count:]
+        return ranked[:count]
 
     def _score_singly(self, ended: list[tuple[Row, Completion]], error: Exception) -> None:
         """One bad row must not take the others with it."""
@@ -247,7 +269,28 @@ class Runner:
     def _scores(self, ended: list[tuple[Row, Completion]]) -> list[ScoredSample]:
         vectors_ND = torch.stack([row_vector(row) for row, _ in ended])
         completions = [completion for _, completion in ended]
-        return score(self.nla, vectors_ND, completions)
+        samples = score(self.nla, vectors_ND, completions)
+        for temperature in {row.sampling.temperature for row, _ in ended}:
+            self._add_claims(ended, samples, temperature)
+        return samples
+
+    def _add_claims(
+        self, ended: list[tuple[Row, Completion]], samples: list[ScoredSample], temperature: float
+    ) -> None:
+        """How likely each claim is true, for those who asked: one more pass of the verbalizer."""
+        scores = {
+            index: found
+            for index, (row, _) in enumerate(ended)
+            if ticket_of(row).job.judged
+            and row.sampling.temperature == temperature
+            and (found := as_score(samples[index])) is not None
+        }
+        if self.nla.confidence is None or not scores:
+            return
+        completions = [ended[index][1] for index in scores]
+        claims = self.nla.claims(completions, list(scores.values()), temperature)
+        for index, found in zip(scores, claims, strict=True):
+            samples[index] = samples[index]._replace(claims=found)
 
     def _tell(self, ended: list[tuple[Row, Completion]], scores: list[ScoredSample]) -> None:
         self._leave([row for row, _ in ended], "finished")
@@ -307,6 +350,13 @@ def score(nla: NLA, vectors_ND: Tensor, completions: Sequence[Completion]) -> li
         )
         for each, mse, cosine in zip(completions, mse_N, cosine_N, strict=True)
     ]
+
+
+def as_score(sample: ScoredSample) -> Score | None:
+    """The scores of a sample; None where one is not finite."""
+    if sample.fidelity is None or sample.cosine is None or sample.mse is None:
+        return None
+    return Score(fidelity=sample.fidelity, cosine=sample.cosine, mse=sample.mse)
 
 
 def in_range(vectors_ND: Tensor) -> Tensor:

@@ -85,14 +85,16 @@ class ExtractRequestV1(PromptRequest):
     """None or []: all tokens."""
 
 
-class SampleResult(WireModel):
-    description: str
-    fidelity: float | None
-    """`1 - mse / variance`: 1 perfect, 0 no better than the training mean."""
-    mse: float | None
-    cosine_similarity: float | None
-    closed: bool
-    """False: the verbalizer was cut off before its closing tag."""
+class ProbeReading(WireModel):
+    """What a linear probe reads from the activation itself, whatever the words say."""
+
+    value: str
+    confidence: float
+    """The probability that the probe gives to `value`."""
+    accuracy: float
+    """How often this probe is right on held-out documents that have such a fact."""
+    chance: float
+    """How often always naming the commonest value would be right there."""
 
 
 class ClaimResult(WireModel):
@@ -104,6 +106,22 @@ class ClaimResult(WireModel):
     end: int
     verdict: Literal["true", "false", "uncheckable"] | None
     """None: nobody said which document the text is."""
+    confidence: float | None = None
+    """The chance that it is true, by the NLA's calibrator; None where it has none."""
+    probe: ProbeReading | None = None
+    """None: the NLA has no probe of this kind."""
+
+
+class SampleResult(WireModel):
+    description: str
+    fidelity: float | None
+    """`1 - mse / variance`: 1 perfect, 0 no better than the training mean."""
+    mse: float | None
+    cosine_similarity: float | None
+    closed: bool
+    """False: the verbalizer was cut off before its closing tag."""
+    claims: list[ClaimResult] | None = None
+    """None where the NLA is not one of the storyworld."""
 
 
 class BestSample(WireModel):
@@ -114,7 +132,7 @@ class BestSample(WireModel):
     closed: bool
     samples: list[SampleResult]
     claims: list[ClaimResult] | None = None
-    """None where the NLA is not one of the storyworld."""
+    """Of the best sample; None where the NLA is not one of the storyworld."""
 
 
 class ExplainResultV1(ExplainResult, BestSample):

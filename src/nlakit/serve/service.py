@@ -17,6 +17,7 @@ from nlakit.engines.base import Completion as Words
 from nlakit.engines.base import Sampling
 from nlakit.engines.decode import Decoder
 from nlakit.errors import InputError
+from nlakit.evals.probe_store import Probes
 from nlakit.nla import NLA
 
 from . import completion
@@ -24,12 +25,13 @@ from .metrics import Metrics
 from .queue import FairQueue
 from .runner import Runner, ScoredSample, score
 from .schemas import PromptRequest, SamplingFields
-from .schemas_v1 import MoreSampling
+from .schemas_v1 import DocumentRef, MoreSampling
 from .security import client_of
 from .settings import LIMITS, Settings
 from .store import ReadingStore
 from .stream import Line, unless_gone
 from .tokens import Prompt, prepare, terminal_ids
+from .truth import Judge, reads_storyworld
 
 T = TypeVar("T")
 FALLBACK_NEW_TOKENS = LIMITS.max_new_tokens
@@ -38,8 +40,8 @@ FALLBACK_NEW_TOKENS = LIMITS.max_new_tokens
 class Service:
     """One NLA being served."""
 
-    def __init__(self, nla: NLA, settings: Settings) -> None:
-        self.nla, self.settings = nla, settings
+    def __init__(self, nla: NLA, settings: Settings, probes: Probes | None = None) -> None:
+        self.nla, self.settings, self.probes = nla, settings, probes
         self.metrics = Metrics()
         self.queue = FairQueue(settings.max_rows, settings.max_requests, settings.max_waiting_rows)
         self.runner = Runner(nla, self.queue, self.metrics)
@@ -63,9 +65,11 @@ class Service:
         self.store.close()
 
     # -- the queue ---------------------------------------------------------------------------------
-    def line(self, request: Request, num_rows: int, watched: bool = False) -> Line:
+    def line(
+        self, request: Request, num_rows: int, watched: bool = False, judged: bool = False
+    ) -> Line:
         """A place in the queue. Raises `Busy` or `Unavailable`."""
-        return Line(self.queue, self.settings, client_of(request)).open(num_rows, watched)
+        return Line(self.queue, self.settings, client_of(request)).open(num_rows, watched, judged)
 
     async def call(self, request: Request, work: Callable[[], T]) -> T:
         """Run a small piece of work on the engine's thread, in a place of its own.
@@ -76,11 +80,11 @@ class Service:
             ClientGone: the client left.
         """
         with self.line(request, 0):
-            return await unless_gone(self.run(work), request)
+            return await unless_gone(self.run(work, client_of(request)), request)
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run a small piece of work on the engine's thread."""
-        return await asyncio.wrap_future(self.runner.call(work))
+    async def run(self, work: Callable[[], T], client: str) -> T:
+        """Run a small piece of a client's work on the engine's thread."""
+        return await asyncio.wrap_future(self.runner.call(work, client))
 
     def start_rows(
         self, line: Line, vectors_ND: Tensor, sampling: Sampling, order: Sequence[int]
@@ -101,6 +105,12 @@ class Service:
         """How well a description fits, on the engine's thread."""
         words = Words(description, description, (), (), True)
         return score(self.nla, vector_D[None], [words])[0]
+
+    def judge(self, prompt: Prompt | None, reference: DocumentRef | None) -> Judge | None:
+        """Who checks the claims of a request; None where explanations make none."""
+        if not reads_storyworld(self.nla.card):
+            return None
+        return Judge(prompt, reference, self.probes)
 
     def sampling(self, fields: SamplingFields | Any, more: MoreSampling | None = None) -> Sampling:
         """A request's sampling; an answer is no longer than the verbalizer's context allows."""

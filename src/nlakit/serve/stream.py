@@ -67,9 +67,9 @@ class Line:
         self.asked = now()
         self.job: Job
 
-    def open(self, num_rows: int, watched: bool = False) -> Line:
+    def open(self, num_rows: int, watched: bool = False, judged: bool = False) -> Line:
         """Take a place. Raises `Busy` or `Unavailable`."""
-        self.job = self._queue.open(self._client, num_rows, self._ring, watched)
+        self.job = self._queue.open(self._client, num_rows, self._ring, watched, judged)
         return self
 
     def __enter__(self) -> Line:

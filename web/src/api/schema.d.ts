@@ -362,10 +362,13 @@ export interface components {
          * @description `description[start:end]`, counted in code points, says that `kind` is `value`.
          */
         ClaimResult: {
+            /** Confidence */
+            confidence?: number | null;
             /** End */
             end: number;
             /** Kind */
             kind: string;
+            probe?: components["schemas"]["ProbeReading"] | null;
             /** Start */
             start: number;
             /** Value */
@@ -930,6 +933,20 @@ export interface components {
             passages: components["schemas"]["Passage"][];
         };
         /**
+         * ProbeReading
+         * @description What a linear probe reads from the activation itself, whatever the words say.
+         */
+        ProbeReading: {
+            /** Accuracy */
+            accuracy: number;
+            /** Chance */
+            chance: number;
+            /** Confidence */
+            confidence: number;
+            /** Value */
+            value: string;
+        };
+        /**
          * Problem
          * @description Any error but a validation error.
          */
@@ -961,6 +978,8 @@ export interface components {
         };
         /** SampleResult */
         SampleResult: {
+            /** Claims */
+            claims?: components["schemas"]["ClaimResult"][] | null;
             /** Closed */
             closed: boolean;
             /** Cosine Similarity */

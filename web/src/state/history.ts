@@ -51,7 +51,20 @@ export function drop(id: string): void {
   writeIndex(kept.value.filter((each) => each.id !== id));
 }
 
+/** More would hold the page up while it is written, and push all other readings out. */
+const MOST_CHARS = 1_500_000;
+
+function isTooLarge(of: Session): boolean {
+  let chars = 0;
+  for (const { description, samples } of results(of)) {
+    chars += description.length;
+    for (const sample of samples ?? []) chars += sample.description.length;
+  }
+  return chars > MOST_CHARS;
+}
+
 export function keep(of: Session): void {
+  if (isTooLarge(of)) return;
   const head: Kept = {
     id: of.id, title: of.title, created: of.created, updated: Date.now(), parent: of.parent,
     saved: of.saved, num_tokens: of.tokens.length, num_read: results(of).length,

@@ -12,13 +12,16 @@ export interface Settings {
   whitespace: boolean;
   template: boolean;
   claimRows: string[];
+  /** Claims said with less confidence than this are dimmed. */
+  leastConfidence: number;
   toured: boolean;
 }
 
 const KEY = "nlakit.settings";
 export const DEFAULTS: Settings = {
   theme: "system", samples: 1, temperature: 0, topP: 1, maxNewTokens: 120, seed: 0,
-  onClick: true, whitespace: false, template: true, claimRows: ["mood", "next"], toured: false,
+  onClick: true, whitespace: false, template: true, claimRows: ["mood", "next"], leastConfidence: 0,
+  toured: false,
 };
 
 export const settings = signal<Settings>(stored());

@@ -1,4 +1,28 @@
-/** What several explanations of one activation agree on, by the words that carry content. */
+/** What several explanations of one activation agree on: by their claims, or where those cannot be
+ * read, by the words that carry content. */
+import type { Claim, Sample } from "../api/types";
+
+export interface Agreed {
+  claim: Claim;
+  /** How many of the samples make it. */
+  count: number;
+}
+
+const MOST_CLAIMS = 16;
+
+/** Claims of all samples, those of most samples first; one that a sample repeats counts once. */
+export function agreedClaims(samples: Sample[]): Agreed[] {
+  const found = new Map<string, Agreed>();
+  for (const sample of samples) {
+    const own = new Map((sample.claims ?? []).map((claim) => [`${claim.kind}\0${claim.value}`, claim]));
+    for (const [key, claim] of own) {
+      const before = found.get(key);
+      if (before) before.count += 1;
+      else found.set(key, { claim, count: 1 });
+    }
+  }
+  return [...found.values()].sort((a, b) => b.count - a.count).slice(0, MOST_CLAIMS);
+}
 
 export interface Shared {
   word: string;

@@ -2,6 +2,7 @@
 import { useState } from "preact/hooks";
 import type { Claim } from "../api/types";
 import { parts, type Part } from "../text/parts";
+import { change, settings } from "../state/settings";
 import { Shown } from "./Shown";
 
 /** Beyond this a wall of words would push the rest of the page away; it opens on demand. */
@@ -46,7 +47,7 @@ function inUtf16(text: string, claims: Claim[]): Claim[] {
   return claims.map((claim) => ({ ...claim, start: at(claim.start), end: at(claim.end) }));
 }
 
-const SAYS = { true: "true", false: "false", uncheckable: "cannot be checked" };
+export const SAYS = { true: "true", false: "false", uncheckable: "cannot be checked" };
 
 function pieces(part: Part, claims: Claim[]) {
   const end = part.start + part.text.length;
@@ -57,7 +58,7 @@ function pieces(part: Part, claims: Claim[]) {
     if (claim.start < from) continue;
     found.push(<Shown text={part.text.slice(from - part.start, claim.start - part.start)} />);
     found.push(
-      <mark class={`claim claim-${claim.verdict}`} title={`${claim.kind}: ${SAYS[claim.verdict ?? "uncheckable"]}`}>
+      <mark class={`claim claim-${claim.verdict}${doubted(claim) ? " doubted" : ""}`} title={`${claim.kind}: ${SAYS[claim.verdict ?? "uncheckable"]}`}>
         <Shown text={part.text.slice(claim.start - part.start, claim.end - part.start)} />
       </mark>,
     );
@@ -69,6 +70,11 @@ function pieces(part: Part, claims: Claim[]) {
 
 const SIGNS = { true: "✓", false: "✗", uncheckable: "?" };
 
+/** Whether a claim was said with less confidence than the person asks for. */
+function doubted(claim: Claim): boolean {
+  return claim.confidence != null && claim.confidence < settings.value.leastConfidence;
+}
+
 export function Claims({ claims }: { claims: Claim[] }) {
   const checked = claims.some((claim) => claim.verdict !== null);
   const counts = (verdict: string) => claims.filter((claim) => claim.verdict === verdict).length;
@@ -77,17 +83,56 @@ export function Claims({ claims }: { claims: Claim[] }) {
       <h4>{checked
         ? `Claims: ${counts("true")} true, ${counts("false")} false, ${counts("uncheckable")} uncheckable`
         : "Claims"}</h4>
-      <ul>
-        {claims.map((claim, index) => (
-          <li key={index} class={`claim-item claim-${claim.verdict ?? "none"}`}>
-            {claim.verdict && <span class="claim-sign" aria-hidden="true">{SIGNS[claim.verdict]}</span>}
-            <span class="claim-kind"><Shown text={claim.kind} /></span>
-            <span class="claim-value"><Shown text={claim.value} /></span>
-            {claim.verdict && <span class="claim-verdict">{SAYS[claim.verdict]}</span>}
-          </li>
-        ))}
-      </ul>
+      {claims.some((claim) => claim.confidence != null) && <LeastConfidence />}
+      <ul>{claims.map((claim, index) => <ClaimItem key={index} claim={claim} />)}</ul>
       {!checked && <p class="muted">Whether they are true is known only for storyworld passages.</p>}
+      {claims.some((claim) => claim.probe != null) && (
+        <p class="muted">A probe reads one fact from the activation itself, whatever the words say.</p>
+      )}
     </section>
+  );
+}
+
+function ClaimItem({ claim }: { claim: Claim }) {
+  const dim = doubted(claim) ? " doubted" : "";
+  return (
+    <li class={`claim-item claim-${claim.verdict ?? "none"}${dim}`}>
+      {claim.verdict && <span class="claim-sign" aria-hidden="true">{SIGNS[claim.verdict]}</span>}
+      <span class="claim-kind"><Shown text={claim.kind} /></span>
+      <span class="claim-value"><Shown text={claim.value} /></span>
+      {claim.verdict && <span class="claim-verdict">{SAYS[claim.verdict]}</span>}
+      {claim.confidence != null && (
+        <span class="claim-confidence">said with {claim.confidence.toFixed(2)} confidence</span>
+      )}
+      {claim.probe && <ProbeAnswer claim={claim} probe={claim.probe} />}
+    </li>
+  );
+}
+
+const percent = (share: number) => `${Math.round(share * 100)} %`;
+/** A probe so little above chance reads nothing: the activation does not hold that fact. */
+const BETTER_THAN_CHANCE = 0.1;
+
+function ProbeAnswer({ claim, probe }: { claim: Claim; probe: NonNullable<Claim["probe"]> }) {
+  const record = `Right on ${percent(probe.accuracy)} of held-out tokens; `
+    + `always the commonest value: ${percent(probe.chance)}.`;
+  const guess = probe.accuracy < probe.chance + BETTER_THAN_CHANCE;
+  const agrees = probe.value === claim.value;
+  return (
+    <span class={`claim-probe${guess ? " probe-guess" : ""}`} title={record}>
+      {agrees ? "probe agrees" : <>probe: <Shown text={probe.value} /></>} ({probe.confidence.toFixed(2)})
+      {guess && ", a guess"}
+    </span>
+  );
+}
+
+function LeastConfidence() {
+  const least = settings.value.leastConfidence;
+  return (
+    <label class="least-confidence">
+      Dim claims below {least.toFixed(2)}
+      <input type="range" min="0" max="1" step="0.05" value={least}
+        onInput={(event) => change({ leastConfidence: Number(event.currentTarget.value) })} />
+    </label>
   );
 }

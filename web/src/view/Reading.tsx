@@ -3,11 +3,11 @@ import { useEffect, useState } from "preact/hooks";
 import type { Result, Sample } from "../api/types";
 import { explain } from "../state/explain";
 import { focus, moveTo, pin, pins, type Entry, type Session } from "../state/session";
-import { shared } from "../text/agree";
+import { agreedClaims, shared } from "../text/agree";
 import { number } from "../text/fidelity";
 import { untagged } from "../text/parts";
 import { tokenName } from "../text/visible";
-import { Claims, Explanation } from "./Explanation";
+import { Claims, Explanation, SAYS } from "./Explanation";
 import { Badge, Gauge } from "./Gauge";
 import { Icon } from "./Icon";
 import { OwnWords } from "./OwnWords";
@@ -117,7 +117,7 @@ function Scored({ of, result }: { of: Session; result: Result }) {
   useEffect(() => setChosen(first), [result]);
   const several = samples.length > 1;
   const sample: Sample = (several ? samples[chosen] : null) ?? result;
-  const claims = sample.description === result.description ? result.claims : null;
+  const claims = sample.claims ?? (sample.description === result.description ? result.claims : null);
   return (
     <>
       {several && <SampleTabs samples={samples} chosen={chosen} choose={setChosen} />}
@@ -146,19 +146,46 @@ function SampleTabs({ samples, chosen, choose }: { samples: Sample[]; chosen: nu
 }
 
 function Agreement({ samples }: { samples: Sample[] }) {
+  return (
+    <section class="agreement" aria-label="What the samples agree on">
+      <h4>What the {samples.length} samples agree on</h4>
+      {samples.some((sample) => (sample.claims ?? []).length > 0)
+        ? <AgreedClaims samples={samples} />
+        : <AgreedWords samples={samples} />}
+      <p class="muted">What recurs over samples is more often true than what one of them says.</p>
+    </section>
+  );
+}
+
+/** Each claim with how many samples make it, and whether it is true where that is known. */
+function AgreedClaims({ samples }: { samples: Sample[] }) {
+  const found = agreedClaims(samples);
+  return (
+    <ul class="agreed-claims">
+      {found.map(({ claim, count }) => (
+        <li key={`${claim.kind} ${claim.value}`} class={`claim-${claim.verdict ?? "none"}`}>
+          <b class="agreed-count">{count} of {samples.length}</b>
+          <span class="claim-kind"><Shown text={claim.kind} /></span>
+          <span class="claim-value"><Shown text={claim.value} /></span>
+          {claim.verdict && <span class="claim-verdict">{SAYS[claim.verdict]}</span>}
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+function AgreedWords({ samples }: { samples: Sample[] }) {
   const found = shared(samples.map((sample) => sample.description));
   const all = found.filter((each) => each.count === samples.length);
   const most = found.filter((each) => each.count < samples.length && each.count * 2 > samples.length);
   return (
-    <section class="agreement" aria-label="What the samples agree on">
-      <h4>What the {samples.length} samples agree on</h4>
+    <>
       {all.length > 0 && <p><b>All say</b> {all.map((each) => each.word).join(", ")}</p>}
       {most.length > 0 && (
         <p><b>Most say</b> {most.map((each) => `${each.word} (${each.count})`).join(", ")}</p>
       )}
       {all.length + most.length === 0 && <p>Nothing: no word of content stands in most of them.</p>}
-      <p class="muted">What recurs over samples is more often true than what one of them says.</p>
-    </section>
+    </>
   );
 }
 

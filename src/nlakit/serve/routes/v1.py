@@ -34,7 +34,7 @@ from ..schemas_v1 import (
 from ..service import Service, as_rows, norms, resolve_positions
 from ..settings import LIMITS
 from ..stream import collect
-from ..truth import Judge, reads_storyworld
+from ..truth import reads_storyworld
 from .common import MODEL_CALL, SECRET, Frames, Served, problems, sse, stream
 from .wire import explain_head, extracted, index_of
 
@@ -69,18 +69,20 @@ async def explain(body: ExplainRequestV1, request: Request, service: Served) -> 
     prompt = await service.prompt(body)
     places = resolve_positions(body.positions, len(prompt.encoded.ids))
     sampling, card = service.sampling(body, body), service.nla.card
-    judge = Judge(prompt, body.document) if reads_storyworld(card) else None
+    judge = service.judge(prompt, body.document)
     order = list(range(len(places)))[:: -1 if body.reverse else 1]
     with ExitStack() as stack:
         num_rows = len(places) * sampling.samples
-        line = stack.enter_context(service.line(request, num_rows, body.stream))
-        vectors_PD = await service.run(lambda: service.extract(prompt, places))
+        judged = judge is not None
+        line = stack.enter_context(service.line(request, num_rows, body.stream, judged))
+        vectors_PD = await service.run(lambda: service.extract(prompt, places), line.job.client)
         lengths = norms(vectors_PD)
         service.start_rows(line, vectors_PD, sampling, order)
 
         def record(outcome: Any) -> Any:
             place = outcome.place
-            return records.explained_v1(prompt, places[place], lengths[place], outcome, judge)
+            claims_of = None if judge is None else judge.at(places[place], vectors_PD[place])
+            return records.explained_v1(prompt, places[place], lengths[place], outcome, claims_of)
 
         if body.stream:
             frames = Frames(
@@ -161,20 +163,26 @@ async def describe_rows(
 ) -> Any:
     """`/v1/describe`, its vectors read."""
     card, num = service.nla.card, len(vectors_ND)
-    judge = Judge(None, None) if reads_storyworld(card) else None
+    judge = service.judge(None, None)
+
+    def record(outcome: Any) -> Any:
+        place = outcome.place
+        return records.described_v1(outcome, judge and judge.at(place, vectors_ND[place]))
+
     with ExitStack() as stack:
-        line = stack.enter_context(service.line(request, num * fields.samples, fields.stream))
+        num_rows, judged = num * fields.samples, judge is not None
+        line = stack.enter_context(service.line(request, num_rows, fields.stream, judged))
         service.start_rows(line, vectors_ND, service.sampling(fields, fields), range(num))
         if fields.stream:
             frames = Frames(
                 None,
                 index_of,
-                lambda outcome: records.described_v1(outcome, judge).model_dump(),
+                lambda outcome: record(outcome).model_dump(),
                 tell_queue=True,
             )
             return stream(service, line, frames, num, stack)
         outcomes = await collect(line, num, request)
-        results = [records.described_v1(outcome, judge) for outcome in outcomes]
+        results = [record(outcome) for outcome in outcomes]
         return DescribedV1(layer_index=card.layer, results=results, **baseline(service))
 
 

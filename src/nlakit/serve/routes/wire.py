@@ -51,7 +51,7 @@ async def explain(body: ExplainRequest, request: Request, service: Served) -> An
     order = list(range(len(places)))[:: -1 if body.reverse else 1]
     with ExitStack() as stack:
         line = stack.enter_context(service.line(request, len(places), body.stream))
-        vectors_PD = await service.run(lambda: service.extract(prompt, places))
+        vectors_PD = await service.run(lambda: service.extract(prompt, places), line.job.client)
         lengths = norms(vectors_PD)
         service.start_rows(line, vectors_PD, sampling, order)
 
