@@ -150,3 +150,18 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     path.write_bytes(b"\xff\xd8\xff")
     with pytest.raises(InputError, match="UTF-8"):
         read_text(None, path)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["private-code", "cause", "baselines", "round-trips", "planned", "steer", "confidence"],
+)
+def test_every_evaluation_is_a_verb_that_refuses_a_pair_that_is_not_there(verb, tmp_path, capsys):
+    assert run(["eval", verb, "--nla", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_rows_that_were_not_made_yet_are_refused_by_name(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("nlakit.registry.bundled_path", lambda: tmp_path)
+    assert run(["eval", "storyworld", "--nla", "plain-rl"]) == 2
+    assert "'plain-rl'" in capsys.readouterr().err

@@ -18,9 +18,9 @@ ORDER = (
     {"core"},
     {"models"},
     {"engines", "data"},
-    {"teachers", "train", "evals", "audit", "sae"},
+    {"teachers", "train", "evals", "audit", "sae", "steer"},
     {"nla"},
-    {"serve", "cli", "__init__", "__main__"},
+    {"serve", "publish", "cli", "__init__", "__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors"}

@@ -27,11 +27,27 @@ app = cyclopts.App(
 app.command(
     "nlakit.cli.explain:explain", name="explain", help="Read a text with an NLA, token by token."
 )
+app.command(
+    "nlakit.cli.describe:describe",
+    name="describe",
+    help="Explain a file of activations, however long, into Parquet.",
+)
+app.command(
+    "nlakit.cli.doctor:doctor", name="doctor", help="Say what is wrong with a pair, and what to do."
+)
+app.command(
+    "nlakit.cli.export:export", name="export", help="Write a pair for others, with a model card."
+)
 app.command("nlakit.cli.demo:demo", name="demo", help="Read three passages with the bundled NLA.")
 app.command(
     "nlakit.cli.serve:serve", name="serve", help="Serve an NLA: a page to read in, and an API."
 )
 app.command("nlakit.cli.train:train", name="train", help="Make an NLA from a recipe.")
+app.command("nlakit.cli.extract:extract", name="extract", help="Read the activations of a corpus.")
+app.command("nlakit.cli.plan:plan", name="plan", help="Say what a recipe will take; run nothing.")
+app.command(
+    "nlakit.cli.label:label", name="label", help="Ask a teacher for the labels of activations."
+)
 
 evaluation = cyclopts.App(
     name="eval", help="Measure an NLA beside its floors.", help_format="plaintext"
@@ -41,6 +57,16 @@ evaluation.command(
     name="storyworld",
     help="Against the storyworld, where the truth is known.",
 )
+for _verb, _help in {
+    "private-code": "What is left of the FVE when explanations are put in other words.",
+    "cause": "What reconstructions do in the target, beside codes of equal size.",
+    "baselines": "What explanations add to readers that only look.",
+    "round-trips": "What survives reading, rebuilding and reading again.",
+    "planned": "Whether what is planned but unsaid is named, and how far ahead.",
+    "steer": "Whether the target takes up a rhyme that was edited into an explanation.",
+    "confidence": "Whether a claim is as likely as its confidence says.",
+}.items():
+    evaluation.command(f"nlakit.cli.sections:{_verb.replace('-', '_')}", name=_verb, help=_help)
 app.command(evaluation)
 
 world = cyclopts.App(

@@ -66,10 +66,13 @@ def serve(
     )
     with bind(settings.host, settings.port) as listener:
         # What can be refused has been; now the models, and torch with them.
+        from nlakit.evals.probe_store import load_probes
         from nlakit.nla import load
+        from nlakit.registry import resolve
         from nlakit.serve.app import create_app
 
-        run(create_app(load(nla), settings), settings, listener, browse=not no_browser)
+        app = create_app(load(nla), settings, load_probes(resolve(nla)))
+        run(app, settings, listener, browse=not no_browser)
 
 
 def make_settings(**chosen: Any) -> Settings:
