@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Two test processes with one thread each: torch processes that share cores slow each other down.
+# Files are taken in their order, the browser and end-to-end ones first: the long ones don't end last.
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
 
@@ -16,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/nlakit serve
 
 test: $(VENV)/.installed-dev
-	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu and not live" -n 2 --dist loadfile
+	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu and not live" -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed-dev guards
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@
     python docs/render.py --refresh  run the README's snippet first, and keep what it prints
 
 A block stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`. One whose result file has
-not been made yet is left as it is.
+not been made yet, or whose directory of result files is empty, is left as it is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from nlakit.evals import leaderboard
+from nlakit.evals.leaderboard import Submission
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for `benchmarks`, which is not installed
 
@@ -26,9 +31,13 @@ from benchmarks import tables  # noqa: E402
 
 README = ROOT / "README.md"
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
+TRUTH = ROOT / "docs" / "truth.md"
 TIMES = ROOT / "benchmarks" / "results" / "cpu.json"
 OUTPUT = ROOT / "docs" / "demo_output.txt"
-REPORT = ROOT / "src" / "nlakit" / "assets" / "storyworld" / "report.json"
+BUNDLED = ROOT / "src" / "nlakit" / "assets" / "storyworld"
+REPORT = BUNDLED / "report.json"
+CURVES = BUNDLED / "run" / "curves.json"
+SUBMISSIONS = ROOT / "benchmarks" / "truth"
 
 BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 FLOOR_NAMES = {
@@ -46,11 +55,20 @@ def render(page: str) -> str:
     def block(match: re.Match[str]) -> str:
         begin, name, old, end = match.groups()
         source, make = SOURCES.get(name, (None, None))
-        if source is None or make is None or not source.is_file():
+        text = None if source is None else source_text(source)
+        if text is None or make is None:
             return begin + old + end
-        return begin + make(source.read_text(encoding="utf-8")) + end
+        return begin + make(text) + end
 
     return BLOCK.sub(block, page)
+
+
+def source_text(source: Path) -> str | None:
+    """A result file; of a directory a JSON list of its JSON files; None where nothing is yet."""
+    if not source.is_dir():
+        return _content(source)
+    found = [path.read_text(encoding="utf-8") for path in sorted(source.glob("*.json"))]
+    return f"[{', '.join(found)}]" if found else None
 
 
 def printed(text: str) -> str:
@@ -100,6 +118,37 @@ def _claim_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def greedy_truth(text: str) -> str:
+    """The leaderboard of submissions that write the likeliest words."""
+    return leaderboard.leaderboard([each for each in _submissions(text) if not each.temperature])
+
+
+def sampled_truth(text: str) -> str:
+    """The leaderboard of submissions that draw their words."""
+    return leaderboard.leaderboard([each for each in _submissions(text) if each.temperature])
+
+
+def truth_kinds(text: str) -> str:
+    """Each kind of fact under each greedy submission, beside its probe."""
+    return leaderboard.kinds_table([each for each in _submissions(text) if not each.temperature])
+
+
+def _submissions(text: str) -> list[Submission]:
+    return TypeAdapter(list[Submission]).validate_json(text)
+
+
+def grounding_curve(text: str) -> str:
+    """Precision and share of true claims kept, by threshold, for each of the judge's scores."""
+    curves = json.loads(text)["curves"]
+    heads = [f"{each['score']}: precision | {each['score']}: kept" for each in curves]
+    lines = [f"| threshold | {' | '.join(heads)} |", "|---:|" + "---:|---:|" * len(curves)]
+    for points in zip(*(each["points"] for each in curves), strict=True):
+        cells = [_number(point[name]) for point in points for name in ("precision", "kept")]
+        lines.append(f"| {points[0]['threshold']:.2f} | {' | '.join(cells)} |")
+    told = ", ".join(f"{each['score']} {_number(each['auroc'])}" for each in curves)
+    return "\n".join([f"Of {curves[0]['claims']:,} claims; AUROC: {told}.", "", *lines, ""])
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}".replace("-", "−")
 
@@ -116,6 +165,10 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "sides": (TIMES, tables.side_table),
     "sweeps": (TIMES, tables.sweep_table),
     "facts": (TIMES, tables.fact_lines),
+    "truth": (SUBMISSIONS, greedy_truth),
+    "truth_sampled": (SUBMISSIONS, sampled_truth),
+    "truth_kinds": (SUBMISSIONS, truth_kinds),
+    "grounding_curve": (CURVES, grounding_curve),
 }
 PLOTS: dict[Path, Callable[[str], str | None]] = {
     BENCHMARKS.with_name("benchmarks-batch.svg"): tables.batch_plot,
@@ -157,7 +210,7 @@ def main(arguments: list[str]) -> int:
 
 def wanted() -> dict[Path, str]:
     """Each page and plot as it should be."""
-    pages = {path: render(path.read_text(encoding="utf-8")) for path in (README, BENCHMARKS)}
+    pages = {path: render(path.read_text(encoding="utf-8")) for path in (README, BENCHMARKS, TRUTH)}
     if not TIMES.is_file():
         return pages
     plots = {path: make(TIMES.read_text(encoding="utf-8")) for path, make in PLOTS.items()}

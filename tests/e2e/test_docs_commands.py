@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import tomllib
+from itertools import islice
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 
 from nlakit.cli import run
+from nlakit.config import to_toml
 from nlakit.publish.doctor import storyworld_texts
 from nlakit.registry import bundled_path
+from nlakit.storyworld.grammar import generate
 
 DOCS = Path(__file__).parents[2] / "docs"
 STAND_INS = {"you/nla-av": "av", "you/nla-ar": "ar", "you/base": "target"}
@@ -24,6 +29,24 @@ def commands(page: str) -> list[list[str]]:
     lines = [line for block in blocks for line in block.splitlines()]
     assert lines and all(line.startswith("$ nlakit ") for line in lines)
     return [shlex.split(line.removeprefix("$ nlakit ")) for line in lines]
+
+
+def shrunk(page: str) -> str:
+    """The page's recipe with sizes for a tiny model, everything else as it stands."""
+    block = re.search(r"^```toml\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
+    assert block is not None
+    recipe = tomllib.loads(block[1])
+    sizes = {
+        "corpus": {"documents": 5, "rl_documents": 4, "minimum_position": 4, "max_tokens": 48,
+                   "held_out_documents": 4},
+        "lora": {"rank": 2},
+        "warm_start": {"batch_size": 16},
+        "rl": {"steps": 1, "vectors": 2, "group": 2, "max_new_tokens": 8},
+    }  # fmt: skip
+    for section, changes in sizes.items():
+        assert recipe[section].keys() >= changes.keys()
+        recipe[section] |= changes
+    return to_toml(recipe)
 
 
 @pytest.fixture
@@ -53,3 +76,15 @@ def test_bring_a_released_nla(hub, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "released" / "av" / "README.md").is_file()
     assert not (tmp_path / "released" / "target").exists()
     assert (tmp_path / "storyworld" / "target" / "config.json").is_file()
+
+
+def test_train_for_your_model(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-model.toml").write_text(shrunk("train-for-your-model.md"), encoding="utf-8")
+    made = [*islice(generate(3, "train"), 14), *islice(generate(3, "heldout"), 4)]
+    lines = [json.dumps({"text": each.text}) for each in made]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    for arguments in commands("train-for-your-model.md"):
+        assert run(arguments) == 0, (arguments, capsys.readouterr().err)
+    assert (tmp_path / "runs" / "my-model" / "nla" / "report.json").is_file()
+    assert (tmp_path / "released" / "av" / "README.md").is_file()

@@ -145,7 +145,7 @@ def test_curves_count_true_claims_that_stay():
 
 # -- the reward ------------------------------------------------------------------------------------
 def test_log_odds_reward_a_sure_claim_and_punish_a_guess_more():
-    assert claim_log_odds([0.5]) == 0
-    assert claim_log_odds([1.9]) == pytest.approx(0.7)
-    assert claim_log_odds([0.25, 1e-12]) == pytest.approx(math.log(0.5) - 1.5)
-    assert claim_log_odds([]) == 0
+    assert claim_log_odds([0.8], neutral=0.8) == 0
+    assert claim_log_odds([1.9], neutral=0.8) == pytest.approx(-math.log(0.8))
+    assert claim_log_odds([0.4, 1e-12], neutral=0.8) == pytest.approx(math.log(0.5) - 1.5)
+    assert claim_log_odds([], neutral=0.8) == 0

@@ -68,6 +68,11 @@ for _verb, _help in {
 }.items():
     evaluation.command(f"nlakit.cli.sections:{_verb.replace('-', '_')}", name=_verb, help=_help)
 app.command(evaluation)
+app.command(
+    "nlakit.cli.bench_truth:bench_truth",
+    name="bench-truth",
+    help="Compare NLA methods where the truth is known.",
+)
 
 world = cyclopts.App(
     name="storyworld", help="Look into the world of the bundled NLA.", help_format="plaintext"

@@ -9,7 +9,7 @@ from nlakit.data.corpora import Corpus
 from nlakit.data.corpus_extraction import extract_corpus
 from nlakit.errors import InputError
 from nlakit.models.target import Target
-from nlakit.train.run import step_bar
+from nlakit.train.run import count_bar
 
 
 def extract(
@@ -55,15 +55,7 @@ def extract(
             f"--minimum-position {minimum_position} and --max-tokens {max_tokens}: expected a "
             "minimum from 0 on and below the maximum."
         )
-    with step_bar("activations", documents) as advance:
-        reached = 0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal reached
-            for _ in range(done - reached):
-                advance({})
-            reached = done
-
+    with count_bar("activations", documents) as progress:
         extract_corpus(
             Target.load(target, layer),
             Corpus(corpus),

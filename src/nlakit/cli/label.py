@@ -8,19 +8,12 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from nlakit.data.labels import Place, Teacher, places_of, write_labels
+from nlakit.data.labels import Teacher, places_of, write_labels
 from nlakit.data.shards import ShardReader
-from nlakit.errors import ConfigError
-from nlakit.teachers.cache import AnswerCache
-from nlakit.teachers.chat import AnthropicApi, ChatApi, OpenAICompatibleApi
-from nlakit.teachers.cost import Budget, Price
-from nlakit.teachers.huggingface import HuggingFaceTeacher
+from nlakit.teachers.cost import Price
+from nlakit.teachers.named import CACHE_NAME, teacher_named
 from nlakit.teachers.remote import RemoteTeacher
-from nlakit.teachers.storyworld import StoryworldTeacher
-from nlakit.train.run import step_bar
-
-CACHE_NAME = "answers.sqlite"
-BATCH_DISCOUNT = 0.5
+from nlakit.train.run import count_bar
 
 
 def label(
@@ -44,8 +37,8 @@ def label(
     activations
         A directory that `nlakit extract` wrote.
     teacher
-        anthropic:MODEL, openai:MODEL (any server that speaks its chat completions), hf:DIRECTORY
-        or storyworld. Keys are read from ANTHROPIC_API_KEY and OPENAI_API_KEY.
+        anthropic:MODEL, openai:MODEL (any server that speaks its chat completions), hf:DIRECTORY,
+        storyworld, or fake for a dry run. Keys are read from ANTHROPIC_API_KEY and OPENAI_API_KEY.
     output
         Directory for the labels.
     budget
@@ -63,78 +56,26 @@ def label(
     estimate
         Print what the labels would cost and ask nothing.
     """
-    console = Console(stderr=True)
-    reader = ShardReader(activations)
-    vendor, _, model = teacher.partition(":")
-    if vendor not in ("anthropic", "openai"):
-        _run(activations, _local_teacher(vendor, model, teacher), output, len(reader))
-        return
-    rates = _price(price, batch)
-    answers = AnswerCache(cache or output / CACHE_NAME)
-    spent = 0.0 if rates is None else rates.of(*answers.paid(teacher))
-    asked = RemoteTeacher(
-        _api(vendor, model, base_url, batch),
-        answers,
-        Budget(budget, rates, spent),
-        concurrency=concurrency,
+    asked = teacher_named(
+        teacher,
+        cache or output / CACHE_NAME,
+        price=None if price is None else Price.parse(price),
+        budget=budget,
         batch=batch,
+        base_url=base_url,
+        concurrency=concurrency,
     )
-    _announce(console, asked, [place for _, rows in reader for place in places_of(rows)])
-    if not estimate:
-        _run(activations, asked, output, len(reader))
-
-
-def _price(text: str | None, batch: bool) -> Price | None:
-    if text is None:
-        return None
-    price = Price.parse(text)
-    share = BATCH_DISCOUNT if batch else 1.0
-    return Price(input=price.input * share, output=price.output * share)
-
-
-def _api(vendor: str, model: str, base_url: str | None, batch: bool) -> ChatApi:
-    if not model:
-        raise ConfigError(f"--teacher {vendor!r} names no model. Give {vendor}:MODEL.")
-    if vendor == "anthropic":
-        return AnthropicApi(model, base_url)
-    if batch:
-        raise ConfigError("--batch is for anthropic teachers. Leave it out.")
-    return OpenAICompatibleApi(model, base_url)
-
-
-def _local_teacher(vendor: str, model: str, asked: str) -> Teacher:
-    if vendor == "hf" and model:
-        return HuggingFaceTeacher(model)
-    if asked == "storyworld":
-        return StoryworldTeacher()
-    raise ConfigError(
-        f"--teacher {asked!r} is not known. Give anthropic:MODEL, openai:MODEL, hf:DIRECTORY or "
-        "storyworld."
-    )
-
-
-def _announce(console: Console, teacher: RemoteTeacher, places: list[Place]) -> None:
-    found = teacher.estimate(places)
-    cost = "no --price given" if found.dollars is None else f"about ${found.dollars:.2f}"
-    console.print(
-        f"{found.questions} questions to ask of {len(places)} rows: {found.input_tokens:,} tokens "
-        f"to read, {found.output_tokens:,} to write, {cost}; paid so far "
-        f"${teacher.budget.spent:.2f}.",
-        markup=False,
-        highlight=False,
-    )
+    reader = ShardReader(activations)
+    if isinstance(asked, RemoteTeacher):
+        places = [place for _, rows in reader for place in places_of(rows)]
+        Console(stderr=True).print(asked.announcement(places), markup=False, highlight=False)
+        if estimate:
+            return
+    _run(activations, asked, output, len(reader))
 
 
 def _run(activations: Path, teacher: Teacher, output: Path, num_rows: int) -> None:
-    with step_bar("labels", num_rows) as advance:
-        reached = 0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal reached
-            for _ in range(done - reached):
-                advance({})
-            reached = done
-
+    with count_bar("labels", num_rows) as progress:
         found = write_labels(activations, teacher, output, progress)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(found.refusals.items()))
     Console(stderr=True).print(

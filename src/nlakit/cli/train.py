@@ -6,7 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nlakit.train.pipeline import run
+from nlakit.errors import ConfigError
+from nlakit.train import distributed, pipeline
+from nlakit.train.checkpoint_recipe import CheckpointRecipe, read_recipe
+from nlakit.train.checkpoint_run import run_checkpoint
 
 RUNS = Path("runs")
 
@@ -19,19 +22,34 @@ def train(
     Parameters
     ----------
     recipe
-        A TOML file, such as recipes/storyworld.toml.
+        A TOML file, such as recipes/storyworld.toml, or recipes/qwen2.5-0.5b-1gpu.toml for an NLA
+        of a released model.
     overrides
         key=value pairs laid over the recipe, such as rl.steps=100.
     output
         Directory of the run; by default runs/NAME, NAME being the recipe's file name.
     only
-        Make one stage and stop: target, activations, verbalizer, reconstructor or rl.
+        Make one stage and stop: target, activations, verbalizer, reconstructor or rl; of a released
+        model activations, labels, verbalizer, reconstructor or rl.
     """
-    made = run(recipe, list(overrides), output or RUNS / recipe.stem, only)
-    if only is not None:
-        print(made)
-        return
-    Console(stderr=True).print(
-        f"Done. Read with it: nlakit explain --nla {made} TEXT", markup=False
-    )
+    directory = output or RUNS / recipe.stem
+    with distributed.joined():
+        made = _made(recipe, list(overrides), directory, only)
+        if distributed.is_first():
+            _announce(made, whole=only is None)
+
+
+def _made(recipe: Path, overrides: list[str], directory: Path, only: str | None) -> Path:
+    found = read_recipe(recipe, overrides)
+    if isinstance(found, CheckpointRecipe):
+        return run_checkpoint(found, directory, only)
+    if distributed.num_processes() > 1:
+        raise ConfigError(f"{recipe} makes its own target: it is trained by one process.")
+    return pipeline.run(recipe, overrides, directory, only)
+
+
+def _announce(made: Path, *, whole: bool) -> None:
+    if whole:
+        said = f"Done. Read with it: nlakit explain --nla {made} TEXT"
+        Console(stderr=True).print(said, markup=False)
     print(made)

@@ -39,6 +39,7 @@ class CorpusPlan(BasePlan):
     split: Split
     minimum_position: int
     max_tokens: int
+    first_index: int = 0
 
 
 class Readable(NamedTuple):
@@ -59,9 +60,12 @@ def extract_corpus(
     minimum_position: int = 50,
     max_tokens: int = 1024,
     shard_rows: int = 20_000,
+    first_index: int = 0,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Read up to `num_documents` documents into shards; returns the manifest.
+    """Read up to `num_documents` documents, from number `first_index` on, into shards.
+
+    Returns the manifest; its last shard says where the documents behind these start.
 
     Documents with no token at or behind `minimum_position` are passed over. Places are a function
     of the document's id. Shards that are there and whole are kept.
@@ -79,6 +83,7 @@ def extract_corpus(
         minimum_position=minimum_position,
         max_tokens=min(max_tokens, target.max_tokens),
         shard_rows=shard_rows,
+        first_index=first_index,
         layer=target.site.layer,
         d_model=target.d_model,
         target_sha256=target_sha256(target),
@@ -106,7 +111,7 @@ def _shards(
     target: Target, corpus: Corpus, directory: Path, plan: CorpusPlan, progress: Progress | None
 ) -> Iterator[ShardRecord]:
     per_shard = max(1, plan.shard_rows // plan.positions_per_document)
-    next_index = 0
+    next_index = plan.first_index
     for number, start in enumerate(range(0, plan.num_documents, per_shard)):
         count = min(per_shard, plan.num_documents - start)
         record = read_record(directory, number)

@@ -161,10 +161,15 @@ def pair_hashes(paths: PairPaths) -> dict[str, str]:
 
 
 def read_rows(
-    pair: Pair, engine: Engine, vectors_ND: Float[Tensor, "N D"], temperature: float, seed: int
+    pair: Pair,
+    engine: Engine,
+    vectors_ND: Float[Tensor, "N D"],
+    temperature: float,
+    seed: int,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> RowReadings:
     """Verbalize and reconstruct each row with `engine`, and hold the two side by side."""
-    sampling = Sampling(temperature=temperature, max_new_tokens=MAX_NEW_TOKENS, seed=seed)
+    sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
     completions = [group[0] for group in engine.verbalize(vectors_ND, sampling)]
     h_hat_ND = rebuild(engine.reconstruct, [each.text for each in completions])
     return RowReadings(

@@ -28,7 +28,14 @@ from transformers.initialization import no_init_weights
 
 from nlakit.errors import CheckpointError
 from nlakit.models.families import FAMILIES, WRAPPERS, Family, cut_config, family_of
-from nlakit.models.lora import ADAPTER_NAME, PREFIX, merge_adapter
+from nlakit.models.lora import (
+    ADAPTER_NAME,
+    IN_MEMORY,
+    PREFIX,
+    adapter_state,
+    is_adapted,
+    merge_adapter,
+)
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -157,9 +164,16 @@ def save_model(
 
     Args:
         model: a causal language model, or a backbone: its keys are then written under the
-            family's prefix, so that both kinds of directory have the same names.
+            family's prefix, so that both kinds of directory have the same names. Of one with an
+            adapter only the adapter is written, in PEFT's files.
         dtype: of the floating-point weights on disk; None keeps theirs.
     """
+    tokenizer.save_pretrained(str(directory))
+    if is_adapted(model):
+        named = {PREFIX + key: tensor for key, tensor in adapter_state(model).items()}
+        save_tensors(directory / ADAPTER_NAME, named, dtype)
+        model.peft_config[IN_MEMORY].save_pretrained(str(directory))
+        return
     family = family_of(model.config.model_type)
     prefix = "" if hasattr(model, family.backbone) else f"{family.backbone}."
     state = model.state_dict()
@@ -169,7 +183,6 @@ def save_model(
     config = copy.deepcopy(model.config)
     config.dtype = dtype or model.dtype
     config.save_pretrained(str(directory))
-    tokenizer.save_pretrained(str(directory))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:

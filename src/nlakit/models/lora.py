@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nlakit.errors import CheckpointError
 from nlakit.models.hub import locate
 
 CONFIG_NAME, ADAPTER_NAME = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+IN_MEMORY = "default"
+"""What an adapter in memory is called; PEFT's files leave the name out."""
 UNSUPPORTED = ("use_dora", "alpha_pattern", "layer_replication", "lora_bias")
 
 
@@ -55,6 +57,20 @@ def open_checkpoint(directory: str | Path, base: str | Path | None = None) -> Ch
     weights = locate(named)
     has_tokenizer = (path / "tokenizer_config.json").is_file()
     return Checkpoint(weights, path if has_tokenizer else weights, path)
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether a model in memory has an adapter in its blocks (`models.adapters`)."""
+    return bool(getattr(model, "peft_config", None))
+
+
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """The adapter's tensors of a model in memory, as PEFT names them in its files."""
+    return {
+        name.replace(f".{IN_MEMORY}.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }
 
 
 class Factors(NamedTuple):

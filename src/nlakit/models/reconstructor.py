@@ -33,6 +33,7 @@ from nlakit.models.io import (
 )
 from nlakit.models.lora import open_checkpoint
 from nlakit.models.padding import TOKENS_PER_BATCH, length_batches, pad_right
+from nlakit.models.recompute import recomputing
 
 
 class Reconstructor:
@@ -40,7 +41,10 @@ class Reconstructor:
 
     Attributes:
         prefix_ids, suffix_ids: the prompt before and after the explanation, BOS included.
+        recompute: whether forwards with gradients make the insides of blocks again, to save memory.
     """
+
+    recompute = False
 
     def __init__(
         self, backbone: Any, head: nn.Linear, tokenizer: PreTrainedTokenizerBase, meta: NlaMeta
@@ -156,7 +160,8 @@ class Reconstructor:
         device = self.backbone.device
         # Filled up on the right, so that a causal mask alone keeps padding out of sight.
         padded_BT = pad_right(ids).to(device)
-        hidden_BTD = self.backbone(input_ids=padded_BT, use_cache=False).last_hidden_state
+        with recomputing(self.backbone, self.recompute and torch.is_grad_enabled()):
+            hidden_BTD = self.backbone(input_ids=padded_BT, use_cache=False).last_hidden_state
         last_B = torch.tensor([len(row) - 1 for row in ids], device=device)
         last_BD = hidden_BTD[torch.arange(len(ids), device=device), last_B]
         with torch.autocast(device.type, enabled=False):

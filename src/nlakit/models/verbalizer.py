@@ -35,6 +35,7 @@ from nlakit.models.io import (
 )
 from nlakit.models.lora import open_checkpoint
 from nlakit.models.padding import pad_right, real_tokens
+from nlakit.models.recompute import recomputing
 
 OPEN_TAG = "<explanation>"
 CLOSE_TAG = "</explanation>"
@@ -63,7 +64,10 @@ class Verbalizer:
         open_ids, close_ids: the tags.
         eos_ids: any of these ends an answer.
         injection_scale: norm of the vector in the prompt; None injects it as it is.
+        recompute: whether forwards with gradients make the insides of blocks again, to save memory.
     """
+
+    recompute = False
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, meta: NlaMeta) -> None:
         self.model = model
@@ -136,7 +140,7 @@ class Verbalizer:
 
         Args:
             prefix_sharing: run the constant prefix once and let all rows attend to it. The
-                gradient is the same, being the sum over rows.
+                gradient is the same, being the sum over rows. Not done where `recompute` is.
 
         Raises:
             InputError: bad vectors, another number of responses, or no token at all.
@@ -148,10 +152,12 @@ class Verbalizer:
         scaled_BD = self.scaled(vectors_BD)
         body_BTD = self.body(scaled_BD, ids_BT)
         # The token at t is predicted one place earlier: the first by the prompt's last token.
-        if prefix_sharing:
+        recompute = self.recompute and torch.is_grad_enabled()
+        if prefix_sharing and not recompute:
             hidden_BTD = self._run_shared(body_BTD, scaled_BD)[:, -width - 1 : -1]
         else:
-            with self.injecting(scaled_BD, len(self.prefix_ids)):
+            remade = recomputing(backbone_of(self.model), recompute)
+            with remade, self.injecting(scaled_BD, len(self.prefix_ids)):
                 hidden_BTD = self._run_plain(body_BTD)[:, -width - 1 : -1]
         found_N = self._score(hidden_BTD[mask_BT], ids_BT[mask_BT])
         logprobs_BT = found_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, found_N)

@@ -7,6 +7,13 @@ from collections.abc import Callable
 
 from .base import Place, TeacherLabel
 
+LAST_WORDS = 8
+
+
+def last_words(text: str) -> str:
+    """An explanation in form only: it quotes where the text stands."""
+    return f"A text that goes on after these words: {' '.join(text.split()[-LAST_WORDS:])}"
+
 
 class FakeTeacher:
     """Answers by `script`, a function of the text; None is a refusal. `asked` keeps the texts."""

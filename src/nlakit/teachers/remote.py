@@ -77,6 +77,16 @@ class RemoteTeacher:
         prompts = [INSTRUCTION + text for text in self.open_questions(places).values()]
         return estimate(prompts, self.budget.price)
 
+    def announcement(self, places: Sequence[Place]) -> str:
+        """In words, what the open questions of `places` will take and what was paid so far."""
+        found = self.estimate(places)
+        cost = "no price given" if found.dollars is None else f"about ${found.dollars:.2f}"
+        return (
+            f"{found.questions} questions to ask of {len(places)} rows: {found.input_tokens:,} "
+            f"tokens to read, {found.output_tokens:,} to write, {cost}; paid so far "
+            f"${self.budget.spent:.2f}."
+        )
+
     async def _fill(self, questions: dict[str, str]) -> None:
         if not questions:
             return

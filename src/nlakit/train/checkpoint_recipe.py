@@ -13,10 +13,13 @@ import pydantic
 from pydantic import Field
 
 from nlakit.config import FrozenModel, load_toml, parse_config
-from nlakit.errors import ConfigError
+from nlakit.errors import ConfigError, InputError
 
 from .learner import OptimizerConfig, Precision
-from .recipe import Recipe
+from .recipe import Recipe, RlConfig, SftConfig
+from .tokenizer import MARKER
+
+MIN_LABELS = 16
 
 
 class ModelShape(FrozenModel):
@@ -58,6 +61,8 @@ class CheckpointTarget(FrozenModel):
     """Output of decoder block `layer`, counted from 0."""
     injection_scale: float | None = Field(default=None, gt=0)
     """None: a round number near the 75th percentile of the norms, measured."""
+    marker: str = MARKER
+    """A rare character that is one token of the tokenizer: the slot in the AV's prompt."""
     shape: ModelShape
     """For `nlakit plan`, which opens no checkpoint."""
 
@@ -81,13 +86,16 @@ class CorpusConfig(FrozenModel):
     max_tokens: int = Field(default=1024, ge=32)
     mean_tokens: int = Field(default=600, ge=1)
     """Of a document cut at `max_tokens`; for the plan only."""
+    held_out_documents: int = Field(default=500, ge=4)
+    """Of the held-out split, one place in each: for the figures of RL and the report."""
+    shard_rows: int = Field(default=20_000, ge=1)
 
 
 class TeacherConfig(FrozenModel):
     """Who writes the labels, and what it charges."""
 
     model: str
-    """As `nlakit label --teacher` takes it."""
+    """As `nlakit label --teacher` takes it; "fake" asks nobody."""
     price: tuple[float, float] | None = None
     """Dollars per million tokens read and written; the plan's label cost comes from it."""
     batch: bool = False
@@ -109,7 +117,9 @@ class WarmStartConfig(FrozenModel):
     epochs: int = Field(default=1, ge=1)
     batch_size: int = Field(default=256, ge=1)
     label_tokens: int = Field(default=130, ge=1)
-    """Of an explanation of 80 to 100 words, tags included."""
+    """Of an explanation of 80 to 100 words, tags included; for the plan only."""
+    micro_batch: int = Field(default=16, ge=1)
+    """Rows of a batch in memory at once."""
     optimizer: OptimizerConfig
 
 
@@ -125,6 +135,8 @@ class JointRlConfig(FrozenModel):
     kl_coefficient: float = Field(default=0.01, ge=0)
     unclosed_reward: float = -2.0
     optimizer: OptimizerConfig
+    """Of the AV's and of the AR's."""
+    evaluate_every: int = Field(default=50, ge=1)
 
 
 class DevicesConfig(FrozenModel):
@@ -142,6 +154,50 @@ class DevicesConfig(FrozenModel):
         return self
 
 
+class PairTraining(FrozenModel):
+    """What `sft` and `rl` are told of a recipe (`recipe.PairRecipe`), for a number of labels.
+
+    Its stages also depend on `source`.
+    """
+
+    seed: int
+    precision: Precision
+    checkpoint_every: int
+    source: Origin
+    verbalizer: SftConfig
+    reconstructor: SftConfig
+    rl: RlConfig
+
+    def stage(self, *parts: str) -> StageSettings:
+        """What decides a stage: the source, and the named ones of the three that follow it."""
+        return StageSettings(
+            seed=self.seed,
+            precision=self.precision,
+            source=self.source,
+            **{part: getattr(self, part) for part in parts},
+        )
+
+
+class Origin(FrozenModel):
+    """What decided the labels and the models that learn from them."""
+
+    target: CheckpointTarget
+    corpus: CorpusConfig
+    teacher: str
+    lora: LoraConfig | None = None
+
+
+class StageSettings(FrozenModel):
+    """What decides a stage's result."""
+
+    seed: int
+    precision: Precision
+    source: Origin
+    verbalizer: SftConfig | None = None
+    reconstructor: SftConfig | None = None
+    rl: RlConfig | None = None
+
+
 class CheckpointRecipe(FrozenModel):
     """Everything that decides an NLA of a released model."""
 
@@ -156,6 +212,45 @@ class CheckpointRecipe(FrozenModel):
     warm_start: WarmStartConfig
     rl: JointRlConfig
     devices: DevicesConfig = DevicesConfig()
+
+    def training(self, num_labels: int) -> PairTraining:
+        """The settings of warm start and RL; a tenth of the labels, at most 256, is held out.
+
+        Raises:
+            InputError: fewer than `MIN_LABELS`.
+        """
+        if num_labels < MIN_LABELS:
+            raise InputError(
+                f"The corpus and the teacher gave {num_labels} labels; training needs "
+                f"{MIN_LABELS}. Give more documents, or look into the refusals."
+            )
+        held_out = min(256, max(8, num_labels // 10))
+        warm, rl = self.warm_start, self.rl
+        steps = max(1, warm.epochs * (num_labels - held_out) // warm.batch_size)
+        sft = SftConfig(
+            steps=steps,
+            batch_size=warm.batch_size,
+            optimizer=warm.optimizer,
+            held_out=held_out,
+            micro_batch=warm.micro_batch,
+        )
+        return PairTraining(
+            seed=self.seed,
+            precision=self.precision,
+            checkpoint_every=self.checkpoint_every,
+            source=Origin(
+                target=self.target, corpus=self.corpus, teacher=self.teacher.model, lora=self.lora
+            ),
+            verbalizer=sft,
+            reconstructor=sft,
+            rl=RlConfig(
+                **rl.model_dump(exclude={"optimizer"}),
+                length_allowance=rl.max_new_tokens,
+                length_cost=0.0,
+                verbalizer=rl.optimizer,
+                reconstructor=rl.optimizer,
+            ),
+        )
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe | CheckpointRecipe:

@@ -37,45 +37,48 @@ def probe_accuracies(target: Target, seed: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Scores:
-    """Greedy readings of held-out activations: reconstruction, truth and form."""
+    """Greedy readings of held-out activations: reconstruction, truth (None where nobody knows it)
+    and form."""
 
     fve: float
     fve_frozen_ar: float
-    precision: float
-    recall: float
+    precision: float | None
+    recall: float | None
     tokens: float
     extraction_rate: float
 
     def record(self) -> dict[str, float]:
-        return {f"held_out_{name}": value for name, value in asdict(self).items()}
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {f"held_out_{name}": value for name, value in known.items()}
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Activations of held-out documents with the state of the world at each."""
+    """Activations of held-out documents, with the state of the world at each where it is known."""
 
     vectors_ND: Tensor
-    states: Sequence[State]
+    states: Sequence[State] | None
     mean_D: Tensor
+    max_new_tokens: int = EVALUATION_TOKENS
 
     def scores(self, engine: LocalEngine, frozen: Reconstructor) -> Scores:
         completions = [
             group[0]
             for group in engine.verbalize(
-                self.vectors_ND, Sampling(max_new_tokens=EVALUATION_TOKENS)
+                self.vectors_ND, Sampling(max_new_tokens=self.max_new_tokens)
             )
         ]
         texts = [each.text for each in completions]
-        truth = score_claims(texts, self.states)
+        truth = None if self.states is None else score_claims(texts, self.states)
         return Scores(
             fve=self._fve(engine.reconstruct(texts)),
             fve_frozen_ar=self._fve(frozen.reconstruct(texts)),
-            precision=truth.precision,
-            recall=truth.recall,
+            precision=None if truth is None else truth.precision,
+            recall=None if truth is None else truth.recall,
             tokens=sum(len(each.ids) for each in completions) / len(completions),
             extraction_rate=sum(each.closed for each in completions) / len(completions),
         )
 
     def _fve(self, rebuilt_ND: Tensor) -> float:
         scale = resolve_scale("sqrt_d_model", self.vectors_ND.shape[1])
-        return float(fve(self.vectors_ND, rebuilt_ND, self.mean_D, scale).fve)
+        return float(fve(self.vectors_ND, rebuilt_ND.cpu(), self.mean_D, scale).fve)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
@@ -24,6 +25,7 @@ from torch import Tensor
 from nlakit.config import FrozenModel, write_text_atomic
 from nlakit.data.labels import LABEL_SCHEMA, SET_NAME, LabelSet
 from nlakit.data.shards import write_table
+from nlakit.evals.calibration import auroc
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.claims import Claim, check, parse
 from nlakit.storyworld.document import State
@@ -184,7 +186,8 @@ class JudgeCurve(FrozenModel):
 
     score: str
     claims: int
-    auroc: float
+    auroc: float | None
+    """None where all claims are true, or all false."""
     points: tuple[CurvePoint, ...]
 
 
@@ -196,8 +199,6 @@ def judge_curves(
     seed: int,
 ) -> tuple[JudgeCurve, ...]:
     """Curves of the probability, and of its gain over shuffled vectors, against the world."""
-    from sklearn.metrics import roc_auc_score
-
     seeds = torch.Generator().manual_seed(seed)
     real = judge.judge(vectors_ND, explanations)
     shuffled = [
@@ -218,7 +219,7 @@ def judge_curves(
         JudgeCurve(
             score=name,
             claims=len(truth),
-            auroc=float(roc_auc_score(truth, scores)),
+            auroc=auroc(np.array(scores), np.array(truth, dtype=bool)),
             points=tuple(_point(truth, scores, threshold) for threshold in THRESHOLDS),
         )
         for name, scores in (("probability", probability), ("gain over shuffled", gain))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nlakit.config import FrozenModel
 
+from . import distributed
 from .muon import Muon
 
 MUON_MOMENTUM = 0.95
@@ -32,12 +33,13 @@ class OptimizerConfig(FrozenModel):
 
 
 class Learner:
-    """Updates `parameters`; a step whose gradients are not finite is skipped and counted."""
+    """Updates those of `parameters` that are not frozen; a step whose gradients are not finite is
+    skipped and counted."""
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, num_steps: int
     ):
-        self.parameters = dict(parameters)
+        self.parameters = {name: p for name, p in parameters.items() if p.requires_grad}
         self.config, self.num_steps = config, num_steps
         use_muon = config.muon_lr is not None
         hidden = {n: p for n, p in self.parameters.items() if use_muon and _is_hidden_matrix(n, p)}
@@ -60,7 +62,8 @@ class Learner:
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
 
     def update(self, step: int) -> float:
-        """Clip, step and clear the gradients; returns their norm before clipping."""
+        """Clip, step and clear the gradients, summed over processes; returns their norm before."""
+        distributed.sum_gradients(self.parameters.values())
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self.schedule(step)
         norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.max_grad_norm)

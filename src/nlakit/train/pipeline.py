@@ -34,9 +34,10 @@ from nlakit.data.labels import write_labels
 from nlakit.data.shards import ShardReader
 from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
-from nlakit.errors import ConfigError, ResumeError
+from nlakit.errors import ConfigError, InputError, ResumeError
 from nlakit.evals import probe_store
-from nlakit.evals.pair import CONTROL_AR
+from nlakit.evals.calibrate import CALIBRATION_DOCUMENTS, fit_confidence
+from nlakit.evals.pair import CONTROL_AR, load_pair
 from nlakit.evals.report import read_metrics, write_report
 from nlakit.evals.storyworld import evaluate
 from nlakit.models.reconstructor import Reconstructor
@@ -48,7 +49,7 @@ from nlakit.teachers.storyworld import StoryworldTeacher
 from .evaluation import EVALUATION_TOKENS, HeldOut
 from .grounding import ClaimJudge, full_labels, ground, judge_curves, write_grounded
 from .prompts import AR_TEMPLATE, AV_TEMPLATE
-from .recipe import GroundingConfig, Recipe
+from .recipe import GroundedRlConfig, GroundingConfig, Recipe
 from .rl import TruthTerms, train_rl
 from .run import read_json, write_json
 from .sft import train_reconstructor, train_verbalizer
@@ -62,6 +63,7 @@ GROUNDED_STAGES = (
 )  # fmt: skip
 STAGES = (*PLAIN_STAGES, *GROUNDED_STAGES)
 GROUNDED_PARTS = ("target", "extraction", "verbalizer", "reconstructor", "grounding")
+GROUNDED_RL_PARTS = (*GROUNDED_PARTS, "grounded_rl")
 PERCENTILE = 0.75
 CURVES_NAME = "curves.json"
 PLAIN_WARM_START, PLAIN_RL = (f"{ROWS}/{name}" for name in ("plain-warm-start", "plain-rl"))
@@ -187,6 +189,11 @@ def grounding_of(recipe: Recipe) -> GroundingConfig:
     return recipe.grounding
 
 
+def grounded_rl_of(recipe: Recipe) -> GroundedRlConfig:
+    assert recipe.grounded_rl is not None, "a recipe has both parts or neither"
+    return recipe.grounded_rl
+
+
 def make_grounded_pairs(recipe: Recipe, space: Workspace) -> PairSet:
     """Fresh activations, and labels of them without what a judge that never saw them can't read."""
     config, directory = grounding_of(recipe), space.stage("grounding")
@@ -259,7 +266,7 @@ def ground_reconstructor(recipe: Recipe, space: Workspace) -> None:
 
 
 def grounded_rl(recipe: Recipe, space: Workspace) -> None:
-    config = grounding_of(recipe)
+    config = grounded_rl_of(recipe)
     target, pairs = make_target(recipe, space), make_pairs(recipe, space)
     av_dir, ar_dir = (
         finished(space, name) / "model"
@@ -268,18 +275,18 @@ def grounded_rl(recipe: Recipe, space: Workspace) -> None:
     judge = ClaimJudge(
         Verbalizer.load(space.stage("grounding") / "judge" / "model"), recipe.precision
     )
-    rows = config.rl.vectors * config.rl.group
+    rows = config.vectors * config.group
     engine = LocalEngine(target, Verbalizer.load(av_dir), Reconstructor.load(ar_dir), rows)
     train_rl(
-        recipe.model_copy(update={"rl": config.rl}),
+        recipe.model_copy(update={"rl": config}),
         engine,
         Verbalizer.load(av_dir),
         Reconstructor.load(ar_dir),
         pairs.vectors,
         held_out_rows(recipe, target, mean_vector(pairs.vectors)),
         space.stage("grounded-rl"),
-        TruthTerms(judge, config.judge_weight, config.reword_share),
-        GROUNDED_PARTS,
+        TruthTerms(judge, config.judge_weight, config.judge_neutral, config.reword_share),
+        GROUNDED_RL_PARTS,
     )
 
 
@@ -289,10 +296,11 @@ def train_controls(recipe: Recipe, space: Workspace) -> None:
     What they make of an AV's explanations says how much of a rise in FVE is the AR's own learning.
     """
     target, grounding = make_target(recipe, space), grounding_of(recipe)
+    grounded = grounded_rl_of(recipe)
     mean_D = mean_vector(make_pairs(recipe, space).vectors)
     for name, pairs, config, rl in (
         ("plain", make_pairs(recipe, space), recipe.reconstructor, recipe.rl),
-        ("grounded", make_grounded_pairs(recipe, space), grounding.reconstructor, grounding.rl),
+        ("grounded", make_grounded_pairs(recipe, space), grounding.reconstructor, grounded),
     ):
         steps = config.steps + rl.steps * min(rl.reconstructor_updates, rl.group)
         longer = config.model_copy(update={"steps": steps, "batch_size": rl.vectors})
@@ -300,7 +308,7 @@ def train_controls(recipe: Recipe, space: Workspace) -> None:
         meta = pair_meta(recipe, target, pairs.vectors, "ar")
         control = Reconstructor.from_target(target.model, target.tokenizer, meta)
         directory = space.stage("controls") / name
-        train_reconstructor(taught, control, pairs, mean_D, directory, GROUNDED_PARTS)
+        train_reconstructor(taught, control, pairs, mean_D, directory, GROUNDED_RL_PARTS)
 
 
 def finished(space: Workspace, name: str) -> Path:
@@ -401,13 +409,22 @@ def pairs_to_publish(recipe: Recipe, space: Workspace) -> dict[str, tuple[Path, 
 
 
 def write_pair_report(recipe: Recipe, space: Workspace) -> None:
-    """Measure the published pair, put its figures on its card, and lay the report beside it."""
+    """Calibrate the published pair, measure it, and put its figures on its card and beside it."""
+    calibrate(space.nla, min(CALIBRATION_DOCUMENTS, recipe.report.documents))
     report = evaluate(space.nla, recipe.report.documents, recipe.report.seed)
     card = read_card(space.nla)
     measured = {"fve": report.fve, "floors": report.floors.model_dump()}
     write_card(space.nla, card.model_copy(update=measured))
     stage = "rl" if recipe.grounding is None else "grounded-rl"
     write_report(report, space.nla, read_metrics(space.nla / "run" / f"{stage}.jsonl"))
+
+
+def calibrate(pair: Path, documents: int) -> None:
+    """Leave `confidence.json` beside a pair, unless its claims are all alike or there are none."""
+    try:
+        fit_confidence(load_pair(pair), documents).save(pair)
+    except InputError as error:
+        Console(stderr=True).print(f"No confidence for the claims of {pair.name}: {error}")
 
 
 def _card(recipe: Recipe, space: Workspace, vectors_ND: Tensor, mean_D: Tensor) -> NlaCard:

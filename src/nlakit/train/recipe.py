@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Protocol
+
+from pydantic import Field, model_validator
 
 from nlakit.config import FrozenModel
 
@@ -69,6 +71,8 @@ class SftConfig(FrozenModel):
     held_out: int = Field(default=256, ge=8)
     """Rows of the last documents kept back for the figures logged while training."""
     evaluate_every: int = Field(default=200, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Rows of a batch in memory at once; None: all."""
 
 
 class RlConfig(FrozenModel):
@@ -112,9 +116,15 @@ class GroundingConfig(FrozenModel):
     judge: SftConfig
     verbalizer: SftConfig
     reconstructor: SftConfig
-    rl: RlConfig
-    judge_weight: float = Field(default=0.25, ge=0)
-    """Of the judge's log-odds, summed over an explanation's claims, in the reward."""
+
+
+class GroundedRlConfig(RlConfig):
+    """Joint RL of the grounded pair: the judge stays on, the AR reads re-worded explanations."""
+
+    judge_weight: float = Field(default=0.6, ge=0)
+    """Of what an explanation's claims are worth to the judge, in the reward."""
+    judge_neutral: float = Field(default=0.8, gt=0, le=1)
+    """The probability at which a claim is worth as much as silence."""
     reword_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the vectors whose explanations the AR is given in other words."""
 
@@ -122,6 +132,26 @@ class GroundingConfig(FrozenModel):
 class ReportConfig(FrozenModel):
     documents: int = Field(default=500, ge=8)
     seed: int = Field(default=90_001, ge=0)
+
+
+class PairRecipe(Protocol):
+    """What training a pair asks of a recipe of either kind."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+    @property
+    def verbalizer(self) -> SftConfig: ...
+    @property
+    def reconstructor(self) -> SftConfig: ...
+    @property
+    def rl(self) -> RlConfig: ...
+    def stage(self, *parts: str) -> FrozenModel:
+        """What decides a stage's result, so that a run of other settings is not continued."""
+        ...
 
 
 class Recipe(FrozenModel):
@@ -135,7 +165,14 @@ class Recipe(FrozenModel):
     reconstructor: SftConfig
     rl: RlConfig
     grounding: GroundingConfig | None = None
+    grounded_rl: GroundedRlConfig | None = None
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Recipe:
+        if (self.grounding is None) != (self.grounded_rl is None):
+            raise ValueError("[grounding] and [grounded_rl] go together: give both, or neither")
+        return self
 
     def stage(self, *parts: str) -> StageConfig:
         """What decides a stage's result: these parts of the recipe and nothing after them."""
@@ -157,3 +194,4 @@ class StageConfig(FrozenModel):
     reconstructor: SftConfig | None = None
     rl: RlConfig | None = None
     grounding: GroundingConfig | None = None
+    grounded_rl: GroundedRlConfig | None = None

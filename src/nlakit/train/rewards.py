@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-LOG_ODDS_RANGE = (-1.5, 0.7)
+LOWEST_LOG_ODDS = -1.5
 
 
 def reconstruction(mse_NG: Tensor, floor: float = 1e-3) -> Tensor:
@@ -21,14 +21,15 @@ def length_cost(num_tokens_NG: Tensor, allowance: int, cost: float) -> Tensor:
     return -cost * (num_tokens_NG - allowance).clamp_min(0).float()
 
 
-def claim_log_odds(probabilities: Iterable[float]) -> float:
-    """What an explanation's claims are worth to a judge: the sum of log(p / 0.5), each cut.
+def claim_log_odds(probabilities: Iterable[float], neutral: float) -> float:
+    """What an explanation's claims are worth to a judge: the sum of log(p / neutral), p at most 1.
 
-    A claim more likely than not gains at most 0.7, one the judge cannot read loses at most 1.5, so
-    silence is better than a guess and a claim that can be read better than silence.
+    A claim less likely than `neutral` costs more than silence, at most 1.5; a likelier one gains,
+    at most −log(neutral).
     """
-    low, high = LOG_ODDS_RANGE
-    return sum(min(high, max(low, math.log(max(p, 1e-9) / 0.5))) for p in probabilities)
+    return sum(
+        max(LOWEST_LOG_ODDS, math.log(min(max(p, 1e-9), 1) / neutral)) for p in probabilities
+    )
 
 
 def with_unclosed(reward_NG: Tensor, closed_NG: Tensor, unclosed_reward: float) -> Tensor:

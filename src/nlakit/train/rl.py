@@ -23,11 +23,11 @@ from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.rewording import reword
 
-from . import rewards
+from . import distributed, rewards
 from .evaluation import HeldOut, Scores
 from .grounding import ClaimJudge
 from .learner import Learner, autocast
-from .recipe import Recipe, RlConfig
+from .recipe import PairRecipe, RlConfig
 from .run import RunDirectory, generator, read_json, train_steps, write_json
 
 STAGE_PARTS = ("target", "extraction", "verbalizer", "reconstructor", "rl")
@@ -40,6 +40,7 @@ class TruthTerms:
 
     judge: ClaimJudge
     weight: float
+    neutral: float
     reword_share: float
 
 
@@ -84,7 +85,7 @@ class Players:
 
 
 def train_rl(
-    recipe: Recipe,
+    recipe: PairRecipe,
     engine: LocalEngine,
     reference: Verbalizer,
     frozen: Reconstructor,
@@ -122,37 +123,46 @@ def train_rl(
 
 
 # -- one step --------------------------------------------------------------------------------------
-def rl_step(recipe: Recipe, players: Players, vectors_ND: Tensor, number: int) -> dict[str, float]:
+def rl_step(
+    recipe: PairRecipe, players: Players, vectors_ND: Tensor, number: int
+) -> dict[str, float]:
     """Sample, reward, update both; returns the figures of the step."""
     config = recipe.rl
     picked = torch.randint(
         len(vectors_ND), (config.vectors,), generator=generator(recipe.seed, VECTOR_PLACE, number)
     )
-    rollout = roll_out(recipe, players, vectors_ND[picked], number)
+    own = distributed.share(config.vectors)
+    rollout = roll_out(recipe, players, vectors_ND[picked[list(own)]], number, own.start)
     mse_R = update_reconstructor(recipe, players, rollout, number)
     reward_NG = total_reward(rollout, mse_R, config)
     truth = {}
     if players.truth is not None:
         odds_NG = claim_odds(players.truth, rollout)
         reward_NG = reward_NG + players.truth.weight * odds_NG * rollout.closed_R.view_as(odds_NG)
-        truth = {"claim_log_odds": float(odds_NG.mean())}
+        summed = distributed.total(float(odds_NG.sum()))
+        truth = {"claim_log_odds": summed / (config.vectors * config.group)}
     figures = update_verbalizer(
         recipe, players, rollout, group_advantages(reward_NG).flatten(), number
     )
     players.engine.refresh()
     closed = rollout.closed_R.float()
+    num_rows = config.vectors * config.group
+    num_closed = distributed.total(float(closed.sum()))
     return {
-        "reward": float(reward_NG.mean()),
-        "mse": float((mse_R * closed).sum() / closed.sum().clamp_min(1)),
-        "tokens": float(rollout.num_tokens_R.float().mean()),
-        "extraction_rate": float(closed.mean()),
-        "reward_spread": float(reward_NG.std(dim=1).mean()),
+        "reward": distributed.total(float(reward_NG.sum())) / num_rows,
+        "mse": distributed.total(float((mse_R * closed).sum())) / max(1.0, num_closed),
+        "tokens": distributed.total(float(rollout.num_tokens_R.sum())) / num_rows,
+        "extraction_rate": num_closed / num_rows,
+        "reward_spread": distributed.total(float(reward_NG.std(dim=1).sum())) / config.vectors,
         **truth,
         **figures,
     }
 
 
-def roll_out(recipe: Recipe, players: Players, vectors_ND: Tensor, number: int) -> Rollout:
+def roll_out(
+    recipe: PairRecipe, players: Players, vectors_ND: Tensor, number: int, first: int
+) -> Rollout:
+    """Sample explanations of this process's vectors, which are numbered from `first`."""
     config, seeds = recipe.rl, generator(recipe.seed, ROLLOUT_PLACE, number)
     sampling = Sampling(
         samples=config.group,
@@ -160,7 +170,7 @@ def roll_out(recipe: Recipe, players: Players, vectors_ND: Tensor, number: int) 
         max_new_tokens=config.max_new_tokens,
         seed=int(torch.randint(1 << 62, (1,), generator=seeds)),
     )
-    groups = players.engine.verbalize(vectors_ND, sampling)
+    groups = players.engine.verbalize(vectors_ND, sampling, first=first)
     rows: Sequence[Completion] = [each for group in groups for each in group]
     texts = [each.text for each in rows]
     read = texts if players.truth is None else reworded(recipe, players.truth, texts, number)
@@ -175,7 +185,7 @@ def roll_out(recipe: Recipe, players: Players, vectors_ND: Tensor, number: int) 
     )
 
 
-def reworded(recipe: Recipe, truth: TruthTerms, texts: list[str], number: int) -> list[str]:
+def reworded(recipe: PairRecipe, truth: TruthTerms, texts: list[str], number: int) -> list[str]:
     """The explanations with those of some vectors in other words: a private code earns nothing.
 
     All samples of a vector are re-worded or none, since they are compared with one another.
@@ -191,8 +201,11 @@ def reworded(recipe: Recipe, truth: TruthTerms, texts: list[str], number: int) -
 def claim_odds(truth: TruthTerms, rollout: Rollout) -> Tensor:
     """N x G: the judge's log-odds of each explanation's claims, summed."""
     judged = truth.judge.judge(rollout.vectors_RD, rollout.texts)
-    odds = [rewards.claim_log_odds(each.probability for each in claims) for claims in judged]
-    return torch.tensor(odds).view(-1, rollout.group)
+    odds = [
+        rewards.claim_log_odds((each.probability for each in claims), truth.neutral)
+        for claims in judged
+    ]
+    return torch.tensor(odds, dtype=torch.float32).view(-1, rollout.group)
 
 
 def total_reward(rollout: Rollout, mse_R: Tensor, config: RlConfig) -> Tensor:
@@ -204,7 +217,9 @@ def total_reward(rollout: Rollout, mse_R: Tensor, config: RlConfig) -> Tensor:
     return rewards.with_unclosed(reward, rollout.closed_R.view(shape), config.unclosed_reward)
 
 
-def update_reconstructor(recipe: Recipe, players: Players, rollout: Rollout, number: int) -> Tensor:
+def update_reconstructor(
+    recipe: PairRecipe, players: Players, rollout: Rollout, number: int
+) -> Tensor:
     """Regress on the closed explanations; returns the errors before any update, the reward's.
 
     With one update that forward serves as the reward too. With several, all are scored first: the
@@ -224,34 +239,35 @@ def update_reconstructor(recipe: Recipe, players: Players, rollout: Rollout, num
 
 
 def _score(players: Players, rollout: Rollout) -> Tensor:
-    rebuilt = players.reconstructor.reconstruct(rollout.read)
+    rebuilt = players.reconstructor.reconstruct(rollout.read).cpu()
     scale = resolve_scale("sqrt_d_model", rollout.vectors_RD.shape[1])
     return reconstruction_mse(rollout.vectors_RD, rebuilt, scale)
 
 
-def _regress(recipe: Recipe, players: Players, rollout: Rollout, rows: list[int]) -> Tensor:
+def _regress(recipe: PairRecipe, players: Players, rollout: Rollout, rows: list[int]) -> Tensor:
     """Gradients of the mean error over the closed ones of `rows`; returns the error of each row."""
     ar = players.reconstructor
     scale = resolve_scale("sqrt_d_model", rollout.vectors_RD.shape[1])
     mse_R = torch.zeros(len(rollout.ar_ids))
-    num_closed = max(1, int(rollout.closed_R[rows].sum()))
+    num_closed = max(1.0, distributed.total(float(rollout.closed_R[rows].sum())))
     ordered = sorted(rows, key=lambda row: len(rollout.ar_ids[row]))
     for start in range(0, len(ordered), recipe.rl.micro_batch):
         chunk = ordered[start : start + recipe.rl.micro_batch]
         with autocast(recipe.precision, ar.device):
             rebuilt = ar.forward([rollout.ar_ids[row] for row in chunk])
-        mse = reconstruction_mse(rollout.vectors_RD[chunk], rebuilt.float(), scale)
-        mse_R[chunk] = mse.detach()
-        ((mse * rollout.closed_R[chunk]).sum() / num_closed).backward()
+        wanted = rollout.vectors_RD[chunk].to(rebuilt.device)
+        mse = reconstruction_mse(wanted, rebuilt.float(), scale)
+        mse_R[chunk] = mse.detach().cpu()
+        ((mse * rollout.closed_R[chunk].to(mse.device)).sum() / num_closed).backward()
     return mse_R
 
 
 def update_verbalizer(
-    recipe: Recipe, players: Players, rollout: Rollout, advantage_R: Tensor, number: int
+    recipe: PairRecipe, players: Players, rollout: Rollout, advantage_R: Tensor, number: int
 ) -> dict[str, float]:
     """One policy-gradient step with a KL term towards the warm-started AV."""
     config, av = recipe.rl, players.verbalizer
-    total_tokens = int(rollout.num_tokens_R.sum())
+    total_tokens = distributed.total(float(rollout.num_tokens_R.sum()))
     kl_sum = entropy_sum = 0.0
     for chunk in rollout.num_tokens_R.argsort(stable=True).split(config.micro_batch):
         rows = chunk.tolist()
@@ -263,15 +279,16 @@ def update_verbalizer(
         kl = kl_k3(logprobs, reference) * mask
         share = mask.sum() / total_tokens
         # On-policy: the policy that sampled is the one being updated, so the ratio is 1.
-        gain = policy_loss(logprobs, logprobs.detach(), advantage_R[rows], mask, clip=None)
+        advantage = advantage_R[rows].to(logprobs.device)
+        gain = policy_loss(logprobs, logprobs.detach(), advantage, mask, clip=None)
         loss = share * gain + config.kl_coefficient * kl.sum() / total_tokens
         loss.backward()
         kl_sum += kl.sum().item()
         entropy_sum -= (logprobs * mask).sum().item()
     norm = players.av.update(number)
     return {
-        "kl": kl_sum / total_tokens,
-        "surprise": entropy_sum / total_tokens,
+        "kl": distributed.total(kl_sum) / total_tokens,
+        "surprise": distributed.total(entropy_sum) / total_tokens,
         "av_grad_norm": norm,
     }
 
@@ -291,17 +308,25 @@ class Chooser:
 
     def start(self) -> None:
         """Measure the warm start, the first candidate, unless an earlier try has."""
-        if not (self.directory / "warm_start.json").exists():
+        if distributed.is_first() and not (self.directory / "warm_start.json").exists():
             self.directory.mkdir(parents=True, exist_ok=True)
             scores = self._scores()
             self._keep(0, scores)
             write_json(self.directory / "warm_start.json", scores.record())
             self.run.log({"step": 0, **scores.record()})
+        distributed.wait()
 
     def consider(self, step: int) -> dict[str, float]:
+        """Measure the pair and keep it if it is the best so far; the first process does."""
+        figures = self._consider(step) if distributed.is_first() else {}
+        distributed.wait()
+        return figures
+
+    def _consider(self, step: int) -> dict[str, float]:
         scores = self._scores()
         warm = read_json(self.directory / "warm_start.json")
-        precise = scores.precision >= warm["held_out_precision"] - self.config.precision_slack
+        lowest = warm.get("held_out_precision", 0.0) - self.config.precision_slack
+        precise = scores.precision is None or scores.precision >= lowest
         if precise and scores.fve > self.record()["held_out_fve"]:
             self._keep(step, scores)
         return scores.record()

@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from nlakit.config import FrozenModel, write_resolved
 from nlakit.errors import CheckpointError, ResumeError
 
+from . import distributed
 from .learner import Learner
 
 StepFunction = Callable[[int], Mapping[str, float]]
@@ -39,13 +40,17 @@ KEPT_CHECKPOINTS = 2
 
 
 class RunDirectory:
-    """`config.toml`, `metrics.jsonl`, `checkpoints/step-N/` and, at the end, `done.json`."""
+    """`config.toml`, `metrics.jsonl`, `checkpoints/step-N/` and, at the end, `done.json`.
+
+    Of several processes only the first writes.
+    """
 
     def __init__(self, path: Path, config: FrozenModel):
         self.path = path
         self.config = config
         path.mkdir(parents=True, exist_ok=True)
-        self._check_config()
+        with distributed.first_alone():
+            self._check_config()
 
     def _check_config(self) -> None:
         written = self.path / "config.toml"
@@ -70,8 +75,10 @@ class RunDirectory:
         return read_json(path) if path.exists() else None
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        write_json(self.path / "done.json", record)
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        if distributed.is_first():
+            write_json(self.path / "done.json", record)
+            shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        distributed.wait()
 
     def _checkpoints(self) -> list[tuple[int, Path]]:
         found = (self.path / "checkpoints").glob("step-*")
@@ -79,6 +86,8 @@ class RunDirectory:
 
     def save(self, step: int, learners: Mapping[str, Learner], extra: Mapping[str, Any]) -> None:
         """Write a whole checkpoint beside the others, then drop the oldest."""
+        if not distributed.is_first():
+            return
         final = self.path / "checkpoints" / f"step-{step}"
         temporary = final.with_name(f"partial-{step}")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -111,6 +120,8 @@ class RunDirectory:
 
     # -- metrics -------------------------------------------------------------------------------
     def log(self, record: Mapping[str, Any]) -> None:
+        if not distributed.is_first():
+            return
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(dict(record)) + "\n")
 
@@ -122,7 +133,7 @@ class RunDirectory:
         """Drop what was logged after the checkpoint: those steps will be made, and logged,
         again."""
         path = self.path / "metrics.jsonl"
-        if path.exists():
+        if path.exists() and distributed.is_first():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
             path.write_text("".join(line + "\n" for line in kept))
 
@@ -178,7 +189,8 @@ def step_bar(
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console, hidden = Console(stderr=True), not distributed.is_first()
+    with Progress(*columns, console=console, disable=hidden) as progress:
         task = progress.add_task(title, total=total, completed=done, figures="")
 
         def advance(metrics: Mapping[str, float]) -> None:
@@ -186,6 +198,28 @@ def step_bar(
             progress.update(task, advance=1, figures=shown)
 
         yield advance
+
+
+def finished(directory: Path) -> Path:
+    """The directory of a stage that must be done before another can start. Raises ResumeError."""
+    if not (directory / "done.json").exists():
+        raise ResumeError(f"{directory} is not finished: make that stage first.")
+    return directory
+
+
+@contextmanager
+def count_bar(title: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """The same bar for work that calls back with (done, total)."""
+    with step_bar(title, total) as advance:
+        reached = 0
+
+        def progress(done: int, _total: int) -> None:
+            nonlocal reached
+            for _ in range(done - reached):
+                advance({})
+            reached = done
+
+        yield progress
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ The two never meet here, so they can be trained in either order, or at once in t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -18,11 +18,13 @@ from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld import claims
 
+from . import distributed
 from .learner import Learner, autocast
-from .recipe import Recipe
+from .recipe import PairRecipe
 from .run import RunDirectory, generator, train_steps
 
 BATCHES_SORTED_TOGETHER = 8
+EVALUATION_ROWS = 64
 VERBALIZER_PARTS = ("target", "extraction", "verbalizer")
 RECONSTRUCTOR_PARTS = ("target", "extraction", "reconstructor")
 VERBALIZER_PLACE, RECONSTRUCTOR_PLACE = 11, 12
@@ -52,7 +54,7 @@ class Batches:
 
 
 def train_verbalizer(
-    recipe: Recipe,
+    recipe: PairRecipe,
     verbalizer: Verbalizer,
     pairs: PairSet,
     directory: Path,
@@ -77,20 +79,24 @@ def train_verbalizer(
 
     def step(number: int) -> dict[str, float]:
         rows = batches.rows(number)
-        with autocast(recipe.precision, verbalizer.model.device):
-            logprobs, mask = verbalizer.logprobs(
-                pairs.vectors[rows], [responses[row] for row in rows]
-            )
-        weight = mask * _padded([weights[row] for row in rows], mask.shape[1])
-        loss = -(logprobs * weight).sum() / weight.sum()
-        loss.backward()
-        metrics = {"loss": loss.item(), "grad_norm": learner.update(number)}
+        total, summed = sum(sum(weights[row]) for row in rows), 0.0
+        for chunk in _chunks(_own(rows), config.micro_batch):
+            with autocast(recipe.precision, verbalizer.model.device):
+                logprobs, mask = verbalizer.logprobs(
+                    pairs.vectors[chunk], [responses[row] for row in chunk]
+                )
+            weight = mask * _padded([weights[row] for row in chunk], mask.shape[1]).to(mask.device)
+            loss = -(logprobs * weight).sum() / total
+            loss.backward()
+            summed += loss.item()
+        metrics = {"loss": distributed.total(summed), "grad_norm": learner.update(number)}
         if (number + 1) % config.evaluate_every == 0 or number + 1 == config.steps:
             metrics |= verbalizer_losses(verbalizer, pairs.vectors[held_out], responses[held_out])
         return metrics
 
     train_steps(run, {"av": learner}, config.steps, step, recipe.checkpoint_every, "AV warm start")
-    verbalizer.save(directory / "model")
+    if distributed.is_first():
+        verbalizer.save(directory / "model")
     run.finish({"steps": config.steps, "skipped": learner.skipped})
 
 
@@ -107,6 +113,16 @@ def claim_weights(verbalizer: Verbalizer, explanation: str, claim_weight: float)
     ]
 
 
+def _own(rows: list[int]) -> list[int]:
+    """This process's part of a batch."""
+    return [rows[place] for place in distributed.share(len(rows))]
+
+
+def _chunks(rows: list[int], size: int | None) -> Iterator[list[int]]:
+    size = size or max(1, len(rows))
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
 def _padded(rows: list[list[float]], width: int) -> Tensor:
     return torch.tensor([row + [0.0] * (width - len(row)) for row in rows])
 
@@ -118,13 +134,16 @@ def verbalizer_losses(
     """Loss on real and on shuffled vectors, nats a token: their gap is what the vector tells."""
     losses = []
     for given in (vectors, vectors.roll(1, 0)):
-        logprobs, mask = verbalizer.logprobs(given, responses)
-        losses.append(float(-(logprobs * mask).sum() / mask.sum()))
+        summed, num_tokens = 0.0, sum(map(len, responses))
+        for chunk in _chunks(list(range(len(responses))), EVALUATION_ROWS):
+            logprobs, mask = verbalizer.logprobs(given[chunk], [responses[row] for row in chunk])
+            summed -= float((logprobs * mask).sum())
+        losses.append(summed / num_tokens)
     return {"held_out_loss": losses[0], "shuffled_loss": losses[1], "gap": losses[1] - losses[0]}
 
 
 def train_reconstructor(
-    recipe: Recipe,
+    recipe: PairRecipe,
     reconstructor: Reconstructor,
     pairs: PairSet,
     mean_D: Tensor,
@@ -145,20 +164,23 @@ def train_reconstructor(
     )
 
     def step(number: int) -> dict[str, float]:
-        rows = batches.rows(number)
-        with autocast(recipe.precision, reconstructor.device):
-            rebuilt = reconstructor.forward([ids[row] for row in rows])
-        loss = reconstruction_mse(pairs.vectors[rows], rebuilt.float(), scale).mean()
-        loss.backward()
-        metrics = {"loss": loss.item(), "grad_norm": learner.update(number)}
+        rows, summed = batches.rows(number), 0.0
+        for chunk in _chunks(_own(rows), config.micro_batch):
+            with autocast(recipe.precision, reconstructor.device):
+                rebuilt = reconstructor.forward([ids[row] for row in chunk])
+            wanted = pairs.vectors[chunk].to(rebuilt.device)
+            loss = reconstruction_mse(wanted, rebuilt.float(), scale).sum() / len(rows)
+            loss.backward()
+            summed += loss.item()
+        metrics = {"loss": distributed.total(summed), "grad_norm": learner.update(number)}
         if (number + 1) % config.evaluate_every == 0 or number + 1 == config.steps:
-            with torch.no_grad():
-                rebuilt = reconstructor.forward(ids[num_train:])
+            rebuilt = reconstructor.reconstruct(pairs.explanations[num_train:]).cpu()
             metrics["held_out_fve"] = float(
                 fve(pairs.vectors[num_train:], rebuilt, mean_D, scale).fve
             )
         return metrics
 
     train_steps(run, {"ar": learner}, config.steps, step, recipe.checkpoint_every, "AR warm start")
-    reconstructor.save(directory / "model")
+    if distributed.is_first():
+        reconstructor.save(directory / "model")
     run.finish({"steps": config.steps, "skipped": learner.skipped})

@@ -1,0 +1,79 @@
+"""Teachers by the names that recipes and `nlakit label` give them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nlakit.errors import ConfigError
+
+from .base import Teacher
+from .cache import AnswerCache
+from .chat import AnthropicApi, ChatApi, OpenAICompatibleApi
+from .cost import Budget, Price
+from .fake import FakeTeacher, last_words
+from .huggingface import HuggingFaceTeacher
+from .remote import RemoteTeacher
+from .storyworld import StoryworldTeacher
+
+CACHE_NAME = "answers.sqlite"
+BATCH_DISCOUNT = 0.5
+REMOTE = ("anthropic", "openai")
+
+
+def teacher_named(
+    name: str,
+    cache: Path,
+    *,
+    price: Price | None = None,
+    budget: float | None = None,
+    batch: bool = False,
+    base_url: str | None = None,
+    concurrency: int = 8,
+) -> Teacher:
+    """The teacher of a name: anthropic:MODEL, openai:MODEL, hf:DIRECTORY, storyworld or fake.
+
+    Args:
+        cache: file that keeps every answer of a remote one.
+        price: without the discount of a batch, which is taken off here.
+        budget: dollars that all answers in the cache may cost together.
+
+    Raises:
+        ConfigError: there is no such teacher, or a budget without a price.
+    """
+    vendor, _, model = name.partition(":")
+    if vendor not in REMOTE:
+        return _local(vendor, model, name)
+    share = BATCH_DISCOUNT if batch else 1.0
+    rates = price and Price(input=price.input * share, output=price.output * share)
+    answers = AnswerCache(cache)
+    spent = 0.0 if rates is None else rates.of(*answers.paid(name))
+    return RemoteTeacher(
+        _api(vendor, model, base_url, batch),
+        answers,
+        Budget(budget, rates, spent),
+        concurrency=concurrency,
+        batch=batch,
+    )
+
+
+def _local(vendor: str, model: str, name: str) -> Teacher:
+    if vendor == "hf" and model:
+        return HuggingFaceTeacher(model)
+    if name == "storyworld":
+        return StoryworldTeacher()
+    if name == "fake":
+        return FakeTeacher(last_words)
+    raise ConfigError(
+        f"There is no teacher {name!r}. Give anthropic:MODEL, openai:MODEL, hf:DIRECTORY, "
+        "storyworld or fake."
+    )
+
+
+def _api(vendor: str, model: str, base_url: str | None, batch: bool) -> ChatApi:
+    if not model:
+        raise ConfigError(f"The teacher {vendor!r} names no model. Give {vendor}:MODEL.")
+    if vendor == "anthropic":
+        return AnthropicApi(model, base_url)
+    if batch:
+        raise ConfigError("Batches are for anthropic teachers. Leave them out.")
+    return OpenAICompatibleApi(model, base_url)

@@ -1,0 +1,405 @@
+"""A recipe of a released model, from corpus to published pair; `pipeline` is the storyworld's.
+
+    1-activations  2-labels  3-verbalizer  4-reconstructor  5-rl  nla (the pair)
+
+With `[lora]` the target, the pair, its frozen start and the rollouts share one base in memory, and
+a stage's result is an adapter of a few megabytes; the published pair is merged. Without, both are
+trained whole. A killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nlakit.card import MEAN_NAME, NlaCard, write_card
+from nlakit.config import write_resolved, write_text_atomic
+from nlakit.contract import (
+    Extraction,
+    NlaMeta,
+    PromptTemplates,
+    Role,
+    measure_tokens,
+    read_meta,
+)
+from nlakit.core.scale import resolve_scale, to_norm
+from nlakit.core.site import Site
+from nlakit.data.corpora import Corpus
+from nlakit.data.corpus_extraction import extract_corpus
+from nlakit.data.datasets import PairSet, load_pairs
+from nlakit.data.extraction import ActivationRows
+from nlakit.data.labels import Teacher, places_of, write_labels
+from nlakit.data.shards import ShardReader
+from nlakit.engines.local import LocalEngine
+from nlakit.errors import ConfigError
+from nlakit.evals.checkpoint import CheckpointReport, evaluate_checkpoint
+from nlakit.evals.pair import Pair
+from nlakit.models.adapters import adapted, load_adapter
+from nlakit.models.families import backbone_of, truncated
+from nlakit.models.hub import locate
+from nlakit.models.io import load_head
+from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.target import Target
+from nlakit.models.verbalizer import Verbalizer
+from nlakit.storyworld.document import Split
+from nlakit.teachers.cost import Price
+from nlakit.teachers.named import CACHE_NAME, teacher_named
+from nlakit.teachers.remote import RemoteTeacher
+
+from . import distributed
+from .checkpoint_recipe import CheckpointRecipe, PairTraining
+from .evaluation import HeldOut
+from .pipeline import REPORT_NAME, injection_scale, mean_vector
+from .prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE
+from .rl import train_rl
+from .run import count_bar, finished, read_json
+from .sft import train_reconstructor, train_verbalizer
+
+STAGES = ("activations", "labels", "verbalizer", "reconstructor", "rl")
+WARM_START, RL, HELD_OUT = "warm-start", "rl", "held-out"
+AV_SEED, AR_SEED = 31, 32
+
+
+def run_checkpoint(recipe: CheckpointRecipe, output: Path, only: str | None = None) -> Path:
+    """Make every stage that is not done yet; returns the directory of the pair.
+
+    Args:
+        output: where the stages and the pair go.
+        only: make this stage, and what it needs that is not there, and stop; returns its directory.
+
+    Raises:
+        ConfigError: there is no such stage, or the recipe asks for more than one device.
+        InputError: the corpus cannot be read, or is too small.
+        ResumeError: `output` holds a run of another recipe.
+    """
+    _check_devices(recipe)
+    if only is not None and only not in STAGES:
+        raise ConfigError(f"There is no stage {only!r}. The stages are {', '.join(STAGES)}.")
+    making = CheckpointRun(recipe, output)
+    stages: dict[str, Callable[[], object]] = {
+        "activations": lambda: (making.warm_start_rows, making.rl_vectors, making.held_out_rows),
+        "labels": lambda: making.pairs,
+        "verbalizer": making.warm_start_verbalizer,
+        "reconstructor": making.warm_start_reconstructor,
+        "rl": making.joint_rl,
+    }
+    for name, stage in stages.items():
+        if only in (None, name):
+            making.console.rule(f"{recipe.name}: {name}")
+            stage()
+    if only is not None:
+        return making.stage(only)
+    if distributed.is_first() and not (making.nla / REPORT_NAME).exists():
+        making.console.rule(f"{recipe.name}: report")
+        making.publish()
+    distributed.wait()
+    return making.nla
+
+
+def _check_devices(recipe: CheckpointRecipe) -> None:
+    """Refuse what is only planned, and another number of processes than the recipe's."""
+    devices = recipe.devices
+    if devices.parallel == "fsdp":
+        raise ConfigError(
+            f"{recipe.name}: devices.parallel = 'fsdp' can be planned, not trained: nlakit does "
+            "not shard a base yet. Give devices.parallel=ddp with [lora] where one device holds "
+            "the base, or devices.count=1 devices.parallel=none."
+        )
+    if devices.count != distributed.num_processes():
+        raise ConfigError(
+            f"{recipe.name} asks for {devices.count} devices, found {distributed.num_processes()} "
+            f"processes. Start it with: torchrun --nproc-per-node {devices.count} -m nlakit train "
+            "…, or give devices.count=1 devices.parallel=none."
+        )
+    if recipe.rl.vectors < devices.count:
+        raise ConfigError(f"rl.vectors = {recipe.rl.vectors}: fewer than {devices.count} devices.")
+
+
+class CheckpointRun:
+    """One run: its directories, the base in memory, and the stages.
+
+    Attributes:
+        dtype: of the frozen base; weights that are trained are float32.
+    """
+
+    def __init__(self, recipe: CheckpointRecipe, root: Path):
+        self.recipe, self.root = recipe, root
+        self.console = Console(stderr=True, quiet=not distributed.is_first())
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        halved = recipe.lora is not None and recipe.precision == "bfloat16"
+        self.dtype = torch.bfloat16 if halved else torch.float32
+
+    def stage(self, name: str) -> Path:
+        """The directory of a stage."""
+        return self.root / f"{STAGES.index(name) + 1}-{name}"
+
+    @property
+    def nla(self) -> Path:
+        """The directory of the published pair."""
+        return self.root / "nla"
+
+    @cached_property
+    def base(self) -> Path:
+        """The checkpoint's directory."""
+        return locate(self.recipe.target.checkpoint)
+
+    @cached_property
+    def target(self) -> Target:
+        """The model under study; with adapters, the base of everything else as well."""
+        target = Target.load(self.base, self.recipe.target.layer, self.dtype)
+        target.model.to(self.device)
+        return target
+
+    # -- data --------------------------------------------------------------------------------------
+    @cached_property
+    def warm_start_rows(self) -> ShardReader:
+        """Activations that the teacher labels."""
+        return self._extract(WARM_START, "train", self.recipe.corpus.documents)
+
+    @cached_property
+    def rl_vectors(self) -> Tensor:
+        """N x D: activations of other documents, for RL; of the same ones where none are asked."""
+        if self.recipe.corpus.rl_documents == 0:
+            return self.pairs.vectors
+        first = self.warm_start_rows.manifest.shards[-1].next_index
+        found = self._extract(RL, "train", self.recipe.corpus.rl_documents, first_index=first)
+        return found.load()[0]
+
+    @cached_property
+    def held_out_rows(self) -> ActivationRows:
+        """One place in each of some held-out documents."""
+        documents = self.recipe.corpus.held_out_documents
+        return ActivationRows(*self._extract(HELD_OUT, "heldout", documents, 1).load())
+
+    def _extract(
+        self,
+        name: str,
+        split: Split,
+        num_documents: int,
+        positions: int | None = None,
+        first_index: int = 0,
+    ) -> ShardReader:
+        corpus, directory = self.recipe.corpus, self.stage("activations") / name
+        bar = count_bar(f"{name} activations", num_documents)
+        with distributed.first_alone(), bar as progress:
+            extract_corpus(
+                self.target,
+                Corpus(corpus.source),
+                directory,
+                split=split,
+                num_documents=num_documents,
+                positions_per_document=positions or corpus.positions_per_document,
+                minimum_position=corpus.minimum_position,
+                max_tokens=corpus.max_tokens,
+                shard_rows=corpus.shard_rows,
+                first_index=first_index,
+                progress=progress,
+            )
+        return ShardReader(directory)
+
+    @cached_property
+    def pairs(self) -> PairSet:
+        """The warm start's activations with their labels; refused ones are left out."""
+        reader, directory = self.warm_start_rows, self.stage("labels")
+        teacher = self._named_teacher(directory / CACHE_NAME)
+        if isinstance(teacher, RemoteTeacher):
+            places = [place for _, rows in reader for place in places_of(rows)]
+            self.console.print(teacher.announcement(places), markup=False, highlight=False)
+        shards = self.stage("activations") / WARM_START
+        with distributed.first_alone(), count_bar("labels", len(reader)) as progress:
+            write_labels(shards, teacher, directory, progress)
+        return load_pairs(shards, directory)
+
+    def _named_teacher(self, cache: Path) -> Teacher:
+        asked = self.recipe.teacher
+        price = asked.price and Price(input=asked.price[0], output=asked.price[1])
+        return teacher_named(
+            asked.model, cache, price=price, budget=asked.budget, batch=asked.batch
+        )
+
+    @cached_property
+    def training(self) -> PairTraining:
+        """The settings of the stages that learn."""
+        return self.recipe.training(len(self.pairs))
+
+    @cached_property
+    def mean_D(self) -> Tensor:
+        """What an FVE of zero predicts."""
+        return mean_vector(self.pairs.vectors)
+
+    # -- models ------------------------------------------------------------------------------------
+    def meta(self, role: Role) -> NlaMeta:
+        """The contract of a new one of the pair."""
+        asked, tokenizer = self.recipe.target, self.target.tokenizer
+        scale = asked.injection_scale or injection_scale(self.pairs.vectors[:20_000])
+        return NlaMeta(
+            role=role,
+            d_model=self.target.d_model,
+            extraction=Extraction(
+                base_model=asked.checkpoint, layer_index=asked.layer, injection_scale=scale
+            ),
+            tokens=measure_tokens(tokenizer, asked.marker, CHECKPOINT_AV_TEMPLATE, AR_TEMPLATE),
+            prompt_templates=PromptTemplates(av=CHECKPOINT_AV_TEMPLATE, ar=AR_TEMPLATE),
+        )
+
+    def verbalizer(self, directory: Path | None = None, *, frozen: bool = False) -> Verbalizer:
+        """A verbalizer to train (or a frozen one): untrained, or as a stage left it."""
+        meta = self.meta("av") if directory is None else read_meta(directory)
+        model, tokenizer = self.target.model, self.target.tokenizer
+        if self.recipe.lora is not None:
+            made = Verbalizer(self._view(model, AV_SEED, directory, frozen), tokenizer, meta)
+        elif directory is None:
+            made = Verbalizer.from_target(model, tokenizer, meta)
+        else:
+            made = Verbalizer.load(directory)
+            made.model.to(self.device)
+        made.recompute = self.recipe.devices.gradient_checkpointing
+        return made
+
+    def reconstructor(
+        self, directory: Path | None = None, *, frozen: bool = False
+    ) -> Reconstructor:
+        """The same for a reconstructor, of the first blocks up to the site."""
+        meta = self.meta("ar") if directory is None else read_meta(directory)
+        model, tokenizer = self.target.model, self.target.tokenizer
+        if self.recipe.lora is not None:
+            num_blocks = Site(self.recipe.target.layer).num_blocks
+            cut = truncated(backbone_of(model), num_blocks)
+            view = self._view(cut, AR_SEED, directory, frozen)
+            made = Reconstructor(view, self._head(directory), tokenizer, meta)
+        elif directory is None:
+            made = Reconstructor.from_target(model, tokenizer, meta)
+        else:
+            made = Reconstructor.load(directory)
+            made.backbone.to(self.device)
+            made.head.to(self.device)
+        made.recompute = self.recipe.devices.gradient_checkpointing
+        return made
+
+    def _view(
+        self, model: nn.Module, place: int, directory: Path | None, frozen: bool
+    ) -> nn.Module:
+        lora = self.recipe.lora
+        assert lora is not None, "only adapters have views"
+        seed = self.recipe.seed * 100 + place
+        view = adapted(model, lora.rank, lora.alpha, seed, self.recipe.target.checkpoint)
+        return view if directory is None else load_adapter(view, directory, frozen=frozen)
+
+    def _head(self, directory: Path | None) -> nn.Linear:
+        width = self.target.d_model
+        if directory is not None:
+            return load_head(directory, width).to(self.device)
+        head = nn.Linear(width, width, bias=False)
+        nn.init.eye_(head.weight)
+        return head.to(self.device)
+
+    # -- stages ------------------------------------------------------------------------------------
+    def warm_start_verbalizer(self) -> None:
+        """The AV learns to write the labels."""
+        directory = self.stage("verbalizer")
+        train_verbalizer(self.training, self.verbalizer(), self.pairs, directory, ("verbalizer",))
+
+    def warm_start_reconstructor(self) -> None:
+        """The AR learns to rebuild activations from the labels."""
+        train_reconstructor(
+            self.training,
+            self.reconstructor(),
+            self.pairs,
+            self.mean_D,
+            self.stage("reconstructor"),
+            ("reconstructor",),
+        )
+
+    def joint_rl(self) -> None:
+        """Both go on from the warm start; the same adapters, since fresh ones would lose it."""
+        av, ar = self._warm_started()
+        train_rl(
+            self.training,
+            self.engine(av, ar),
+            self.verbalizer(av, frozen=True),
+            self.reconstructor(ar, frozen=True),
+            self.rl_vectors,
+            HeldOut(
+                self.held_out_rows.vectors_ND, None, self.mean_D, self.recipe.rl.max_new_tokens
+            ),
+            self.stage("rl"),
+            parts=("verbalizer", "reconstructor", "rl"),
+        )
+
+    def engine(self, av: Path, ar: Path) -> LocalEngine:
+        """Runs a pair that some stage left; its rollouts are written side by side."""
+        rows = self.recipe.rl.vectors * self.recipe.rl.group
+        return LocalEngine(self.target, self.verbalizer(av), self.reconstructor(ar), rows)
+
+    def _warm_started(self) -> tuple[Path, Path]:
+        av, ar = (finished(self.stage(name)) / "model" for name in ("verbalizer", "reconstructor"))
+        return av, ar
+
+    # -- the result --------------------------------------------------------------------------------
+    def publish(self) -> None:
+        """Assemble the pair's directory, merged and in bfloat16, with mean, card, logs and report.
+
+        The report is of the pair in memory, before its weights are rounded.
+        """
+        temporary, best = self.root / "nla.new", self.stage("rl") / "best"
+        shutil.rmtree(temporary, ignore_errors=True)
+        self.target.save(temporary / "target", torch.bfloat16)
+        Verbalizer.load(best / "av", self.dtype, self.base).save(temporary / "av", torch.bfloat16)
+        Reconstructor.load(best / "ar", self.dtype, self.base).save(
+            temporary / "ar", torch.bfloat16
+        )
+        save_file({"mean": self.mean_D}, temporary / MEAN_NAME)
+        report = self.measure()
+        write_card(temporary, self._card(report))
+        self._copy_logs(temporary / "run")
+        write_text_atomic(temporary / REPORT_NAME, report.model_dump_json(indent=2) + "\n")
+        shutil.rmtree(self.nla, ignore_errors=True)
+        temporary.rename(self.nla)
+
+    def measure(self) -> CheckpointReport:
+        """Fidelity of the chosen pair on held-out documents, beside its floors and its start."""
+        best = self.stage("rl") / "best"
+        pair = Pair(
+            name=self.recipe.name,
+            target=self.target,
+            engine=self.engine(best / "av", best / "ar"),
+            mean_D=self.mean_D,
+            scale=resolve_scale("sqrt_d_model", self.target.d_model),
+            warm_start=self.engine(*self._warm_started()),
+        )
+        return evaluate_checkpoint(pair, self.held_out_rows, self.recipe.rl.max_new_tokens)
+
+    def _card(self, report: CheckpointReport) -> NlaCard:
+        recipe = self.recipe
+        best = read_json(self.stage("rl") / "best" / "best.json")
+        unit_ND = to_norm(self.pairs.vectors, resolve_scale("sqrt_d_model", self.target.d_model))
+        return NlaCard(
+            name=recipe.name,
+            description=f"Reads {recipe.target.checkpoint} after block {recipe.target.layer}.",
+            layer=recipe.target.layer,
+            d_model=self.target.d_model,
+            variance=float((unit_ND - self.mean_D).square().mean()),
+            num_training_rows=len(self.pairs),
+            floors=report.floors.model_dump(),
+            fve=report.fve,
+            provenance={
+                "base_model": recipe.target.checkpoint,
+                "teacher": recipe.teacher.model,
+                "recipe": recipe.name,
+                "seed": recipe.seed,
+                **best,
+            },
+        )
+
+    def _copy_logs(self, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        write_resolved(self.recipe, directory / "recipe.toml")
+        for name in STAGES[2:]:
+            shutil.copy(self.stage(name) / "metrics.jsonl", directory / f"{name}.jsonl")
