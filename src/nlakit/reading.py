@@ -135,7 +135,7 @@ class Reading(FrozenModel):
             raise InputError(f"A confidence lies between 0 and 1, found {min_confidence}.")
         if not self.calibrated:
             raise InputError(
-                f"The NLA {self.nla!r} has no confidence.json, so its claims have no confidence. "
+                f"The NLA {self.nla!r} has no calibrator.json, so its claims have no confidence. "
                 "Make one with `nlakit eval confidence --write`, or leave the threshold out."
             )
         kept = [_without(row, min_confidence) for row in self.tokens]

@@ -195,7 +195,7 @@ def test_hidden_claims_leave_an_ellipsis_and_the_others_their_places(reading):
 
 def test_threshold_without_a_calibrator_is_refused(reading):
     bare = reading.model_copy(update={"calibrated": False})
-    with pytest.raises(InputError, match=r"no confidence\.json"):
+    with pytest.raises(InputError, match=r"no calibrator\.json"):
         bare.above(0.5)
     with pytest.raises(InputError, match="found 1.5"):
         reading.above(1.5)

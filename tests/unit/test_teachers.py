@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.teacher_server import GOOD, READ, WRITTEN, teacher_server
@@ -124,6 +126,14 @@ def test_equal_texts_are_asked_once_and_never_again(cache):
         teacher(server, cache).label_many(places(3) + places(3))
         teacher(server, cache).label_many(places(4))
         assert server.paid == 4
+
+
+def test_a_notebook_whose_loop_runs_gets_its_labels(cache):
+    async def cell(server):
+        return teacher(server, cache).label_many(places(3))
+
+    with teacher_server() as server, ThreadPoolExecutor(1) as notebook:
+        assert len(notebook.submit(asyncio.run, cell(server)).result()) == 3
 
 
 def test_budget_stops_before_it_is_passed_and_goes_on_later(cache):

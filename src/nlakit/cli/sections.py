@@ -152,7 +152,7 @@ def confidence(
         Also read each place four times and its neighbours, for agreement and recurrence.
     write
         First fit the calibrator on other held-out documents, and leave it beside the pair as
-        confidence.json.
+        calibrator.json.
     """
     if write:
         path = _fit(nla).save(resolve_pair(nla).pair)

@@ -27,7 +27,7 @@ from nlakit.models.verbalizer import OPEN_TAG, Verbalizer
 from nlakit.reading import ReadClaim
 from nlakit.storyworld.claims import Claim, parse
 
-CONFIDENCE_NAME = "confidence.json"
+CONFIDENCE_NAME = "calibrator.json"
 ROWS_PER_PASS = 64
 LOWEST_LOGIT, HIGHEST_LOGIT = -12.0, 9.0
 MIN_KIND_CLAIMS = 20
@@ -155,7 +155,7 @@ def _common_kinds(features: Sequence[ClaimFeatures]) -> list[str]:
 
 
 class ClaimConfidence(FrozenModel):
-    """`confidence.json`: the calibrators of a pair, and where they come from."""
+    """`calibrator.json`: the calibrators of a pair, and where they come from."""
 
     format_version: Literal[1] = 1
     greedy: Calibrator

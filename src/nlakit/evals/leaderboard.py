@@ -167,7 +167,7 @@ class Entry:
     """Where the parts of a submitted pair lie.
 
     Attributes:
-        beside: may hold `warm_start/`, `control_ar/` and `confidence.json`; None: there are none.
+        beside: may hold `warm_start/`, `control_ar/` and `calibrator.json`; None: there are none.
     """
 
     source: PairSource

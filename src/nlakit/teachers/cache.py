@@ -38,7 +38,7 @@ class Paid(NamedTuple):
 
 
 class AnswerCache:
-    """Answers on disk. For one thread; several processes may share the file.
+    """Answers on disk. For one thread at a time; several processes may share the file.
 
     Raises:
         CheckpointError: the file is not such a cache.
@@ -48,7 +48,9 @@ class AnswerCache:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+            self._db = sqlite3.connect(
+                self.path, timeout=30, isolation_level=None, check_same_thread=False
+            )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .base import Place, TeacherLabel
@@ -62,7 +63,7 @@ class RemoteTeacher:
             BudgetSpent: some were not asked; the answers so far are in the cache.
             RemoteError: the server refused for good, or kept failing.
         """
-        asyncio.run(self._fill(self.open_questions(places)))
+        run_to_end(self._fill(self.open_questions(places)))
         answers = [self.cache.get(self.key(place)) for place in places]
         assert None not in answers, "every question was answered"
         return [to_label(answer) for answer in answers if answer is not None]
@@ -130,3 +131,14 @@ async def run_to_the_end(workers: Sequence[Coroutine[Any, Any, None]]) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
+
+
+def run_to_end(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine, in a thread of its own where a loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pool.submit(asyncio.run, work).result()

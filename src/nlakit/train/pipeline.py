@@ -420,7 +420,7 @@ def write_pair_report(recipe: Recipe, space: Workspace) -> None:
 
 
 def calibrate(pair: Path, documents: int) -> None:
-    """Leave `confidence.json` beside a pair, unless its claims are all alike or there are none."""
+    """Leave `calibrator.json` beside a pair, unless its claims are all alike or there are none."""
     try:
         fit_confidence(load_pair(pair), documents).save(pair)
     except InputError as error:
