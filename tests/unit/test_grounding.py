@@ -128,19 +128,22 @@ def test_curves_count_true_claims_that_stay():
     texts = [teacher.describe(state, random.Random(0)).text for state in found]
     texts[:10] = ["A gloomy tale about boats, told by a robot." for _ in range(10)]
     curve, _ = judge_curves(Scripted({"mood"}), torch.zeros(30, 4), texts, found, seed=0)
-    verdicts = [
-        (claim.kind, check(claim, state) == "true")
+    checked = [
+        (claim, check(claim, state) == "true")
         for text, state in zip(texts, found, strict=True)
         for claim in claims.parse(text)
         if check(claim, state) != "uncheckable"
     ]
     read = [
-        right for kind, right in verdicts if kind not in ("mood", "last")
-    ]  # every quote has two words here, or one
+        true
+        for claim, true in checked
+        if claim.kind != "mood" and not (claim.kind == "last" and " " in claim.value)
+    ]
     half = next(point for point in curve.points if point.threshold == 0.5)
-    assert curve.claims == len(verdicts)
-    assert half.kept <= sum(right for _, right in verdicts)
-    assert half.precision == pytest.approx(sum(read) / len(read), abs=0.02)
+    assert curve.claims == len(checked)
+    assert half.precision == pytest.approx(sum(read) / len(read))
+    assert half.kept == pytest.approx(sum(read) / sum(true for _, true in checked))
+    assert 0 < half.kept < 1 and half.precision < 1
 
 
 # -- the reward ------------------------------------------------------------------------------------

@@ -29,8 +29,9 @@ def train(
     output
         Directory of the run; by default runs/NAME, NAME being the recipe's file name.
     only
-        Make one stage and stop: target, activations, verbalizer, reconstructor or rl; of a released
-        model activations, labels, verbalizer, reconstructor or rl.
+        Make one stage and stop: target, activations, verbalizer, reconstructor or rl, and where the
+        recipe has a grounding: grounding, grounded-verbalizer, grounded-reconstructor, grounded-rl
+        or controls; of a released model activations, labels, verbalizer, reconstructor or rl.
     """
     directory = output or RUNS / recipe.stem
     with distributed.joined():

@@ -51,7 +51,7 @@ from .grounding import ClaimJudge, full_labels, ground, judge_curves, write_grou
 from .prompts import AR_TEMPLATE, AV_TEMPLATE
 from .recipe import GroundedRlConfig, GroundingConfig, Recipe
 from .rl import TruthTerms, train_rl
-from .run import read_json, write_json
+from .run import RunDirectory, read_json, write_json
 from .sft import train_reconstructor, train_verbalizer
 from .target import train_target
 from .tokenizer import MARKER
@@ -198,7 +198,8 @@ def make_grounded_pairs(recipe: Recipe, space: Workspace) -> PairSet:
     """Fresh activations, and labels of them without what a judge that never saw them can't read."""
     config, directory = grounding_of(recipe), space.stage("grounding")
     shards, labels = directory / "shards", directory / "labels"
-    if not (directory / "done.json").exists():
+    run = RunDirectory(directory, recipe.stage(*GROUNDED_PARTS))
+    if run.done is None:
         target = make_target(recipe, space)
         extract_storyworld(
             target,
@@ -217,7 +218,7 @@ def make_grounded_pairs(recipe: Recipe, space: Workspace) -> PairSet:
         write_grounded(labels, grounded, reader.manifest.config_hash, config.threshold)
         dropped = Counter(kind for each in grounded for kind in each.dropped)
         kept = Counter(kind for each in grounded for kind, _ in each.label.claims)
-        write_json(directory / "done.json", {"kept": dict(kept), "dropped": dict(dropped)})
+        run.finish({"kept": dict(kept), "dropped": dict(dropped)})
     return load_pairs(shards, labels)
 
 

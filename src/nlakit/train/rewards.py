@@ -1,4 +1,4 @@
-"""Reward terms of joint RL: small pure functions of one rollout batch, each N x G."""
+"""Reward terms of joint RL: small pure functions, of one rollout batch (N x G) where not said."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def length_cost(num_tokens_NG: Tensor, allowance: int, cost: float) -> Tensor:
 
 
 def claim_log_odds(probabilities: Iterable[float], neutral: float) -> float:
-    """What an explanation's claims are worth to a judge: the sum of log(p / neutral), p at most 1.
+    """What one explanation's claims are worth to a judge: the sum of log(p / neutral), p at most 1.
 
     A claim less likely than `neutral` costs more than silence, at most 1.5; a likelier one gains,
     at most −log(neutral).
