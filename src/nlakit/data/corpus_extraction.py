@@ -11,15 +11,20 @@ from typing import NamedTuple
 import pyarrow as pa
 import torch
 
-from nlakit.config import write_text_atomic
 from nlakit.errors import InputError
 from nlakit.models.target import Encoded, Target
 from nlakit.storyworld.document import Split
 
 from .corpora import Corpus, CorpusDocument
-from .extraction import ActivationRows, BasePlan, Progress, check_same_plan, target_sha256
+from .extraction import (
+    ActivationRows,
+    BasePlan,
+    Progress,
+    check_same_plan,
+    target_sha256,
+    write_manifest,
+)
 from .shards import (
-    MANIFEST_NAME,
     ROW_SCHEMA,
     Manifest,
     ShardRecord,
@@ -94,17 +99,7 @@ def extract_corpus(
         raise InputError(
             f"{corpus.source} has no {split} document with a token at {minimum_position} or later."
         )
-    manifest = Manifest(
-        layer=plan.layer,
-        d_model=plan.d_model,
-        num_rows=sum(record.num_rows for record in records),
-        num_documents=sum(record.num_documents for record in records),
-        config=plan.model_dump(mode="json"),
-        config_hash=plan.hash,
-        shards=tuple(records),
-    )
-    write_text_atomic(directory / MANIFEST_NAME, manifest.model_dump_json(indent=2))
-    return manifest
+    return write_manifest(directory, plan, records)
 
 
 def _shards(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -159,6 +159,11 @@ def extract_storyworld(
     )
     check_same_plan(directory, plan)
     records = list(_shards(target, directory, plan, _Counter(num_documents, progress)))
+    return write_manifest(directory, plan, records)
+
+
+def write_manifest(directory: Path, plan: BasePlan, records: Sequence[ShardRecord]) -> Manifest:
+    """Write what `records` of `plan` add up to; it is written last, so what has one is whole."""
     manifest = Manifest(
         layer=plan.layer,
         d_model=plan.d_model,

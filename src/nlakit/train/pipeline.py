@@ -34,7 +34,7 @@ from nlakit.data.labels import write_labels
 from nlakit.data.shards import ShardReader
 from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
-from nlakit.errors import ConfigError, InputError, ResumeError
+from nlakit.errors import ConfigError, InputError
 from nlakit.evals import probe_store
 from nlakit.evals.calibrate import CALIBRATION_DOCUMENTS, fit_confidence
 from nlakit.evals.pair import CONTROL_AR, load_pair
@@ -51,7 +51,7 @@ from .grounding import ClaimJudge, full_labels, ground, judge_curves, write_grou
 from .prompts import AR_TEMPLATE, AV_TEMPLATE
 from .recipe import GroundedRlConfig, GroundingConfig, Recipe
 from .rl import TruthTerms, train_rl
-from .run import RunDirectory, read_json, write_json
+from .run import RunDirectory, finished, read_json, write_json
 from .sft import train_reconstructor, train_verbalizer
 from .target import train_target
 from .tokenizer import MARKER
@@ -169,7 +169,9 @@ def warm_start_reconstructor(recipe: Recipe, space: Workspace) -> None:
 
 def joint_rl(recipe: Recipe, space: Workspace) -> None:
     target, pairs = make_target(recipe, space), make_pairs(recipe, space)
-    av_dir, ar_dir = (finished(space, name) / "model" for name in ("verbalizer", "reconstructor"))
+    av_dir, ar_dir = (
+        finished(space.stage(name)) / "model" for name in ("verbalizer", "reconstructor")
+    )
     rows = recipe.rl.vectors * recipe.rl.group
     engine = LocalEngine(target, Verbalizer.load(av_dir), Reconstructor.load(ar_dir), rows)
     train_rl(
@@ -228,7 +230,7 @@ def train_judge(recipe: Recipe, space: Workspace) -> Verbalizer:
     if not (directory / "done.json").exists():
         pairs = make_pairs(recipe, space)
         full = replace(pairs, explanations=full_labels(states_of(pairs.rows), recipe.seed))
-        start = Verbalizer.load(finished(space, "verbalizer") / "model")
+        start = Verbalizer.load(finished(space.stage("verbalizer")) / "model")
         taught = recipe.model_copy(update={"verbalizer": config.judge})
         train_verbalizer(taught, start, full, directory, GROUNDED_PARTS)
     return Verbalizer.load(directory / "model")
@@ -239,7 +241,7 @@ def measure_judge(recipe: Recipe, space: Workspace, target: Target, judge: Claim
     vectors, rows = sample_storyworld(
         target, recipe.seed * 10 + HELD_OUT_SEED, "heldout", grounding_of(recipe).curve_rows
     )
-    reconstructor = Reconstructor.load(finished(space, "reconstructor") / "model")
+    reconstructor = Reconstructor.load(finished(space.stage("reconstructor")) / "model")
     engine = LocalEngine(target, judge.verbalizer, reconstructor)
     sampling = Sampling(temperature=1.0, max_new_tokens=EVALUATION_TOKENS, seed=recipe.seed)
     texts = [group[0].text for group in engine.verbalize(vectors, sampling)]
@@ -270,7 +272,7 @@ def grounded_rl(recipe: Recipe, space: Workspace) -> None:
     config = grounded_rl_of(recipe)
     target, pairs = make_target(recipe, space), make_pairs(recipe, space)
     av_dir, ar_dir = (
-        finished(space, name) / "model"
+        finished(space.stage(name)) / "model"
         for name in ("grounded-verbalizer", "grounded-reconstructor")
     )
     judge = ClaimJudge(
@@ -310,14 +312,6 @@ def train_controls(recipe: Recipe, space: Workspace) -> None:
         control = Reconstructor.from_target(target.model, target.tokenizer, meta)
         directory = space.stage("controls") / name
         train_reconstructor(taught, control, pairs, mean_D, directory, GROUNDED_RL_PARTS)
-
-
-def finished(space: Workspace, name: str) -> Path:
-    """The directory of a stage that must be done before another can start."""
-    directory = space.stage(name)
-    if not (directory / "done.json").exists():
-        raise ResumeError(f"{directory} is not finished: make the stage {name!r} first.")
-    return directory
 
 
 # -- what the stages share -----------------------------------------------------------------------
