@@ -23,7 +23,8 @@ MICRO = (
 )  # fmt: skip
 SFT = "{ steps = 2, batch_size = 8, held_out = 16, optimizer = { lr = 1e-3 } }"
 GROUNDED = (
-    *MICRO, "grounding.documents=16", "grounding.curve_rows=8", f"grounding.judge={SFT}",
+    *MICRO, "grounding.documents=16", "grounding.extra_documents=4",
+    "grounding.curve_rows=8", f"grounding.judge={SFT}",
     f"grounding.verbalizer={SFT}", f"grounding.reconstructor={SFT}",
     "grounded_rl={ steps = 2, vectors = 2, group = 2, max_new_tokens = 12, evaluate_every = 2, "
     "evaluation_documents = 8, verbalizer = { lr = 1e-4 }, reconstructor = { lr = 1e-3 } }",

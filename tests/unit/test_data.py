@@ -20,6 +20,7 @@ from nlakit.data.datasets import (
     PairSet,
     export_parquet,
     import_parquet,
+    join,
     load_pairs,
     training_mean,
 )
@@ -143,6 +144,17 @@ def test_another_seed_or_target_is_refused(tiny_target, extracted):
     assert len(ShardReader(directory / "shards")) == 36
 
 
+def test_rare_facts_are_gathered_where_they_hold(tiny_target, tmp_path):
+    everywhere = extract(tiny_target, tmp_path / "all")
+    manifest = extract(tiny_target, tmp_path / "rhymes", about=("rhyme",))
+    vectors, rows = ShardReader(tmp_path / "rhymes").load()
+    assert manifest.num_documents == 9
+    assert 9 <= len(vectors) <= 36
+    assert all("rhyme" in state.facts for state in states_of(rows))
+    assert len(set(rows.column("doc_id").to_pylist())) == 9
+    assert manifest.config_hash != everywhere.config_hash
+
+
 def test_corrupt_shard_is_refused(extracted):
     directory, _ = extracted
     path = directory / "shards" / "shard-00001.safetensors"
@@ -251,6 +263,17 @@ def test_dataset_of_another_width_is_refused(tiny_target, tmp_path):
             tmp_path / "x.parquet", small_pairs(tiny_target), "rl", dataset_meta(tiny_target, 8)
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_joined_sets_keep_each_vector_beside_its_text(extracted):
+    directory, _ = extracted
+    write_labels(directory / "shards", StoryworldTeacher(), directory / "labels")
+    pairs = load_pairs(directory / "shards", directory / "labels")
+    both = join(PairSet(-pairs.vectors, ["x"] * len(pairs), pairs.rows), pairs)
+    num = len(pairs)
+    assert both.explanations == ["x"] * num + pairs.explanations
+    torch.testing.assert_close(both.vectors[num:], -both.vectors[:num])
+    assert both.rows.slice(num) == pairs.rows
 
 
 def test_training_mean_normalises_each_row_first():

@@ -48,6 +48,15 @@ class PairSet:
         return len(self.explanations)
 
 
+def join(*sets: PairSet) -> PairSet:
+    """One set of several, in the order given."""
+    return PairSet(
+        torch.cat([each.vectors for each in sets]),
+        [text for each in sets for text in each.explanations],
+        pa.concat_tables([each.rows for each in sets]),
+    )
+
+
 def load_pairs(shards_dir: str | Path, labels_path: str | Path) -> PairSet:
     """Activations with their labels, in extraction order; rows the teacher refused are dropped.
 

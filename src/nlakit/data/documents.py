@@ -6,7 +6,7 @@ Knows nothing of files.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -66,15 +66,31 @@ def readable_documents(target: Target, made: Iterable[Document]) -> Iterator[Enc
             continue
 
 
-def sample_positions(
-    encoded: EncodedDocument, num: int, rng: random.Random, skip_first: int = SKIPPED_TOKENS
+def readable_positions(
+    encoded: EncodedDocument, skip_first: int = SKIPPED_TOKENS, about: Collection[str] = ()
 ) -> list[int]:
-    """Up to `num` token positions in order, none twice, none among the first `skip_first` tokens.
+    """Token positions that may be read: not the first `skip_first`, not a special token's.
 
-    A document with nothing behind those gives its last token.
+    A document with nothing behind those has its last token. With `about`, only positions at which
+    a fact of one of these kinds holds.
     """
     last = len(encoded.ids) - 1
     usable = [p for p in range(min(skip_first, last), last + 1) if encoded.offsets[p][1] > 0]
+    if not about:
+        return usable
+    facts = [each for each in encoded.document.facts if each.kind in about]
+    return [p for p in usable if any(fact.holds_at(encoded.offsets[p][1]) for fact in facts)]
+
+
+def sample_positions(
+    encoded: EncodedDocument,
+    num: int,
+    rng: random.Random,
+    skip_first: int = SKIPPED_TOKENS,
+    about: Collection[str] = (),
+) -> list[int]:
+    """Up to `num` of the readable positions in order, none twice."""
+    usable = readable_positions(encoded, skip_first, about)
     return sorted(rng.sample(usable, min(num, len(usable))))
 
 

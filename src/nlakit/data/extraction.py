@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,12 @@ from nlakit.models.target import Target
 from nlakit.storyworld.document import Split
 from nlakit.storyworld.grammar import generate
 
-from .documents import EncodedDocument, readable_documents, sample_positions
+from .documents import (
+    EncodedDocument,
+    readable_documents,
+    readable_positions,
+    sample_positions,
+)
 from .shards import (
     MANIFEST_NAME,
     ROW_SCHEMA,
@@ -56,7 +61,7 @@ class BasePlan(FrozenModel):
     @property
     def hash(self) -> str:
         """Hex SHA-256 of the plan."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -65,6 +70,8 @@ class ExtractionPlan(BasePlan):
 
     seed: int
     split: Split
+    about: tuple[str, ...] = ()
+    """Only places where a fact of one of these kinds holds; empty: any place."""
 
 
 class ActivationRows(NamedTuple):
@@ -79,13 +86,16 @@ def read_documents(
     documents: list[EncodedDocument],
     positions_per_document: int,
     on_documents: Callable[[int], None] | None = None,
+    about: Collection[str] = (),
 ) -> ActivationRows:
-    """Activations at `positions_per_document` places of each document.
+    """Activations at `positions_per_document` places of each document, of those `about` allows.
 
     `on_documents` is called with the number of documents read by each pass.
     """
     places = [
-        sample_positions(each, positions_per_document, random.Random(f"{each.document.id}/places"))
+        sample_positions(
+            each, positions_per_document, random.Random(f"{each.document.id}/places"), about=about
+        )
         for each in documents
     ]
     return read_places(target, documents, places, on_documents)
@@ -138,10 +148,15 @@ def extract_storyworld(
     positions_per_document: int = 5,
     shard_rows: int = 20_000,
     progress: Progress | None = None,
+    about: tuple[str, ...] = (),
 ) -> Manifest:
     """Read documents into shards of about `shard_rows` rows; returns the manifest.
 
     Shards that are there and whole are kept, so a killed run goes on where it stopped.
+
+    Args:
+        about: read only places where a fact of one of these kinds holds, and pass over documents
+            without one; empty: any place. What is rare in the world is gathered so.
 
     Raises:
         ResumeError: `out_dir` holds shards of another seed, split, size or target.
@@ -156,6 +171,7 @@ def extract_storyworld(
         layer=target.site.layer,
         d_model=target.d_model,
         target_sha256=target_sha256(target),
+        about=about,
     )
     check_same_plan(directory, plan)
     records = list(_shards(target, directory, plan, _Counter(num_documents, progress)))
@@ -222,8 +238,11 @@ def _make_shard(
     counter: _Counter,
 ) -> ShardRecord:
     made = readable_documents(target, generate(plan.seed, plan.split, first_index))
-    documents = list(islice(made, num_documents))
-    found = read_documents(target, documents, plan.positions_per_document, counter.add)
+    with_places = (each for each in made if readable_positions(each, about=plan.about))
+    documents = list(islice(with_places, num_documents))
+    found = read_documents(
+        target, documents, plan.positions_per_document, counter.add, about=plan.about
+    )
     return write_shard(
         directory,
         number,

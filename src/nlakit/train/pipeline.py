@@ -27,7 +27,7 @@ from nlakit.card import MEAN_NAME, NlaCard, read_card, write_card
 from nlakit.config import parse_config, write_resolved
 from nlakit.contract import Extraction, NlaMeta, PromptTemplates, Role, measure_tokens
 from nlakit.core.scale import resolve_scale, to_norm
-from nlakit.data.datasets import PairSet, load_pairs
+from nlakit.data.datasets import PairSet, join, load_pairs
 from nlakit.data.documents import states_of
 from nlakit.data.extraction import extract_storyworld, sample_storyworld
 from nlakit.data.labels import write_labels
@@ -56,7 +56,7 @@ from .sft import train_reconstructor, train_verbalizer
 from .target import train_target
 from .tokenizer import MARKER
 
-EXTRACTION_SEED, HELD_OUT_SEED, GROUNDING_SEED = 4, 5, 7
+EXTRACTION_SEED, HELD_OUT_SEED, GROUNDING_SEED, EXTRA_SEED, JUDGE_SEED = 4, 5, 7, 8, 9
 PLAIN_STAGES = ("target", "activations", "verbalizer", "reconstructor", "rl")
 GROUNDED_STAGES = (
     "grounding", "grounded-verbalizer", "grounded-reconstructor", "grounded-rl", "controls",
@@ -199,37 +199,93 @@ def grounded_rl_of(recipe: Recipe) -> GroundedRlConfig:
 def make_grounded_pairs(recipe: Recipe, space: Workspace) -> PairSet:
     """Fresh activations, and labels of them without what a judge that never saw them can't read."""
     config, directory = grounding_of(recipe), space.stage("grounding")
-    shards, labels = directory / "shards", directory / "labels"
+    sets = [_GroundedSet(directory, config.documents, GROUNDING_SEED)]
+    if config.extra_documents:
+        # First, since the last rows of a set are the ones that training is watched on.
+        extra = _GroundedSet(directory / "extra", config.extra_documents, EXTRA_SEED, config.about)
+        sets.insert(0, extra)
     run = RunDirectory(directory, recipe.stage(*GROUNDED_PARTS))
     if run.done is None:
-        target = make_target(recipe, space)
-        extract_storyworld(
-            target,
-            shards,
-            seed=recipe.seed * 10 + GROUNDING_SEED,
-            split="train",
-            num_documents=config.documents,
-            positions_per_document=config.positions_per_document,
-            shard_rows=config.documents * config.positions_per_document,
-        )
         judge = ClaimJudge(train_judge(recipe, space), recipe.precision)
-        measure_judge(recipe, space, target, judge)
-        reader = ShardReader(shards)
+        measure_judge(recipe, space, make_target(recipe, space), judge)
+        kept, dropped = _ground(recipe, space, judge, sets)
+        run.finish({"kept": dict(kept), "dropped": dict(dropped)})
+    return join(*(load_pairs(each.shards, each.labels) for each in sets))
+
+
+@dataclass(frozen=True)
+class _GroundedSet:
+    """Where a set of grounded labels lies, and the documents that it is of."""
+
+    directory: Path
+    documents: int
+    seed: int
+    about: tuple[str, ...] = ()
+
+    @property
+    def shards(self) -> Path:
+        return self.directory / "shards"
+
+    @property
+    def labels(self) -> Path:
+        return self.directory / "labels"
+
+
+def _ground(
+    recipe: Recipe, space: Workspace, judge: ClaimJudge, sets: Sequence[_GroundedSet]
+) -> tuple[Counter[str], Counter[str]]:
+    """Extract and ground each set; returns the claims kept and dropped, counted by kind."""
+    config = grounding_of(recipe)
+    kept, dropped = Counter[str](), Counter[str]()
+    for each in sets:
+        extract_for_grounding(recipe, space, each.shards, each.documents, each.seed, each.about)
+        reader = ShardReader(each.shards)
         vectors, rows = reader.load()
         grounded = ground(judge, vectors, states_of(rows), config.threshold, recipe.seed)
-        write_grounded(labels, grounded, reader.manifest.config_hash, config.threshold)
-        dropped = Counter(kind for each in grounded for kind in each.dropped)
-        kept = Counter(kind for each in grounded for kind, _ in each.label.claims)
-        run.finish({"kept": dict(kept), "dropped": dict(dropped)})
-    return load_pairs(shards, labels)
+        write_grounded(each.labels, grounded, reader.manifest.config_hash, config.threshold)
+        kept.update(kind for label in grounded for kind, _ in label.label.claims)
+        dropped.update(kind for label in grounded for kind in label.dropped)
+    return kept, dropped
+
+
+def extract_for_grounding(
+    recipe: Recipe,
+    space: Workspace,
+    shards: Path,
+    documents: int,
+    seed: int,
+    about: tuple[str, ...],
+) -> None:
+    config = grounding_of(recipe)
+    extract_storyworld(
+        make_target(recipe, space),
+        shards,
+        seed=recipe.seed * 10 + seed,
+        split="train",
+        num_documents=documents,
+        positions_per_document=config.positions_per_document,
+        shard_rows=documents * config.positions_per_document,
+        about=about,
+    )
+
+
+def make_lessons(recipe: Recipe, space: Workspace) -> PairSet:
+    """What the judge and RL learn from: activations of rare facts, then the plain stages' ones."""
+    config, pairs = grounding_of(recipe), make_pairs(recipe, space)
+    shards = space.stage("grounding") / "judge-extra"
+    if not config.extra_documents:
+        return pairs
+    extract_for_grounding(recipe, space, shards, config.extra_documents, JUDGE_SEED, config.about)
+    vectors, rows = ShardReader(shards).load()
+    return join(PairSet(vectors, [""] * len(vectors), rows), pairs)
 
 
 def train_judge(recipe: Recipe, space: Workspace) -> Verbalizer:
     """The warm-started AV, taught on by full labels that quote as a grounded label does."""
     config, directory = grounding_of(recipe), space.stage("grounding") / "judge"
     if not (directory / "done.json").exists():
-        pairs = make_pairs(recipe, space)
-        full = replace(pairs, explanations=full_labels(states_of(pairs.rows), recipe.seed))
+        lessons = make_lessons(recipe, space)
+        full = replace(lessons, explanations=full_labels(states_of(lessons.rows), recipe.seed))
         start = Verbalizer.load(finished(space.stage("verbalizer")) / "model")
         taught = recipe.model_copy(update={"verbalizer": config.judge})
         train_verbalizer(taught, start, full, directory, GROUNDED_PARTS)
@@ -270,7 +326,7 @@ def ground_reconstructor(recipe: Recipe, space: Workspace) -> None:
 
 def grounded_rl(recipe: Recipe, space: Workspace) -> None:
     config = grounded_rl_of(recipe)
-    target, pairs = make_target(recipe, space), make_pairs(recipe, space)
+    target, mean_D = make_target(recipe, space), mean_vector(make_pairs(recipe, space).vectors)
     av_dir, ar_dir = (
         finished(space.stage(name)) / "model"
         for name in ("grounded-verbalizer", "grounded-reconstructor")
@@ -285,8 +341,8 @@ def grounded_rl(recipe: Recipe, space: Workspace) -> None:
         engine,
         Verbalizer.load(av_dir),
         Reconstructor.load(ar_dir),
-        pairs.vectors,
-        held_out_rows(recipe, target, mean_vector(pairs.vectors)),
+        make_lessons(recipe, space).vectors,
+        held_out_rows(recipe, target, mean_D),
         space.stage("grounded-rl"),
         TruthTerms(judge, config.judge_weight, config.judge_neutral, config.reword_share),
         GROUNDED_RL_PARTS,

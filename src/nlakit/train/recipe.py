@@ -109,6 +109,10 @@ class GroundingConfig(FrozenModel):
 
     documents: int = Field(ge=8)
     positions_per_document: int = Field(default=4, ge=1)
+    about: tuple[str, ...] = ("rhyme",)
+    """Kinds of fact that are rare: `extra_documents` are read only where one of them holds."""
+    extra_documents: int = Field(default=0, ge=0)
+    """As many go to the judge and RL as to the grounded labels, other ones."""
     threshold: float = Field(default=0.65, gt=0, le=1)
     """A claim stays in a label when the judge gives it at least this probability."""
     curve_rows: int = Field(default=1000, ge=8)
