@@ -49,7 +49,7 @@ from nlakit.teachers.storyworld import StoryworldTeacher
 from .evaluation import EVALUATION_TOKENS, HeldOut
 from .grounding import ClaimJudge, full_labels, ground, judge_curves, write_grounded
 from .prompts import AR_TEMPLATE, AV_TEMPLATE
-from .recipe import GroundedRlConfig, GroundingConfig, Recipe
+from .recipe import GroundedRlConfig, GroundingConfig, Recipe, RlConfig
 from .rl import TruthTerms, train_rl
 from .run import RunDirectory, finished, read_json, write_json
 from .sft import train_reconstructor, train_verbalizer
@@ -180,7 +180,7 @@ def joint_rl(recipe: Recipe, space: Workspace) -> None:
         Verbalizer.load(av_dir),
         Reconstructor.load(ar_dir),
         pairs.vectors,
-        held_out_rows(recipe, target, mean_vector(pairs.vectors)),
+        held_out_rows(recipe, recipe.rl, target, mean_vector(pairs.vectors)),
         space.stage("rl"),
     )
 
@@ -342,7 +342,7 @@ def grounded_rl(recipe: Recipe, space: Workspace) -> None:
         Verbalizer.load(av_dir),
         Reconstructor.load(ar_dir),
         make_lessons(recipe, space).vectors,
-        held_out_rows(recipe, target, mean_D),
+        held_out_rows(recipe, config, target, mean_D),
         space.stage("grounded-rl"),
         TruthTerms(judge, config.judge_weight, config.judge_neutral, config.reword_share),
         GROUNDED_RL_PARTS,
@@ -399,10 +399,10 @@ def pair_meta(recipe: Recipe, target: Target, vectors_ND: Tensor, role: Role) ->
     )
 
 
-def held_out_rows(recipe: Recipe, target: Target, mean_D: Tensor) -> HeldOut:
+def held_out_rows(recipe: Recipe, config: RlConfig, target: Target, mean_D: Tensor) -> HeldOut:
     """One place in each of the held-out documents that RL's figures are taken on."""
     seed = recipe.seed * 10 + HELD_OUT_SEED
-    vectors, rows = sample_storyworld(target, seed, "heldout", recipe.rl.evaluation_documents)
+    vectors, rows = sample_storyworld(target, seed, "heldout", config.evaluation_documents)
     return HeldOut(vectors, states_of(rows), mean_D)
 
 
