@@ -26,10 +26,10 @@ from nlakit.config import FrozenModel, write_text_atomic
 from nlakit.data.labels import LABEL_SCHEMA, SET_NAME, LabelSet
 from nlakit.data.shards import write_table
 from nlakit.evals.calibration import auroc
+from nlakit.evals.claim_probability import STORYWORLD, ClaimFinder, claim_tokens
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.storyworld.claims import Claim, check, parse
+from nlakit.storyworld.claims import Claim, check
 from nlakit.storyworld.document import State
-from nlakit.storyworld.extent import extent
 from nlakit.storyworld.teacher import Label, Wish, describe
 
 from .learner import Precision, autocast
@@ -58,6 +58,7 @@ class ClaimJudge:
 
     verbalizer: Verbalizer
     precision: Precision = "auto"
+    finder: ClaimFinder = STORYWORLD
 
     @torch.no_grad()
     def judge(
@@ -79,17 +80,10 @@ class ClaimJudge:
 
     def _claims(self, explanation: str, logprobs: list[float]) -> list[JudgedClaim]:
         offsets = self.verbalizer.response_offsets(explanation)
-        found = []
-        for claim in parse(explanation):
-            start, end, wordings = extent(explanation, claim)
-            total = sum(
-                value
-                for value, (a, b) in zip(logprobs, offsets, strict=False)
-                if a < end and start < b
-            )
-            probability = wordings * math.exp(total)
-            found.append(JudgedClaim(claim, probability))
-        return found
+        return [
+            JudgedClaim(each.claim, math.exp(each.logprob(logprobs)))
+            for each in claim_tokens(explanation, offsets, self.finder)
+        ]
 
 
 # -- labels ----------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ from nlakit.teachers.storyworld import StoryworldTeacher
 from .evaluation import EVALUATION_TOKENS, HeldOut
 from .grounding import ClaimJudge, full_labels, ground, judge_curves, write_grounded
 from .prompts import AR_TEMPLATE, AV_TEMPLATE
-from .recipe import GroundedRlConfig, GroundingConfig, Recipe, RlConfig
+from .recipe import GroundedRlConfig, GroundingConfig, Recipe, RlConfig, SftConfig
+from .rl import STAGE_PARTS as PLAIN_RL_PARTS
 from .rl import TruthTerms, train_rl
 from .run import RunDirectory, finished, read_json, write_json
 from .sft import train_reconstructor, train_verbalizer
@@ -354,20 +355,30 @@ def train_controls(recipe: Recipe, space: Workspace) -> None:
 
     What they make of an AV's explanations says how much of a rise in FVE is the AR's own learning.
     """
-    target, grounding = make_target(recipe, space), grounding_of(recipe)
-    grounded = grounded_rl_of(recipe)
-    mean_D = mean_vector(make_pairs(recipe, space).vectors)
-    for name, pairs, config, rl in (
-        ("plain", make_pairs(recipe, space), recipe.reconstructor, recipe.rl),
-        ("grounded", make_grounded_pairs(recipe, space), grounding.reconstructor, grounded),
-    ):
-        steps = config.steps + rl.steps * min(rl.reconstructor_updates, rl.group)
-        longer = config.model_copy(update={"steps": steps, "batch_size": rl.vectors})
-        taught = recipe.model_copy(update={"reconstructor": longer})
-        meta = pair_meta(recipe, target, pairs.vectors, "ar")
-        control = Reconstructor.from_target(target.model, target.tokenizer, meta)
-        directory = space.stage("controls") / name
-        train_reconstructor(taught, control, pairs, mean_D, directory, GROUNDED_RL_PARTS)
+    plain, grounded = make_pairs(recipe, space), grounding_of(recipe).reconstructor
+    _train_control(recipe, space, "plain", plain, recipe.reconstructor, recipe.rl, PLAIN_RL_PARTS)
+    _train_control(
+        recipe, space, "grounded", make_grounded_pairs(recipe, space), grounded,
+        grounded_rl_of(recipe), GROUNDED_RL_PARTS,
+    )  # fmt: skip
+
+
+def _train_control(
+    recipe: Recipe,
+    space: Workspace,
+    name: str,
+    pairs: PairSet,
+    config: SftConfig,
+    rl: RlConfig,
+    parts: Sequence[str],
+) -> None:
+    target, mean_D = make_target(recipe, space), mean_vector(make_pairs(recipe, space).vectors)
+    steps = config.steps + rl.steps * min(rl.reconstructor_updates, rl.group)
+    longer = config.model_copy(update={"steps": steps, "batch_size": rl.vectors})
+    taught = recipe.model_copy(update={"reconstructor": longer})
+    meta = pair_meta(recipe, target, pairs.vectors, "ar")
+    control = Reconstructor.from_target(target.model, target.tokenizer, meta)
+    train_reconstructor(taught, control, pairs, mean_D, space.stage("controls") / name, parts)
 
 
 # -- what the stages share -----------------------------------------------------------------------
