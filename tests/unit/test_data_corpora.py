@@ -11,7 +11,7 @@ import torch
 
 from nlakit.data import corpus_extraction
 from nlakit.data.corpora import Corpus
-from nlakit.data.corpus_extraction import extract_corpus
+from nlakit.data.corpus_extraction import Workers, extract_corpus
 from nlakit.data.shards import ShardReader
 from nlakit.errors import InputError, MissingExtraError, ResumeError
 
@@ -103,6 +103,39 @@ def test_killed_extraction_goes_on_to_the_same_files(tiny_target, jsonl, tmp_pat
     assert made == [1]
     with pytest.raises(ResumeError):
         extract(tiny_target, jsonl, tmp_path / "shards", num_documents=8)
+
+
+class FromTheEnd:
+    """A pool that does the last job first, and remembers them."""
+
+    def __init__(self):
+        self.numbers = []
+
+    def run(self, load, task, jobs):
+        target = load()
+        for job in reversed(jobs):
+            task(target, job)
+            self.numbers.append(job.number)
+            yield job
+
+
+@pytest.mark.parametrize("num_documents", [9, 100])
+def test_workers_write_the_files_of_one_process(tiny_target, jsonl, tmp_path, num_documents):
+    """100 are more than there are."""
+    alone = extract(tiny_target, jsonl, tmp_path / "alone", num_documents=num_documents)
+    pool, told = FromTheEnd(), []
+    options = {
+        "num_documents": num_documents,
+        "workers": Workers(pool, lambda: tiny_target),
+        "progress": lambda *counts: told.append(counts),
+    }
+    assert extract(tiny_target, jsonl, tmp_path / "shared", **options) == alone
+    numbers = [shard.number for shard in alone.shards]
+    assert pool.numbers == numbers[::-1] and len(numbers) > 2
+    assert told[-1][0] >= alone.num_documents and told == sorted(told)
+    (tmp_path / "shared" / "shard-00001.json").unlink()
+    assert extract(tiny_target, jsonl, tmp_path / "shared", **options) == alone
+    assert pool.numbers[len(numbers) :] == [1]
 
 
 def test_chats_go_through_the_chat_template(tiny_target, tmp_path):

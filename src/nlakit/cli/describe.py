@@ -15,11 +15,13 @@ from nlakit.card import CARD_NAME, read_card
 from nlakit.data.bulk import BulkPlan, Described, VectorSource, explain_vectors
 from nlakit.data.shards import file_sha256
 from nlakit.engines.base import MAX_NEW_TOKENS, Sampling, sampling_for
+from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
 from nlakit.nla import NLA, load
 from nlakit.registry import resolve
 
 from .progress import counting_progress
+from .workers import HERE, WorkerOptions
 
 WEIGHTS = "*.safetensors"
 
@@ -34,8 +36,8 @@ def describe(
     max_new_tokens: int = MAX_NEW_TOKENS,
     seed: int = 0,
     nla: str | None = None,
-    processes: int = 1,
     shard_rows: int = 1000,
+    workers: WorkerOptions = HERE,
 ) -> None:
     """Explain a file of activations, however long, into Parquet. A killed run goes on.
 
@@ -55,15 +57,17 @@ def describe(
         Decides, with a vector's number, what is drawn above temperature 0.
     nla
         Directory of an NLA; by default the bundled one.
-    processes
-        How many work side by side, each with the models in its memory.
     shard_rows
         Vectors in a file; so many at most are done again after a kill.
+    workers
+        Who does the work.
     """
     if shard_rows < 1:
         raise InputError(f"--shard-rows must be 1 or more, found {shard_rows}.")
     sampling = sampling_for(samples, temperature, max_new_tokens, seed)
-    source, directory = VectorSource(vectors), resolve(nla)
+    pool = workers.pool
+    # Workers on other machines start in other directories.
+    source, directory = VectorSource(vectors.absolute()), resolve(nla).absolute()
     card = read_card(directory)
     if source.d_model != card.d_model:
         raise InputError(
@@ -82,9 +86,9 @@ def describe(
         max_new_tokens=sampling.max_new_tokens,
         seed=sampling.seed,
     )
-    make = partial(Reader.load, directory, sampling)
+    make = partial(Reader.load, directory, sampling, workers.device)
     with counting_progress("vectors") as progress:
-        manifest = explain_vectors(make, source, output, plan, processes, progress)
+        manifest = explain_vectors(make, source, output.absolute(), plan, pool, progress)
     sys.stdout.write(f"{plan.num_rows} vectors in {len(manifest.shards)} files: {output}\n")
 
 
@@ -95,9 +99,16 @@ class Reader(NamedTuple):
     sampling: Sampling
 
     @classmethod
-    def load(cls, directory: Path, sampling: Sampling) -> Reader:
-        """Read an NLA. Raises as `nlakit.load`."""
-        return cls(load(directory), sampling)
+    def load(cls, directory: Path, sampling: Sampling, device: str = "cpu") -> Reader:
+        """Read an NLA, and put what writes and scores on a device. Raises as `nlakit.load`."""
+        nla = load(directory)
+        engine = nla.engine
+        assert isinstance(engine, LocalEngine)
+        engine.verbalizer.model.to(device)
+        engine.reconstructor.backbone.to(device)
+        engine.reconstructor.head.to(device)
+        engine.refresh()
+        return cls(nla, sampling)
 
     @torch.inference_mode()
     def describe_rows(self, vectors_ND: Tensor, first: int) -> list[Described]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from nlakit.data.corpora import Corpus
-from nlakit.data.corpus_extraction import extract_corpus
+from nlakit.data.corpora import HUGGING_FACE, Corpus
+from nlakit.data.corpus_extraction import Workers, extract_corpus
+from nlakit.data.pools import HERE as THIS_PROCESS
 from nlakit.errors import InputError
 from nlakit.models.target import Target
 from nlakit.train.run import count_bar
+
+from .workers import HERE, WorkerOptions
 
 
 def extract(
@@ -23,6 +27,8 @@ def extract(
     minimum_position: int = 50,
     max_tokens: int = 1024,
     split: Literal["train", "heldout"] = "train",
+    shard_rows: int = 20_000,
+    workers: WorkerOptions = HERE,
 ) -> None:
     """Read a corpus with a target into shards of raw activations; a killed run is continued.
 
@@ -46,8 +52,13 @@ def extract(
         Where a longer document is cut.
     split
         One eighth of all documents, by the hash of their content, is held out.
+    shard_rows
+        About so many vectors in a file; so many at most are read again after a kill.
+    workers
+        Who does the work.
     """
-    for name, value in {"documents": documents, "positions": positions}.items():
+    counts = {"documents": documents, "positions": positions, "shard-rows": shard_rows}
+    for name, value in counts.items():
         if value < 1:
             raise InputError(f"--{name} {value}: expected at least 1.")
     if minimum_position < 0 or max_tokens <= minimum_position:
@@ -55,16 +66,32 @@ def extract(
             f"--minimum-position {minimum_position} and --max-tokens {max_tokens}: expected a "
             "minimum from 0 on and below the maximum."
         )
+    pool = workers.pool
+    make = partial(load_target, target.absolute(), layer, workers.device)
     with count_bar("activations", documents) as progress:
         extract_corpus(
             Target.load(target, layer),
-            Corpus(corpus),
-            output,
+            Corpus(absolute(corpus)),
+            output.absolute(),
             split=split,
             num_documents=documents,
             positions_per_document=positions,
             minimum_position=minimum_position,
             max_tokens=max_tokens,
+            shard_rows=shard_rows,
+            workers=None if pool == THIS_PROCESS else Workers(pool, make),
             progress=progress,
         )
     print(output)
+
+
+def load_target(directory: Path, layer: int, device: str) -> Target:
+    """Read a model directory onto a device. Raises as `Target.load`."""
+    target = Target.load(directory, layer)
+    target.model.to(device)
+    return target
+
+
+def absolute(corpus: str) -> str:
+    """The corpus under a name that workers in other directories know too."""
+    return corpus if corpus.startswith(HUGGING_FACE) else str(Path(corpus).absolute())

@@ -5,7 +5,7 @@
     manifest.json                 written last: without it the run is not finished
 
 A shard gets its name when it is whole, and its text depends on the seed and the numbers of its
-vectors alone: so neither an interruption nor the number of processes changes a word.
+vectors alone: so neither an interruption nor who does the work changes a word.
 
 Knows nothing of models: whatever has `describe_rows` may read.
 """
@@ -14,13 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -34,8 +28,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nlakit.config import FrozenModel, write_text_atomic
-from nlakit.errors import InputError, ResumeError, UserError
+from nlakit.errors import InputError, ResumeError
 
+from .pools import HERE, Pool, wait_until_seen
 from .shards import (
     MANIFEST_NAME,
     VECTORS_KEY,
@@ -48,7 +43,6 @@ from .shards import (
 
 PLAN_NAME = "plan.json"
 PLAN_KEY = b"nlakit_plan"
-PARENT_POLL_S = 1.0
 
 Progress = Callable[[int, int], None]
 """Called with (vectors done, all vectors) as shards are finished."""
@@ -266,23 +260,23 @@ def explain_vectors(
     source: VectorSource,
     out_dir: str | Path,
     plan: BulkPlan,
-    processes: int = 1,
+    pool: Pool = HERE,
     progress: Progress | None = None,
 ) -> BulkManifest:
     """Explain every vector of a source into shards; what is there and whole is kept.
 
-    Memory holds one shard a process, whatever the number of vectors.
+    Memory holds one shard a worker, whatever the number of vectors.
 
     Args:
-        load: makes the reader; called once in each process, so it must be picklable for several.
+        load: makes the reader; called once in each worker of the pool.
+        pool: does the shards that are missing. On several machines `out_dir` and the source must be
+            absolute paths that are the same everywhere.
 
     Raises:
         ResumeError: `out_dir` holds explanations of another plan.
-        InputError: a vector that cannot be read, or no process.
-        UserError: a process was killed.
+        InputError: a vector that cannot be read.
+        UserError: as `pool.run`.
     """
-    if processes < 1:
-        raise InputError(f"processes must be 1 or more, found {processes}.")
     directory = Path(out_dir)
     _check_same_plan(directory, plan)
     write_text_atomic(directory / PLAN_NAME, plan.model_dump_json(indent=2))
@@ -292,7 +286,9 @@ def explain_vectors(
     if progress is not None:
         progress(done, plan.num_rows)
     task = partial(_write_shard, source=source, directory=directory, plan=plan)
-    for number in _run(load, task, missing, processes):
+    for number in pool.run(load, task, missing):
+        whole = partial(_is_whole, directory, plan, number)
+        wait_until_seen(explanation_path(directory, number), whole)
         done += len(plan.rows_of(number))
         if progress is not None:
             progress(done, plan.num_rows)
@@ -362,72 +358,3 @@ def _write_shard(
     columns = {name: [getattr(each, name) for each in described] for name in SCHEMA.names}
     table = pa.table(columns, schema=SCHEMA.with_metadata({PLAN_KEY: plan.hash.encode()}))
     write_table(explanation_path(directory, number), table)
-
-
-Task = Callable[[Describer, int], None]
-
-
-def _run(
-    load: Callable[[], Describer], task: Task, numbers: Sequence[int], processes: int
-) -> Iterator[int]:
-    """Do the shards, yielding the number of each as it is finished."""
-    processes = min(processes, len(numbers))
-    if processes > 1:
-        yield from _run_in_processes(load, task, numbers, processes)
-        return
-    describer = load() if numbers else None
-    for number in numbers:
-        assert describer is not None
-        task(describer, number)
-        yield number
-
-
-def _run_in_processes(
-    load: Callable[[], Describer], task: Task, numbers: Sequence[int], processes: int
-) -> Iterator[int]:
-    threads = max(1, torch.get_num_threads() // processes)
-    pool = ProcessPoolExecutor(
-        processes,
-        # A forked child would inherit the threads' locks without the threads.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(load, task, threads, os.getpid()),
-    )
-    try:
-        futures = {pool.submit(_work, number): number for number in numbers}
-        for future in as_completed(futures):
-            future.result()
-            yield futures[future]
-    except BrokenProcessPool as error:
-        raise UserError(
-            "A process that explained vectors was killed, perhaps for its memory. "
-            "Run the same command again: it goes on where it stopped."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-class _Worker(NamedTuple):
-    describer: Describer
-    task: Task
-
-
-_worker: list[_Worker] = []
-"""Of this process, once it was started: what the pool hands over reaches no other place."""
-
-
-def _start_worker(load: Callable[[], Describer], task: Task, threads: int, parent: int) -> None:
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(threads)
-    _worker[:] = [_Worker(load(), task)]
-
-
-def _work(number: int) -> None:
-    _worker[0].task(_worker[0].describer, number)
-
-
-def _end_with(parent: int) -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_POLL_S)
-    os._exit(1)

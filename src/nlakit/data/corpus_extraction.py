@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -24,12 +26,14 @@ from .extraction import (
     target_sha256,
     write_manifest,
 )
+from .pools import Pool, wait_until_seen
 from .shards import (
     ROW_SCHEMA,
     Manifest,
     ShardRecord,
     is_whole,
     read_record,
+    shard_path,
     write_shard,
 )
 
@@ -45,6 +49,26 @@ class CorpusPlan(BasePlan):
     minimum_position: int
     max_tokens: int
     first_index: int = 0
+
+
+class Workers(NamedTuple):
+    """Who reads the shards in place of this process.
+
+    Attributes:
+        pool: shares the shards out.
+        load: makes the target in each worker: the one that the plan is for.
+    """
+
+    pool: Pool
+    load: Callable[[], Target]
+
+
+class ShardJob(NamedTuple):
+    """A shard to be made: so many readable documents from a document number on."""
+
+    number: int
+    first_index: int
+    num_documents: int
 
 
 class Readable(NamedTuple):
@@ -66,6 +90,7 @@ def extract_corpus(
     max_tokens: int = 1024,
     shard_rows: int = 20_000,
     first_index: int = 0,
+    workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Read up to `num_documents` documents, from number `first_index` on, into shards.
@@ -75,9 +100,15 @@ def extract_corpus(
     Documents with no token at or behind `minimum_position` are passed over. Places are a function
     of the document's id. Shards that are there and whole are kept.
 
+    Args:
+        workers: do the shards side by side, once this process has encoded the corpus to find where
+            each starts. On several machines `out_dir` and the corpus must be absolute paths that
+            are the same everywhere.
+
     Raises:
         InputError: the corpus cannot be read, or holds no document that is long enough.
         ResumeError: `out_dir` holds shards of another corpus, split, size or target.
+        UserError: as `Pool.run`.
     """
     directory = Path(out_dir)
     plan = CorpusPlan(
@@ -94,6 +125,9 @@ def extract_corpus(
         target_sha256=target_sha256(target),
     )
     check_same_plan(directory, plan)
+    if workers is not None:
+        _share_out(workers, target, corpus, directory, plan, progress)
+        progress = None
     records = list(_shards(target, corpus, directory, plan, progress))
     if not records:
         raise InputError(
@@ -105,29 +139,89 @@ def extract_corpus(
 def _shards(
     target: Target, corpus: Corpus, directory: Path, plan: CorpusPlan, progress: Progress | None
 ) -> Iterator[ShardRecord]:
-    per_shard = max(1, plan.shard_rows // plan.positions_per_document)
-    next_index = plan.first_index
-    for number, start in enumerate(range(0, plan.num_documents, per_shard)):
-        count = min(per_shard, plan.num_documents - start)
-        record = read_record(directory, number)
-        if record is None or not is_whole(directory, record):
-            made = _readable(target, corpus, plan, next_index)
-            documents = list(islice(made, count))
-            if not documents:
-                return
-            found = _read(target, documents, plan)
-            record = write_shard(
-                directory,
-                number,
-                found.vectors_ND,
-                found.rows,
-                next_index=documents[-1].document.index + 1,
-                config_hash=plan.hash,
-            )
+    """The records in order; what is missing is made here."""
+    next_index, done = plan.first_index, 0
+    for number, count in enumerate(_shard_sizes(plan)):
+        record = _whole_record(directory, number) or _make_shard(
+            target, ShardJob(number, next_index, count), corpus, directory, plan
+        )
+        if record is None:
+            return
         next_index = record.next_index
+        done += record.num_documents
         if progress is not None:
-            progress(start + record.num_documents, plan.num_documents)
+            progress(done, plan.num_documents)
         yield record
+
+
+def _share_out(
+    workers: Workers,
+    target: Target,
+    corpus: Corpus,
+    directory: Path,
+    plan: CorpusPlan,
+    progress: Progress | None,
+) -> None:
+    """Have the workers make every shard that is missing."""
+    jobs = list(_missing(target, corpus, directory, plan))
+    task = partial(_make_shard, corpus=corpus, directory=directory, plan=plan)
+    done = plan.num_documents - sum(job.num_documents for job in jobs)
+    for job in workers.pool.run(workers.load, task, jobs):
+        whole = partial(_whole_record, directory, job.number)
+        wait_until_seen(shard_path(directory, job.number, "json"), whole)
+        done += job.num_documents
+        if progress is not None:
+            progress(done, plan.num_documents)
+
+
+def _missing(
+    target: Target, corpus: Corpus, directory: Path, plan: CorpusPlan
+) -> Iterator[ShardJob]:
+    """The shards that are not there. Where one starts depends on how long the documents are."""
+    next_index = plan.first_index
+    readable: Iterator[Readable] | None = None
+    for number, count in enumerate(_shard_sizes(plan)):
+        record = _whole_record(directory, number)
+        if record is not None:
+            next_index, readable = record.next_index, None
+            continue
+        readable = readable or _readable(target, corpus, plan, next_index)
+        last = deque(islice(readable, count), maxlen=1)
+        if not last:
+            return
+        yield ShardJob(number, next_index, count)
+        next_index = last[0].document.index + 1
+
+
+def _shard_sizes(plan: CorpusPlan) -> Iterator[int]:
+    """How many documents each shard has; the last ones have fewer where the corpus ends."""
+    per_shard = max(1, plan.shard_rows // plan.positions_per_document)
+    for start in range(0, plan.num_documents, per_shard):
+        yield min(per_shard, plan.num_documents - start)
+
+
+def _whole_record(directory: Path, number: int) -> ShardRecord | None:
+    record = read_record(directory, number)
+    return record if record is not None and is_whole(directory, record) else None
+
+
+def _make_shard(
+    target: Target, job: ShardJob, corpus: Corpus, directory: Path, plan: CorpusPlan
+) -> ShardRecord | None:
+    """Read one shard from the corpus. None, and no file, where the corpus has ended before it."""
+    made = _readable(target, corpus, plan, job.first_index)
+    documents = list(islice(made, job.num_documents))
+    if not documents:
+        return None
+    found = _read(target, documents, plan)
+    return write_shard(
+        directory,
+        job.number,
+        found.vectors_ND,
+        found.rows,
+        next_index=documents[-1].document.index + 1,
+        config_hash=plan.hash,
+    )
 
 
 def _readable(
