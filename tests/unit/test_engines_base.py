@@ -10,12 +10,14 @@ from nlakit.engines.base import REFUSALS, Capability, refuse
 from nlakit.engines.fake import FakeEngine
 from nlakit.engines.local import LocalEngine
 from nlakit.engines.remote import RemoteEngine
+from nlakit.engines.vllm import VllmEngine
 from nlakit.errors import UnsupportedError, UserError
 
 DOC = Path(__file__).parents[2] / "docs" / "engine.md"
 CLASSES = {
     "local": LocalEngine,
     "fake": FakeEngine,
+    "vllm": VllmEngine,
     "remote": RemoteEngine,
     "remote_wire": RemoteEngine,
 }

@@ -14,7 +14,9 @@ from nlakit.errors import InputError, UnsupportedError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nlakit.models.reconstructor import Reconstructor
     from nlakit.models.target import Encoded
+    from nlakit.models.verbalizer import Verbalizer
 
 MAX_NEW_TOKENS = 120
 """The longest answer, in tokens, where nobody says."""
@@ -110,6 +112,17 @@ class Engine(Protocol):
         ...
 
 
+class PolicyEngine(Engine, Protocol):
+    """An engine over a pair in memory, which may be in training."""
+
+    verbalizer: Verbalizer
+    reconstructor: Reconstructor
+
+    def refresh(self) -> None:
+        """The verbalizer's weights have changed: what was read of them is of no use."""
+        ...
+
+
 class Capability(StrEnum):
     """What can be asked of an engine."""
 
@@ -154,6 +167,11 @@ REFUSALS: Mapping[str, Mapping[Capability, str]] = MappingProxyType(
         "fake": {
             Capability.SCORE: "compare engine.reconstruct with the vector, or use NLA.score.",
             Capability.SESSION: "use LocalEngine with a tiny model.",
+        },
+        "vllm": {
+            Capability.SCORE: "compare engine.reconstruct with the vector, or use NLA.score.",
+            Capability.STREAM: "use LocalEngine, which tells on_text after each token.",
+            Capability.SESSION: "send the vectors together: vLLM batches them.",
         },
         "remote": {
             Capability.TOKENS: "the interface has words only; " + _LOCALLY,

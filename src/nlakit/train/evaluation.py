@@ -11,8 +11,7 @@ from nlakit.core.fidelity import fve
 from nlakit.core.scale import resolve_scale
 from nlakit.data.documents import states_of
 from nlakit.data.extraction import sample_storyworld
-from nlakit.engines.base import Sampling
-from nlakit.engines.local import LocalEngine
+from nlakit.engines.base import Engine, Sampling
 from nlakit.evals.claims import score_claims
 from nlakit.evals.probes import fit_probes
 from nlakit.models.reconstructor import Reconstructor
@@ -61,7 +60,7 @@ class HeldOut:
     mean_D: Tensor
     max_new_tokens: int = EVALUATION_TOKENS
 
-    def scores(self, engine: LocalEngine, frozen: Reconstructor) -> Scores:
+    def scores(self, engine: Engine, frozen: Reconstructor) -> Scores:
         completions = [
             group[0]
             for group in engine.verbalize(

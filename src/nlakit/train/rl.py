@@ -17,9 +17,11 @@ from torch import Tensor
 from nlakit.core.fidelity import reconstruction_mse
 from nlakit.core.losses import group_advantages, kl_k3, policy_loss
 from nlakit.core.scale import resolve_scale
-from nlakit.engines.base import Completion, Sampling
-from nlakit.engines.local import LocalEngine
+from nlakit.engines.base import Completion, PolicyEngine, Sampling
+from nlakit.errors import ConfigError
+from nlakit.models.likelihood import text_logprobs
 from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.rewording import reword
 
@@ -27,7 +29,7 @@ from . import distributed, rewards
 from .evaluation import HeldOut, Scores
 from .grounding import ClaimJudge
 from .learner import Learner, autocast
-from .recipe import PairRecipe, RlConfig
+from .recipe import GroundedRlConfig, PairRecipe, RlConfig
 from .run import RunDirectory, generator, read_json, train_steps, write_json
 
 STAGE_PARTS = ("target", "extraction", "verbalizer", "reconstructor", "rl")
@@ -36,23 +38,24 @@ ROLLOUT_PLACE, VECTOR_PLACE, REWORD_PLACE = 21, 22, 23
 
 @dataclass(frozen=True)
 class TruthTerms:
-    """What is rewarded besides reconstruction: claims that a frozen judge could have made."""
+    """What is rewarded besides reconstruction, and who judges it; none of them learns."""
 
+    config: GroundedRlConfig
     judge: ClaimJudge
-    weight: float
-    neutral: float
-    reword_share: float
+    target: Target
 
 
 @dataclass(frozen=True)
 class Rollout:
     """N vectors with G explanations each, flattened to rows.
 
-    `texts` are what the AV wrote, `read` what the AR is given of them, `ar_ids` its prompts.
+    `texts` are what the AV wrote, `read` what the AR is given of them, `ar_ids` its prompts;
+    `logprobs` are the engine's, of each token of `responses`.
     """
 
     vectors_RD: Tensor
     responses: list[list[int]]
+    logprobs: list[list[float]]
     texts: list[str]
     read: list[str]
     ar_ids: list[list[int]]
@@ -66,14 +69,20 @@ class Rollout:
 
 @dataclass
 class Players:
-    """Who takes part: the pair in training, its frozen start, and their optimisers."""
+    """Who takes part: the pair in training, its frozen start, and their optimisers.
 
-    engine: LocalEngine
+    Attributes:
+        most_k3: how far the engine's policy may be from the trainer's (`check_policy`); None where
+            both run the same weights by the same code.
+    """
+
+    engine: PolicyEngine
     reference: Verbalizer
     frozen: Reconstructor
     av: Learner
     ar: Learner
     truth: TruthTerms | None = None
+    most_k3: float | None = None
 
     @property
     def verbalizer(self) -> Verbalizer:
@@ -86,7 +95,7 @@ class Players:
 
 def train_rl(
     recipe: PairRecipe,
-    engine: LocalEngine,
+    engine: PolicyEngine,
     reference: Verbalizer,
     frozen: Reconstructor,
     vectors_ND: Tensor,
@@ -94,8 +103,13 @@ def train_rl(
     directory: Path,
     truth: TruthTerms | None = None,
     parts: Sequence[str] = STAGE_PARTS,
+    most_k3: float | None = None,
 ) -> None:
-    """Train the engine's pair in place; `directory/best/{av,ar}` is the chosen checkpoint."""
+    """Train the engine's pair in place; `directory/best/{av,ar}` is the chosen checkpoint.
+
+    Raises:
+        ConfigError: the engine's log-probabilities are further from the trainer's than `most_k3`.
+    """
     config = recipe.rl
     run = RunDirectory(directory, recipe.stage(*parts))
     if run.done is not None:
@@ -107,6 +121,7 @@ def train_rl(
         Learner(dict(engine.verbalizer.model.named_parameters()), config.verbalizer, config.steps),
         Learner(dict(engine.reconstructor.named_parameters()), config.reconstructor, config.steps),
         truth,
+        most_k3,
     )
     chooser = Chooser(run, held_out, players, config)
     chooser.start()
@@ -134,19 +149,19 @@ def rl_step(
     own = distributed.share(config.vectors)
     rollout = roll_out(recipe, players, vectors_ND[picked[list(own)]], number, own.start)
     mse_R = update_reconstructor(recipe, players, rollout, number)
-    reward_NG = total_reward(rollout, mse_R, config)
-    truth = {}
-    if players.truth is not None:
-        odds_NG = claim_odds(players.truth, rollout)
-        reward_NG = reward_NG + players.truth.weight * odds_NG * rollout.closed_R.view_as(odds_NG)
-        summed = distributed.total(float(odds_NG.sum()))
-        truth = {"claim_log_odds": summed / (config.vectors * config.group)}
+    num_rows = config.vectors * config.group
+    terms = reward_terms(players, rollout, mse_R, config)
+    reward_NG = rewards.with_unclosed(
+        torch.stack(list(terms.values())).sum(0),
+        rollout.closed_R.view(-1, rollout.group),
+        config.unclosed_reward,
+    )
+    parts = {} if players.truth is None else terms
     figures = update_verbalizer(
         recipe, players, rollout, group_advantages(reward_NG).flatten(), number
     )
     players.engine.refresh()
     closed = rollout.closed_R.float()
-    num_rows = config.vectors * config.group
     num_closed = distributed.total(float(closed.sum()))
     return {
         "reward": distributed.total(float(reward_NG.sum())) / num_rows,
@@ -154,7 +169,7 @@ def rl_step(
         "tokens": distributed.total(float(rollout.num_tokens_R.sum())) / num_rows,
         "extraction_rate": num_closed / num_rows,
         "reward_spread": distributed.total(float(reward_NG.std(dim=1).sum())) / config.vectors,
-        **truth,
+        **{name: distributed.total(float(term.sum())) / num_rows for name, term in parts.items()},
         **figures,
     }
 
@@ -177,6 +192,7 @@ def roll_out(
     return Rollout(
         vectors_RD=vectors_ND.repeat_interleave(config.group, dim=0),
         responses=[list(each.ids) for each in rows],
+        logprobs=[list(each.logprobs) for each in rows],
         texts=texts,
         read=read,
         ar_ids=[players.reconstructor.encode(text) for text in read],
@@ -192,7 +208,7 @@ def reworded(recipe: PairRecipe, truth: TruthTerms, texts: list[str], number: in
     """
     group = recipe.rl.group
     seeds = generator(recipe.seed, REWORD_PLACE, number)
-    chosen_N = torch.rand(len(texts) // group, generator=seeds) < truth.reword_share
+    chosen_N = torch.rand(len(texts) // group, generator=seeds) < truth.config.reword_share
     return [
         reword(text, number) if chosen_N[row // group] else text for row, text in enumerate(texts)
     ]
@@ -202,19 +218,42 @@ def claim_odds(truth: TruthTerms, rollout: Rollout) -> Tensor:
     """N x G: the judge's log-odds of each explanation's claims, summed."""
     judged = truth.judge.judge(rollout.vectors_RD, rollout.texts)
     odds = [
-        rewards.claim_log_odds((each.probability for each in claims), truth.neutral)
+        rewards.claim_log_odds((each.probability for each in claims), truth.config.judge_neutral)
         for claims in judged
     ]
     return torch.tensor(odds, dtype=torch.float32).view(-1, rollout.group)
 
 
-def total_reward(rollout: Rollout, mse_R: Tensor, config: RlConfig) -> Tensor:
-    """N x G: reconstruction and length, or the fixed reward of an unclosed explanation."""
-    shape = (-1, rollout.group)
-    reward = rewards.reconstruction(mse_R.view(shape)) + rewards.length_cost(
-        rollout.num_tokens_R.view(shape), config.length_allowance, config.length_cost
-    )
-    return rewards.with_unclosed(reward, rollout.closed_R.view(shape), config.unclosed_reward)
+def reward_terms(
+    players: Players, rollout: Rollout, mse_R: Tensor, config: RlConfig
+) -> dict[str, Tensor]:
+    """N x G each: what is summed to the reward of a closed explanation."""
+    shape, truth = (-1, rollout.group), players.truth
+    mse_NG, tokens_NG = mse_R.view(shape), rollout.num_tokens_R.view(shape)
+    length = rewards.length_cost(tokens_NG, config.length_allowance, config.length_cost)
+    if truth is None:
+        return {"reconstruction": rewards.reconstruction(mse_NG), "length": length}
+    terms = {
+        "reconstruction": _reconstruction(players, truth.config.independent_share, rollout, mse_NG),
+        "length": length,
+        "claims": truth.config.judge_weight * claim_odds(truth, rollout),
+    }
+    if truth.config.writing_cost > 0:
+        total_R, num_R = text_logprobs(truth.target, rollout.texts)
+        terms["writing"] = rewards.writing_quality(
+            total_R.view(shape),
+            num_R.view(shape),
+            truth.config.writing_enough,
+            truth.config.writing_cost,
+        )
+    return terms
+
+
+def _reconstruction(players: Players, share: float, rollout: Rollout, mse_NG: Tensor) -> Tensor:
+    if share == 0:
+        return rewards.reconstruction(mse_NG)
+    other_R = _score(players.frozen, rollout)
+    return rewards.shared_reconstruction(mse_NG, other_R.view_as(mse_NG), share)
 
 
 def update_reconstructor(
@@ -230,7 +269,7 @@ def update_reconstructor(
         mse_R = _regress(recipe, players, rollout, list(range(len(rollout.ar_ids))))
         players.ar.update(number)
         return mse_R
-    mse_R = _score(players, rollout)
+    mse_R = _score(players.reconstructor, rollout)
     for part in range(num_updates):
         rows = [r for r in range(len(rollout.ar_ids)) if r % rollout.group % num_updates == part]
         _regress(recipe, players, rollout, rows)
@@ -238,8 +277,8 @@ def update_reconstructor(
     return mse_R
 
 
-def _score(players: Players, rollout: Rollout) -> Tensor:
-    rebuilt = players.reconstructor.reconstruct(rollout.read).cpu()
+def _score(reconstructor: Reconstructor, rollout: Rollout) -> Tensor:
+    rebuilt = reconstructor.reconstruct(rollout.read).cpu()
     scale = resolve_scale("sqrt_d_model", rollout.vectors_RD.shape[1])
     return reconstruction_mse(rollout.vectors_RD, rebuilt, scale)
 
@@ -265,10 +304,13 @@ def _regress(recipe: PairRecipe, players: Players, rollout: Rollout, rows: list[
 def update_verbalizer(
     recipe: PairRecipe, players: Players, rollout: Rollout, advantage_R: Tensor, number: int
 ) -> dict[str, float]:
-    """One policy-gradient step with a KL term towards the warm-started AV."""
+    """One policy-gradient step with a KL term towards the warm-started AV.
+
+    Raises as `check_policy` does, before a weight of the AV has changed.
+    """
     config, av = recipe.rl, players.verbalizer
     total_tokens = distributed.total(float(rollout.num_tokens_R.sum()))
-    kl_sum = entropy_sum = 0.0
+    kl_sum = entropy_sum = gap_sum = 0.0
     for chunk in rollout.num_tokens_R.argsort(stable=True).split(config.micro_batch):
         rows = chunk.tolist()
         vectors, responses = rollout.vectors_RD[rows], [rollout.responses[row] for row in rows]
@@ -285,12 +327,42 @@ def update_verbalizer(
         loss.backward()
         kl_sum += kl.sum().item()
         entropy_sum -= (logprobs * mask).sum().item()
+        gap_sum += policy_gap(rollout, rows, logprobs.detach(), mask)
+    gap = check_policy(players.most_k3, distributed.total(gap_sum) / total_tokens)
     norm = players.av.update(number)
     return {
         "kl": distributed.total(kl_sum) / total_tokens,
         "surprise": distributed.total(entropy_sum) / total_tokens,
         "av_grad_norm": norm,
+        **gap,
     }
+
+
+def policy_gap(
+    rollout: Rollout, rows: Sequence[int], logprobs_BT: Tensor, mask_BT: Tensor
+) -> float:
+    """KL (k3) of the engine's policy to the trainer's, summed over the tokens of `rows`."""
+    written = torch.tensor([each for row in rows for each in rollout.logprobs[row]])
+    trained = logprobs_BT[mask_BT]
+    return float(kl_k3(written.to(trained)[None], trained[None]).sum())
+
+
+def check_policy(most_k3: float | None, k3: float) -> dict[str, float]:
+    """The figure to log, where there is a bound.
+
+    Raises:
+        ConfigError: above it. The gradient takes the trainer's policy for the one that sampled.
+    """
+    if most_k3 is None:
+        return {}
+    if not k3 <= most_k3:
+        raise ConfigError(
+            "The engine that writes the rollouts and the trainer disagree on the tokens' "
+            f"log-probabilities by k3 = {k3:.3g}, more than {most_k3:.3g}: the engine runs other "
+            "weights or coarser numbers. Give precision=float32, rl.rollouts=local, or a higher "
+            "rl.vllm.most_k3."
+        )
+    return {"rollout_k3": k3}
 
 
 # -- the choice ------------------------------------------------------------------------------------
