@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from support.families import D_MODEL, make
 from support.serving import tiny_tokenizer
 
@@ -120,10 +122,28 @@ def test_whole_models_are_trained_without_adapters(here):
     assert nlakit.load(made).explain(TEXT, last=1, max_new_tokens=4).tokens
 
 
+def test_a_rounded_base_is_published_unrounded(here, trained):
+    made = run_checkpoint(recipe_for(here, LORA, *ADAPTERS, "lora.base_bits=4"), here / "rounded")
+    assert (here / "rounded" / "5-rl" / "best" / "av" / "adapter_model.safetensors").is_file()
+    moves = []
+    for nla in (trained / "nla", made):
+        target, av = (load_file(nla / role / "model.safetensors") for role in ("target", "av"))
+        name = "model.layers.0.self_attn.q_proj.weight"
+        moves.append((av[name] - target[name]).norm() / target[name].norm())
+        assert torch.equal(
+            target[name], load_file(here / "base/model.safetensors")[name].bfloat16()
+        )
+    # Rounding alone would move a matrix by 0.09.
+    assert 0 < moves[1] < min(0.09, 2 * moves[0])
+
+
 def test_what_cannot_be_run_is_refused(here, trained, tmp_path):
     eight = recipe_for(here, RECIPES / "qwen2.5-7b-8gpu.toml")
-    with pytest.raises(ConfigError, match="does not shard"):
+    with pytest.raises(ConfigError, match="asks for 8 devices, found 1"):
         run_checkpoint(eight, tmp_path)
+    muon = recipe_for(here, RECIPES / "qwen2.5-7b-8gpu.toml", "rl.optimizer.muon_lr=0.01")
+    with pytest.raises(ConfigError, match="Muon needs whole"):
+        run_checkpoint(muon, tmp_path)
     with pytest.raises(ConfigError, match="asks for 2 devices, found 1"):
         two = recipe_for(here, LORA, "devices.count=2", "devices.parallel=ddp")
         run_checkpoint(two, tmp_path)

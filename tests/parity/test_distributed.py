@@ -1,4 +1,4 @@
-"""Two processes train what one does: same figures, same adapters."""
+"""Two processes train what one does: same figures, same adapters, the base whole or in halves."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import multiprocessing
 import socket
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.families import make
 from support.serving import tiny_tokenizer
 from torch import nn
@@ -19,24 +20,44 @@ from torch import nn
 from nlakit.core.site import Site
 from nlakit.engines.base import Completion
 from nlakit.engines.local import LocalEngine, Row
+from nlakit.models.io import load_backbone, load_sharded
+from nlakit.models.recompute import recomputing
+from nlakit.models.sharding import held_bytes
 from nlakit.models.target import Target
 from nlakit.storyworld.grammar import generate
 from nlakit.train import distributed
 from nlakit.train.checkpoint_recipe import CheckpointRecipe, read_recipe
 from nlakit.train.checkpoint_run import CheckpointRun, run_checkpoint
+from nlakit.train.learner import Learner, OptimizerConfig
+from nlakit.train.run import RunDirectory
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "qwen2.5-7b-lora-1gpu.toml"
+RECIPES = Path(__file__).parents[2] / "recipes"
+ADAPTERS, WHOLE = (RECIPES / f"qwen2.5-7b-{name}.toml" for name in ("lora-1gpu", "8gpu"))
 TINY = (
     "precision=float32", "target.layer=1", "target.injection_scale=5.0", "teacher.model=fake",
-    "corpus.documents=9", "corpus.rl_documents=0", "corpus.positions_per_document=3",
+    "corpus.documents=7", "corpus.rl_documents=0", "corpus.positions_per_document=3",
     "corpus.minimum_position=4", "corpus.max_tokens=64", "corpus.held_out_documents=4",
-    "lora.rank=4", "lora.alpha=8", "warm_start.batch_size=7", "warm_start.micro_batch=2",
+    "warm_start.batch_size=5", "warm_start.micro_batch=2",
     "warm_start.optimizer.lr=1e-3", "warm_start.optimizer.warmup_steps=1", "rl.steps=2",
     "rl.vectors=3", "rl.group=2", "rl.max_new_tokens=8", "rl.micro_batch=2",
     "rl.optimizer.lr=1e-4", "rl.optimizer.warmup_steps=1",
 )  # fmt: skip
+# Adam makes a step of any gradient, also of one that is rounding: whole models take small ones.
+SMALL = {
+    ADAPTERS: ("lora.rank=4", "lora.alpha=8"),
+    WHOLE: ("warm_start.optimizer.lr=1e-4",),
+}
 STAGES = {"3-verbalizer": "model", "4-reconstructor": "model", "5-rl": "best/av"}
-WORK = 120
+PUBLISHED = (ADAPTERS, "fsdp")
+COMPARED = [
+    *((ADAPTERS, parallel, stage) for parallel in ("ddp", "fsdp") for stage in STAGES),
+    *((WHOLE, "fsdp", stage) for stage in ("3-verbalizer", "4-reconstructor")),
+]
+# Directories of bases, and how many blocks are loaded: embedding and head apart, in one, no head.
+BASES = {"base": None, "tied": None, "cut": 2}
+RATE = OptimizerConfig(lr=1e-2, warmup_steps=0)
+IDS = torch.arange(5, 17).view(2, 6)
+WORK = 60
 """Seconds a child may take."""
 
 
@@ -49,9 +70,12 @@ def test_shares_are_the_whole_batch(monkeypatch):
     assert found == [[0, 1], [2, 3], [4, 5, 6]]
 
 
-def recipe_for(root: Path, *more: str) -> CheckpointRecipe:
+def recipe_for(
+    root: Path, recipe: Path, count: int = 1, parallel: str = "none"
+) -> CheckpointRecipe:
     paths = (f"target.checkpoint={root / 'base'}", f"corpus.source={root / 'corpus.jsonl'}")
-    found = read_recipe(RECIPE, [*paths, *TINY, *more])
+    devices = (f"devices.count={count}", f"devices.parallel={parallel}")
+    found = read_recipe(recipe, [*paths, *TINY, *SMALL[recipe], *devices])
     assert isinstance(found, CheckpointRecipe)
     return found
 
@@ -62,11 +86,66 @@ def join(rank: int, port: int) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
 
 
-def train_as(rank: int, port: int, root: Path) -> None:
+def unpublished(self: CheckpointRun) -> None:
+    """In place of `CheckpointRun.publish`, which takes longer than these few steps."""
+
+
+def train_as(rank: int, port: int, root: Path, parallel: str, recipe: Path) -> None:
     join(rank, port)
-    recipe = recipe_for(root, "devices.count=2", "devices.parallel=ddp")
-    run_checkpoint(recipe, root / "two")
+    asked = recipe_for(root, recipe, 2, parallel)
+    if (recipe, parallel) != PUBLISHED:
+        CheckpointRun.publish = unpublished
+    train(asked, root / f"{recipe.stem}-{parallel}")
     dist.destroy_process_group()
+
+
+def train(recipe: CheckpointRecipe, directory: Path) -> None:
+    """Everything; of models that are trained whole the warm start, for the sake of time."""
+    if recipe.lora is not None:
+        run_checkpoint(recipe, directory)
+        return
+    for stage in ("verbalizer", "reconstructor"):
+        run_checkpoint(recipe, directory, only=stage)
+
+
+def hold_as(rank: int, port: int, root: Path) -> None:
+    """What each process keeps of a base, and what it computes with it."""
+    join(rank, port)
+    held, found = {}, {}
+    for name, num_blocks in BASES.items():
+        model = load_sharded(root / name, num_blocks, device="cpu", headless=num_blocks is not None)
+        held[name] = held_bytes(model)
+        with torch.inference_mode():
+            # One runs it once, the other twice.
+            found[name] = [model(IDS)[0] for _ in range(rank + 1)][-1]
+        distributed.wait()
+    save_file(found, root / f"outputs-{rank}.safetensors")
+    (root / f"held-{rank}.json").write_text(json.dumps(held))
+    dist.destroy_process_group()
+
+
+def resume_as(rank: int, port: int, root: Path) -> None:
+    """After a step, a fresh model and learner find weights and moments as they were left."""
+    join(rank, port)
+    run = RunDirectory(root / "parts", RATE)
+    (model, learner), (fresh, other) = (learner_on(root / "base") for _ in range(2))
+    with recomputing(model.model):
+        model(IDS, use_cache=False).logits.square().mean().backward()
+    assert learner.update(0) > 0
+    run.save(1, {"av": learner}, {})
+    assert run.resume({"av": other}) == (1, {})
+    state, found = learner.state(), other.state()
+    assert state.keys() == found.keys() and "exp_avg_sq.lm_head.weight" in state
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    with torch.inference_mode():
+        assert torch.equal(fresh(IDS).logits, model(IDS).logits)
+    distributed.wait()
+    dist.destroy_process_group()
+
+
+def learner_on(base: Path) -> tuple[Any, Learner]:
+    model = load_sharded(base, device="cpu", trained=True)
+    return model, Learner(dict(model.named_parameters()), RATE, 2)
 
 
 def sum_as(rank: int, port: int, out: Path) -> None:
@@ -82,7 +161,8 @@ def sum_as(rank: int, port: int, out: Path) -> None:
     dist.destroy_process_group()
 
 
-def in_two_processes(function, *arguments) -> None:
+def in_two_processes(function, *arguments) -> list[int | None]:
+    """Exit codes."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -95,11 +175,11 @@ def in_two_processes(function, *arguments) -> None:
     codes = [each.exitcode for each in started]
     for each in started:
         each.kill()
-    assert codes == [0, 0]
+    return codes
 
 
 def test_gradients_are_summed_and_missing_ones_are_zero(tmp_path):
-    in_two_processes(sum_as, tmp_path)
+    assert in_two_processes(sum_as, tmp_path) == [0, 0]
     for rank in (0, 1):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == [[[3.0, 6.0], [5.0]], 2.0]
 
@@ -111,8 +191,8 @@ def closed(engine: LocalEngine, row: Row) -> Completion:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
-    """A directory with the same run by one process and by two."""
+def root(tmp_path_factory) -> Path:
+    """A directory with a random base and a corpus, for runs to be made in."""
     root = tmp_path_factory.mktemp("distributed")
     tokenizer = tiny_tokenizer()
     model = make("qwen2", len(tokenizer))
@@ -121,12 +201,21 @@ def runs(tmp_path_factory) -> Path:
     made = [*islice(generate(3, "train"), 9), *islice(generate(3, "heldout"), 4)]
     lines = [json.dumps({"text": each.text}) for each in made]
     (root / "corpus.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(root) -> dict[tuple[Path, str], Path]:
+    """The same runs by one process and by two."""
+    found = [(ADAPTERS, "none"), (WHOLE, "none"), (ADAPTERS, "ddp"), PUBLISHED, (WHOLE, "fsdp")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalEngine, "completion", closed)
-        patch.setattr(CheckpointRun, "publish", lambda self: None)
-        run_checkpoint(recipe_for(root), root / "one")
-        in_two_processes(train_as, root)
-    return root
+        for recipe, parallel in found[2:]:
+            assert in_two_processes(train_as, root, parallel, recipe) == [0, 0]
+        patch.setattr(CheckpointRun, "publish", unpublished)
+        for recipe in (ADAPTERS, WHOLE):
+            train(recipe_for(root, recipe), root / f"{recipe.stem}-none")
+    return {(recipe, parallel): root / f"{recipe.stem}-{parallel}" for recipe, parallel in found}
 
 
 def steps_of(run: Path, stage: str) -> list[dict[str, float]]:
@@ -135,21 +224,56 @@ def steps_of(run: Path, stage: str) -> list[dict[str, float]]:
     return [{k: v for k, v in each.items() if k != "seconds"} for each in records]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_two_processes_learn_what_one_does(runs, stage):
-    one, two = (steps_of(runs / name, stage) for name in ("one", "two"))
-    assert len(one) == len(two) > 0
-    for expected, found in zip(one, two, strict=True):
+@pytest.mark.parametrize(("recipe", "parallel", "stage"), COMPARED)
+def test_two_processes_learn_what_one_does(runs, recipe, parallel, stage):
+    one, two = runs[recipe, "none"], runs[recipe, parallel]
+    steps = [steps_of(run, stage) for run in (one, two)]
+    assert len(steps[0]) == len(steps[1]) > 0
+    for expected, found in zip(*steps, strict=True):
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
-    weights = [
-        load_file(runs / name / stage / STAGES[stage] / "adapter_model.safetensors")
-        for name in ("one", "two")
-    ]
+    name = "adapter_model.safetensors" if recipe == ADAPTERS else "model.safetensors"
+    weights = [load_file(run / stage / STAGES[stage] / name) for run in (one, two)]
+    assert weights[0].keys() == weights[1].keys()
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-5)
 
 
 def test_the_steps_compared_had_something_to_learn(runs):
-    _, first, second = steps_of(runs / "two", "5-rl")
+    _, first, second = steps_of(runs[ADAPTERS, "ddp"], "5-rl")
     assert first["reward_spread"] > 0 and first["av_grad_norm"] > 0 and first["mse"] > 0
     assert second["kl"] > 0
+
+
+def test_a_pair_on_a_shared_base_is_measured_and_published_by_one_process(runs):
+    run = runs[PUBLISHED]
+    best, report = (run / name for name in ("5-rl/best/best.json", "nla/report.json"))
+    chosen = json.loads(best.read_text())["held_out_fve"]
+    # Once in RL, once for the report, over the same rows.
+    assert json.loads(report.read_text())["fve"] == pytest.approx(chosen, abs=1e-5)
+    weights = load_file(run / "nla" / "target" / "model.safetensors")
+    for name, tensor in load_file(run.parent / "base" / "model.safetensors").items():
+        assert torch.equal(weights[name], tensor.bfloat16())
+
+
+def test_parts_of_trained_weights_are_kept_and_found_again(root):
+    assert in_two_processes(resume_as, root) == [0, 0]
+    kept = (root / "parts" / "checkpoints" / "step-1").glob("*.safetensors")
+    assert {path.name for path in kept} == {f"av.{n}-of-2.safetensors" for n in (1, 2)}
+
+
+def test_each_process_keeps_half_of_a_sharded_base(root):
+    tokenizer = tiny_tokenizer()
+    for name in ("tied", "cut"):
+        Target(make("gemma3_text", len(tokenizer)), tokenizer, Site(1)).save(root / name)
+    assert in_two_processes(hold_as, root) == [0, 0]
+    for name, num_blocks in BASES.items():
+        whole = load_backbone(root / name, num_blocks, headless=num_blocks is not None)
+        norm = getattr(whole, "model", whole).norm
+        halved = (held_bytes(whole) - held_bytes(norm)) / 2
+        with torch.inference_mode():
+            expected = whole(IDS)[0]
+        for rank in (0, 1):
+            held = json.loads((root / f"held-{rank}.json").read_text())[name]
+            assert held == halved + held_bytes(norm)
+            found = load_file(root / f"outputs-{rank}.safetensors")[name]
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

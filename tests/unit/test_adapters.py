@@ -191,5 +191,5 @@ def test_recomputed_blocks_give_the_same_gradients(base):
         return list(torch.autograd.grad(loss, parameters))
 
     for kept, remade in zip(gradients(False), gradients(True), strict=True):
-        assert remade.allclose(kept, rtol=1e-3, atol=1e-4)
+        assert (remade - kept).norm() < 1e-4 * kept.norm()
     assert not any(m.training for m in (*av.model.modules(), *ar.backbone.modules()))

@@ -83,10 +83,47 @@ def test_label_cost_is_tokens_times_price():
 def test_sharding_and_adapters_save_memory():
     whole = planned("qwen2.5-7b-8gpu")
     fewer = planned("qwen2.5-7b-8gpu", "devices.count=4")
-    assert fewer.memory_bytes["trained weights"] == 2 * whole.memory_bytes["trained weights"]
+    # All but the AR's head is shared.
+    assert fewer.memory_bytes["trained weights"] == pytest.approx(
+        2 * whole.memory_bytes["trained weights"] - 18 * 3584**2
+    )
     adapters = planned("qwen2.5-7b-lora-1gpu").memory_bytes
     assert adapters["frozen weights"] / GIB == pytest.approx(14.2, abs=0.1)
     assert adapters["trained weights"] < 0.05 * whole.memory_bytes["trained weights"] * 8
+    assert adapters["gathered weights"] == 0
+
+
+def test_a_shared_base_of_70_billion_by_hand():
+    found = planned("llama-3.3-70b-fsdp").memory_bytes
+    assert found["frozen weights"] == pytest.approx(70.6e9 * 2 / 16, rel=0.01)
+    # Rank 64 on q, k, v, o, gate, up and down of 80 blocks and of 54, and the AR's head.
+    sides = 2 * (8192 + 8192) + 2 * (8192 + 1024) + 3 * (8192 + 28672)
+    trained = 134 * 64 * sides + 8192**2
+    assert found["trained weights"] == 18 * trained
+    assert found["frozen adapters"] == 4 * trained
+    assert found["gathered weights"] == 2 * 2 * 8192 * 128256
+
+
+def test_bits_shrink_the_blocks_of_the_base_alone():
+    whole = planned("qwen2.5-7b-lora-1gpu").memory_bytes["frozen weights"]
+    vocabulary = 2 * 2 * 152064 * 3584
+    for bits, share in ((8, 0.5), (4, 0.258)):
+        rounded = planned("qwen2.5-7b-lora-1gpu", f"lora.base_bits={bits}").memory_bytes
+        assert rounded["frozen weights"] - vocabulary == pytest.approx(
+            share * (whole - vocabulary), rel=1e-3
+        )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lora.base_bits=4", "not sharded"),
+        ("devices.gradient_checkpointing=false", "runs it again"),
+    ],
+)
+def test_what_does_not_go_with_sharding_is_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(RECIPES / "llama-3.3-70b-fsdp.toml", [override])
 
 
 def test_twice_the_devices_take_half_the_time_but_for_decoding():

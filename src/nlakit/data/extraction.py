@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nlakit.config import FrozenModel, write_text_atomic
 from nlakit.errors import ResumeError
+from nlakit.models.sharding import whole_weights
 from nlakit.models.target import Target
 from nlakit.storyworld.document import Split
 from nlakit.storyworld.grammar import generate
@@ -196,9 +197,9 @@ def write_manifest(directory: Path, plan: BasePlan, records: Sequence[ShardRecor
 def target_sha256(target: Target) -> str:
     """Hex SHA-256 over the names and values of a target's weights."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(target.model.state_dict().items()):
+    for name, tensor in whole_weights(target.model):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

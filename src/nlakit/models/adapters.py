@@ -23,12 +23,17 @@ from transformers.pytorch_utils import Conv1D
 from nlakit.errors import CheckpointError, MissingExtraError
 from nlakit.models.families import family_of
 from nlakit.models.lora import ADAPTER_NAME, IN_MEMORY, PREFIX, adapter_state
+from nlakit.models.sharding import holds_weights
 
 
 def shared_copy(model: nn.Module) -> Any:
-    """A copy of a model's modules over the same parameters and buffers: no tensor is copied."""
-    tensors = chain(model.parameters(), model.buffers())
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    """A copy of the modules that put a model together, over the very modules with its weights.
+
+    No tensor is copied, and where weights are sharded, what is gathered for one is for all.
+    """
+    weighty = filter(holds_weights, model.modules())
+    shared = chain(model.parameters(), model.buffers(), weighty)
+    return copy.deepcopy(model, {id(each): each for each in shared})
 
 
 def adapted(model: Any, rank: int, alpha: int, seed: int, base_name: str) -> Any:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from nlakit.errors import CheckpointError
+from nlakit.errors import CheckpointError, MissingExtraError
 from nlakit.models.families import FAMILIES, WRAPPERS, Family, cut_config, family_of
 from nlakit.models.lora import (
     ADAPTER_NAME,
@@ -36,6 +36,7 @@ from nlakit.models.lora import (
     is_adapted,
     merge_adapter,
 )
+from nlakit.models.sharding import shard, whole_state, write_weight
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -124,23 +125,73 @@ def load_backbone(
     Raises:
         CheckpointError: a file is missing or corrupt, a key missing or unexpected, a shape wrong.
     """
-    config = load_config(directory)
-    if num_blocks is not None:
-        _check_depth(directory, num_blocks, config.num_hidden_layers)
-        config = cut_config(config, num_blocks)
+    config = _config_of(directory, num_blocks)
     family = family_of(config.model_type)
-    with no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    # Tying is a part of the initialisation that was left out.
-    model.tie_weights()
-    if headless:
-        model = _drop_head(model, family)
+    model = _unfilled(config, family, dtype, headless=headless)
     _fill(model, Path(directory), family, is_cut=num_blocks is not None, headless=headless)
     if adapter is not None:
         named = _adapter_weights(adapter, model, family, is_cut=num_blocks is not None)
         merge_adapter(model.state_dict(), adapter, named)
     model.eval()
     return getattr(model, family.backbone) if headless else model
+
+
+def load_sharded(
+    directory: str | Path,
+    num_blocks: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    device: str,
+    headless: bool = False,
+    trained: bool = False,
+) -> Any:
+    """As `load_backbone`, but each process keeps a part (`models.sharding`); all must call it.
+
+    The model is made without memory; each process then reads the files a tensor at a time and
+    keeps its part of it.
+
+    Args:
+        trained: its weights take gradients.
+
+    Raises:
+        CheckpointError: as `load_backbone` does.
+        MissingExtraError: accelerate, which PEFT brings, is not installed.
+    """
+    try:
+        from accelerate import init_empty_weights
+    except ImportError as error:
+        raise MissingExtraError("accelerate", "lora") from error
+    config = _config_of(directory, num_blocks)
+    family = family_of(config.model_type)
+    empty = init_empty_weights(include_buffers=False)
+    model = _unfilled(config, family, dtype, headless=headless, making=empty)
+    shard(model, device, trained)
+    _fill(model, Path(directory), family, is_cut=num_blocks is not None, headless=headless)
+    model.eval()
+    return getattr(model, family.backbone) if headless else model
+
+
+def _config_of(directory: str | Path, num_blocks: int | None) -> Any:
+    config = load_config(directory)
+    if num_blocks is None:
+        return config
+    _check_depth(directory, num_blocks, config.num_hidden_layers)
+    return cut_config(config, num_blocks)
+
+
+def _unfilled(
+    config: Any,
+    family: Family,
+    dtype: torch.dtype,
+    *,
+    headless: bool,
+    making: AbstractContextManager[Any] | None = None,
+) -> Any:
+    with no_init_weights(), making or nullcontext():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    # Tying is a part of the initialisation that was left out.
+    model.tie_weights()
+    return _drop_head(model, family) if headless else model
 
 
 def load_head(directory: str | Path, d_model: int) -> nn.Linear:
@@ -153,7 +204,8 @@ def load_head(directory: str | Path, d_model: int) -> nn.Linear:
     tensors = dict(_read_tensors(path))
     head = nn.Linear(d_model, d_model, bias="bias" in tensors, dtype=torch.float32)
     _check_keys(path, set(tensors), set(head.state_dict()), optional=set())
-    _copy_all(head.state_dict(), tensors.items(), path)
+    for key, tensor in tensors.items():
+        _copy(head.state_dict(), key, tensor, path)
     return head
 
 
@@ -176,12 +228,15 @@ def save_model(
         return
     family = family_of(model.config.model_type)
     prefix = "" if hasattr(model, family.backbone) else f"{family.backbone}."
-    state = model.state_dict()
+    state = whole_state(model)
     if model.config.tie_word_embeddings:
         state.pop(f"{family.head}.weight", None)
     save_tensors(directory / WEIGHTS_NAME, {prefix + key: t for key, t in state.items()}, dtype)
     config = copy.deepcopy(model.config)
     config.dtype = dtype or model.dtype
+    if not prefix:
+        # Readers other than ours choose the class by this name.
+        config.architectures = [type(model).__name__]
     config.save_pretrained(str(directory))
 
 
@@ -291,10 +346,10 @@ def _fill(model: Any, directory: Path, family: Family, *, is_cut: bool, headless
         optional |= {f"{norm}.weight", f"{norm}.bias"}
     found: set[str] = set()
     for path in _weight_files(directory):
-        named = list(_named_weights(path, family))
-        kept = [item for item in named if not (is_cut and _is_past(item[0], model, family))]
-        found.update(key for key, _ in kept)
-        _copy_all(state, kept, path)
+        for key, tensor in _named_weights(path, family):
+            if not (is_cut and _is_past(key, model, family)):
+                found.add(key)
+                _copy(state, key, tensor, path)
     _check_keys(directory, found, set(state), optional)
 
 
@@ -333,17 +388,17 @@ def _is_past(key: str, model: Any, family: Family) -> bool:
     return is_block and int(block) >= model.config.num_hidden_layers
 
 
-def _copy_all(state: Mapping[str, Tensor], named: Any, path: Path) -> None:
+def _copy(state: Mapping[str, Tensor], key: str, tensor: Tensor, path: Path) -> None:
+    """Write a tensor of a file into the weight of its name, if there is one."""
+    if key not in state:
+        return
+    if state[key].shape != tensor.shape:
+        raise CheckpointError(
+            f"{path}: {key} has the shape {tuple(tensor.shape)}, config.json asks for "
+            f"{tuple(state[key].shape)}. Weights and config do not belong together."
+        )
     with torch.no_grad():
-        for key, tensor in named:
-            if key not in state:
-                continue
-            if state[key].shape != tensor.shape:
-                raise CheckpointError(
-                    f"{path}: {key} has the shape {tuple(tensor.shape)}, config.json asks for "
-                    f"{tuple(state[key].shape)}. Weights and config do not belong together."
-                )
-            state[key].copy_(tensor)
+        write_weight(state[key], tensor)
 
 
 def _check_keys(where: Path, found: set[str], expected: set[str], optional: set[str]) -> None:

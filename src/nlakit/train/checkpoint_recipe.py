@@ -109,6 +109,8 @@ class LoraConfig(FrozenModel):
 
     rank: int = Field(default=64, ge=1)
     alpha: int = Field(default=128, ge=1)
+    base_bits: Literal[4, 8] | None = None
+    """The matrices of the base's blocks, rounded (bitsandbytes); the target is read so too."""
 
 
 class WarmStartConfig(FrozenModel):
@@ -121,6 +123,17 @@ class WarmStartConfig(FrozenModel):
     micro_batch: int = Field(default=16, ge=1)
     """Rows of a batch in memory at once."""
     optimizer: OptimizerConfig
+
+
+class VllmConfig(FrozenModel):
+    """Rollouts by vLLM, which holds weights and cache of its own beside the trainer's."""
+
+    memory: float = Field(default=0.4, gt=0, lt=1)
+    """Share of the device's memory that it takes."""
+    most_k3: float = Field(default=0.01, gt=0)
+    """Training stops where its log-probabilities are further from the trainer's."""
+    eager: bool = False
+    """Not compiled: starts sooner, writes slower."""
 
 
 class JointRlConfig(FrozenModel):
@@ -137,6 +150,14 @@ class JointRlConfig(FrozenModel):
     optimizer: OptimizerConfig
     """Of the AV's and of the AR's."""
     evaluate_every: int = Field(default=50, ge=1)
+    rollouts: Literal["local", "vllm"] = "local"
+    """Who writes the explanations. A run may go on with the other: both sample the same policy."""
+    vllm: VllmConfig = VllmConfig()
+
+    @property
+    def most_k3(self) -> float | None:
+        """What `train_rl` is told; None for the local engine, which runs the trainer's weights."""
+        return self.vllm.most_k3 if self.rollouts == "vllm" else None
 
 
 class DevicesConfig(FrozenModel):
@@ -151,6 +172,11 @@ class DevicesConfig(FrozenModel):
     def _agrees(self) -> Self:
         if (self.count > 1) != (self.parallel != "none"):
             raise ValueError(f"parallel = {self.parallel!r} with count = {self.count}")
+        if self.parallel == "fsdp" and not self.gradient_checkpointing:
+            raise ValueError(
+                "parallel = 'fsdp' with gradient_checkpointing = false: a block is whole only "
+                "while it runs, and a gradient runs it again. Set gradient_checkpointing = true"
+            )
         return self
 
 
@@ -213,6 +239,15 @@ class CheckpointRecipe(FrozenModel):
     rl: JointRlConfig
     devices: DevicesConfig = DevicesConfig()
 
+    @pydantic.model_validator(mode="after")
+    def _rounded_base_is_whole(self) -> Self:
+        if self.lora is not None and self.lora.base_bits and self.devices.parallel == "fsdp":
+            raise ValueError(
+                f"lora.base_bits = {self.lora.base_bits} with devices.parallel = 'fsdp': a rounded "
+                "base is not sharded. Leave one of them out: 70B in 4 bits take 36 GiB"
+            )
+        return self
+
     def training(self, num_labels: int) -> PairTraining:
         """The settings of warm start and RL; a tenth of the labels, at most 256, is held out.
 
@@ -244,7 +279,7 @@ class CheckpointRecipe(FrozenModel):
             verbalizer=sft,
             reconstructor=sft,
             rl=RlConfig(
-                **rl.model_dump(exclude={"optimizer"}),
+                **rl.model_dump(exclude={"optimizer", "rollouts", "vllm"}),
                 length_allowance=rl.max_new_tokens,
                 length_cost=0.0,
                 verbalizer=rl.optimizer,

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -44,7 +45,8 @@ from nlakit.evals.pair import Pair
 from nlakit.models.adapters import adapted, load_adapter
 from nlakit.models.families import backbone_of, truncated
 from nlakit.models.hub import locate
-from nlakit.models.io import load_head
+from nlakit.models.io import load_backbone, load_head, load_sharded, load_tokenizer
+from nlakit.models.quantized import quantize
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
@@ -59,6 +61,7 @@ from .evaluation import HeldOut
 from .pipeline import REPORT_NAME, injection_scale, mean_vector
 from .prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE
 from .rl import train_rl
+from .rollouts import check_rollouts, policy_engine
 from .run import count_bar, finished, read_json
 from .sft import train_reconstructor, train_verbalizer
 
@@ -76,10 +79,12 @@ def run_checkpoint(recipe: CheckpointRecipe, output: Path, only: str | None = No
 
     Raises:
         ConfigError: there is no such stage, or the recipe asks for more than one device.
+        MissingExtraError: its rollouts are vLLM's, which is not installed.
         InputError: the corpus cannot be read, or is too small.
         ResumeError: `output` holds a run of another recipe.
     """
     _check_devices(recipe)
+    check_rollouts(recipe)
     if only is not None and only not in STAGES:
         raise ConfigError(f"There is no stage {only!r}. The stages are {', '.join(STAGES)}.")
     making = CheckpointRun(recipe, output)
@@ -96,21 +101,22 @@ def run_checkpoint(recipe: CheckpointRecipe, output: Path, only: str | None = No
             stage()
     if only is not None:
         return making.stage(only)
-    if distributed.is_first() and not (making.nla / REPORT_NAME).exists():
+    is_published = (making.nla / REPORT_NAME).exists()
+    distributed.wait()
+    if not is_published:
         making.console.rule(f"{recipe.name}: report")
         making.publish()
-    distributed.wait()
     return making.nla
 
 
 def _check_devices(recipe: CheckpointRecipe) -> None:
-    """Refuse what is only planned, and another number of processes than the recipe's."""
+    """Refuse what does not go together, and another number of processes than the recipe's."""
     devices = recipe.devices
-    if devices.parallel == "fsdp":
+    rates = (recipe.warm_start.optimizer.muon_lr, recipe.rl.optimizer.muon_lr)
+    if devices.parallel == "fsdp" and recipe.lora is None and any(rates):
         raise ConfigError(
-            f"{recipe.name}: devices.parallel = 'fsdp' can be planned, not trained: nlakit does "
-            "not shard a base yet. Give devices.parallel=ddp with [lora] where one device holds "
-            "the base, or devices.count=1 devices.parallel=none."
+            f"{recipe.name}: optimizer.muon_lr with devices.parallel = 'fsdp': Muon needs whole "
+            "matrices, and each process has a part of them. Leave muon_lr out, or add [lora]."
         )
     if devices.count != distributed.num_processes():
         raise ConfigError(
@@ -126,15 +132,14 @@ class CheckpointRun:
     """One run: its directories, the base in memory, and the stages.
 
     Attributes:
-        dtype: of the frozen base; weights that are trained are float32.
+        dtype: of frozen models; weights that are trained are float32.
     """
 
     def __init__(self, recipe: CheckpointRecipe, root: Path):
         self.recipe, self.root = recipe, root
         self.console = Console(stderr=True, quiet=not distributed.is_first())
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        halved = recipe.lora is not None and recipe.precision == "bfloat16"
-        self.dtype = torch.bfloat16 if halved else torch.float32
+        self.dtype = torch.bfloat16 if recipe.precision == "bfloat16" else torch.float32
 
     def stage(self, name: str) -> Path:
         """The directory of a stage."""
@@ -153,9 +158,26 @@ class CheckpointRun:
     @cached_property
     def target(self) -> Target:
         """The model under study; with adapters, the base of everything else as well."""
-        target = Target.load(self.base, self.recipe.target.layer, self.dtype)
-        target.model.to(self.device)
-        return target
+        return Target(self._load(self.base), load_tokenizer(self.base), self.site)
+
+    @property
+    def site(self) -> Site:
+        """Where the target is read."""
+        return Site(self.recipe.target.layer)
+
+    def _load(
+        self, directory: Path, num_blocks: int | None = None, *, trained: bool = False
+    ) -> Any:
+        """A model with weights of its own, on the devices; of so many blocks, and then headless."""
+        dtype, headless = torch.float32 if trained else self.dtype, num_blocks is not None
+        if self.recipe.devices.parallel == "fsdp":
+            return load_sharded(
+                directory, num_blocks, dtype,
+                device=self.device, headless=headless, trained=trained,
+            )  # fmt: skip
+        model = load_backbone(directory, num_blocks, dtype, headless=headless)
+        bits = self.recipe.lora and self.recipe.lora.base_bits
+        return quantize(model, bits, self.device) if bits else model.to(self.device)
 
     # -- data --------------------------------------------------------------------------------------
     @cached_property
@@ -187,10 +209,12 @@ class CheckpointRun:
         first_index: int = 0,
     ) -> ShardReader:
         corpus, directory = self.recipe.corpus, self.stage("activations") / name
+        # Loaded before one process goes alone: all take part in sharing a base out.
+        target = self.target
         bar = count_bar(f"{name} activations", num_documents)
         with distributed.first_alone(), bar as progress:
             extract_corpus(
-                self.target,
+                target,
                 Corpus(corpus.source),
                 directory,
                 split=split,
@@ -252,14 +276,11 @@ class CheckpointRun:
     def verbalizer(self, directory: Path | None = None, *, frozen: bool = False) -> Verbalizer:
         """A verbalizer to train (or a frozen one): untrained, or as a stage left it."""
         meta = self.meta("av") if directory is None else read_meta(directory)
-        model, tokenizer = self.target.model, self.target.tokenizer
         if self.recipe.lora is not None:
-            made = Verbalizer(self._view(model, AV_SEED, directory, frozen), tokenizer, meta)
-        elif directory is None:
-            made = Verbalizer.from_target(model, tokenizer, meta)
+            model = self._view(self.target.model, AV_SEED, directory, frozen)
         else:
-            made = Verbalizer.load(directory)
-            made.model.to(self.device)
+            model = self._load(directory or self.base, trained=not frozen)
+        made = Verbalizer(model, self.target.tokenizer, meta)
         made.recompute = self.recipe.devices.gradient_checkpointing
         return made
 
@@ -268,18 +289,13 @@ class CheckpointRun:
     ) -> Reconstructor:
         """The same for a reconstructor, of the first blocks up to the site."""
         meta = self.meta("ar") if directory is None else read_meta(directory)
-        model, tokenizer = self.target.model, self.target.tokenizer
+        num_blocks = self.site.num_blocks
         if self.recipe.lora is not None:
-            num_blocks = Site(self.recipe.target.layer).num_blocks
-            cut = truncated(backbone_of(model), num_blocks)
-            view = self._view(cut, AR_SEED, directory, frozen)
-            made = Reconstructor(view, self._head(directory), tokenizer, meta)
-        elif directory is None:
-            made = Reconstructor.from_target(model, tokenizer, meta)
+            cut = truncated(backbone_of(self.target.model), num_blocks)
+            backbone = self._view(cut, AR_SEED, directory, frozen)
         else:
-            made = Reconstructor.load(directory)
-            made.backbone.to(self.device)
-            made.head.to(self.device)
+            backbone = self._load(directory or self.base, num_blocks, trained=not frozen)
+        made = Reconstructor(backbone, self._head(directory), self.target.tokenizer, meta)
         made.recompute = self.recipe.devices.gradient_checkpointing
         return made
 
@@ -320,23 +336,25 @@ class CheckpointRun:
     def joint_rl(self) -> None:
         """Both go on from the warm start; the same adapters, since fresh ones would lose it."""
         av, ar = self._warm_started()
-        train_rl(
-            self.training,
-            self.engine(av, ar),
-            self.verbalizer(av, frozen=True),
-            self.reconstructor(ar, frozen=True),
-            self.rl_vectors,
-            HeldOut(
-                self.held_out_rows.vectors_ND, None, self.mean_D, self.recipe.rl.max_new_tokens
-            ),
-            self.stage("rl"),
-            parts=("verbalizer", "reconstructor", "rl"),
-        )
+        held_out_ND, longest = self.held_out_rows.vectors_ND, self.recipe.rl.max_new_tokens
+        with policy_engine(self.recipe, self.base, self.engine(av, ar)) as engine:
+            train_rl(
+                self.training,
+                engine,
+                self.verbalizer(av, frozen=True),
+                self.reconstructor(ar, frozen=True),
+                self.rl_vectors,
+                HeldOut(held_out_ND, None, self.mean_D, longest),
+                self.stage("rl"),
+                parts=("verbalizer", "reconstructor", "rl"),
+                most_k3=self.recipe.rl.most_k3,
+            )
 
-    def engine(self, av: Path, ar: Path) -> LocalEngine:
+    def engine(self, av: Path, ar: Path, *, frozen: bool = False) -> LocalEngine:
         """Runs a pair that some stage left; its rollouts are written side by side."""
         rows = self.recipe.rl.vectors * self.recipe.rl.group
-        return LocalEngine(self.target, self.verbalizer(av), self.reconstructor(ar), rows)
+        pair = self.verbalizer(av, frozen=frozen), self.reconstructor(ar, frozen=frozen)
+        return LocalEngine(self.target, *pair, rows)
 
     def _warm_started(self) -> tuple[Path, Path]:
         av, ar = (finished(self.stage(name)) / "model" for name in ("verbalizer", "reconstructor"))
@@ -346,35 +364,43 @@ class CheckpointRun:
     def publish(self) -> None:
         """Assemble the pair's directory, merged and in bfloat16, with mean, card, logs and report.
 
-        The report is of the pair in memory, before its weights are rounded.
+        The report is of the pair in memory, before adapters are merged. All processes have their
+        part of that pair; the first one measures and writes.
         """
+        pair = self._pair()
+        if distributed.is_first():
+            self._assemble(pair)
+        distributed.wait()
+
+    def _assemble(self, pair: Pair) -> None:
         temporary, best = self.root / "nla.new", self.stage("rl") / "best"
         shutil.rmtree(temporary, ignore_errors=True)
-        self.target.save(temporary / "target", torch.bfloat16)
+        # From the files: the base in memory may be in pieces.
+        whole = Target.load(self.base, self.recipe.target.layer, torch.bfloat16)
+        whole.save(temporary / "target")
         Verbalizer.load(best / "av", self.dtype, self.base).save(temporary / "av", torch.bfloat16)
         Reconstructor.load(best / "ar", self.dtype, self.base).save(
             temporary / "ar", torch.bfloat16
         )
         save_file({"mean": self.mean_D}, temporary / MEAN_NAME)
-        report = self.measure()
+        report = evaluate_checkpoint(pair, self.held_out_rows, self.recipe.rl.max_new_tokens)
         write_card(temporary, self._card(report))
         self._copy_logs(temporary / "run")
         write_text_atomic(temporary / REPORT_NAME, report.model_dump_json(indent=2) + "\n")
         shutil.rmtree(self.nla, ignore_errors=True)
         temporary.rename(self.nla)
 
-    def measure(self) -> CheckpointReport:
-        """Fidelity of the chosen pair on held-out documents, beside its floors and its start."""
+    def _pair(self) -> Pair:
+        """The chosen pair, with its warm start beside it."""
         best = self.stage("rl") / "best"
-        pair = Pair(
+        return Pair(
             name=self.recipe.name,
             target=self.target,
-            engine=self.engine(best / "av", best / "ar"),
+            engine=self.engine(best / "av", best / "ar", frozen=True),
             mean_D=self.mean_D,
             scale=resolve_scale("sqrt_d_model", self.target.d_model),
-            warm_start=self.engine(*self._warm_started()),
+            warm_start=self.engine(*self._warm_started(), frozen=True),
         )
-        return evaluate_checkpoint(pair, self.held_out_rows, self.recipe.rl.max_new_tokens)
 
     def _card(self, report: CheckpointReport) -> NlaCard:
         recipe = self.recipe

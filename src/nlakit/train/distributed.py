@@ -1,8 +1,9 @@
 """Several processes, one run (`torchrun`): each takes a share of the rows, gradients are summed.
 
 Losses are divided by counts of the whole batch, so the sum over processes is the gradient that one
-process would have. The base is replicated and only what is trained travels: with LoRA the adapters
-and the AR's head. In a single process every function here does nothing.
+process would have. Only what is trained travels: with LoRA the adapters and the AR's head. Where
+the base is sharded (`models.sharding`), whoever comes to a meeting point helps the others to gather
+blocks until they are there too. In a single process every function here does nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from nlakit.models.sharding import SHARDS
 
 PATIENCE = timedelta(days=2)
 """How long others wait for the first: a teacher's batch may take a day."""
@@ -62,6 +65,7 @@ def total(value: float) -> float:
     """A number summed over all processes."""
     if num_processes() == 1:
         return value
+    SHARDS.settle()
     summed = torch.tensor(value, dtype=torch.float64)
     dist.all_reduce(summed)
     return summed.item()
@@ -71,7 +75,10 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Sum the gradients over all processes, in place; one that is missing counts as zero."""
     if num_processes() == 1:
         return
+    SHARDS.settle()
     trained = list(parameters)
+    if not trained:
+        return
     for parameter in trained:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -86,6 +93,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def wait() -> None:
     """Go on when all processes have come here."""
     if num_processes() > 1:
+        SHARDS.settle()
         dist.barrier()
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from nlakit.config import FrozenModel
 from nlakit.errors import ConfigError
 
-from .checkpoint_recipe import CheckpointRecipe, ModelShape
+from .checkpoint_recipe import CheckpointRecipe, LoraConfig, ModelShape
 from .recipe import Recipe
 
 BYTES, GIB = 2, 1024**3
@@ -21,6 +21,9 @@ FULL_TRAINING_BYTES = 16
 """Per trained weight: float32 master copy, gradient and the two moments of Adam."""
 AV_PREFIX_TOKENS, AV_SUFFIX_TOKENS, AR_PROMPT_TOKENS = 111, 14, 12
 """Of the reference's prompts under Qwen2.5 (method.md §1). The prefix is run once a batch."""
+BASE_BYTES: dict[int | None, float] = {None: 2.0, 8: 1.0, 4: 0.516}
+"""Of a weight of a frozen base's blocks, by `lora.base_bits`. In 4 bits: half a byte, a byte for 64
+of them, 4 bytes for 256 of those."""
 INSTRUCTION_TOKENS = 300
 """Of the teacher's instruction and the frame around the text."""
 ACTIVATION_FACTOR = 16
@@ -243,36 +246,70 @@ def lora_parameters(shape: ModelShape, rank: int, num_blocks: int) -> int:
 
 
 def _memory(recipe: CheckpointRecipe, num_devices: int) -> dict[str, float]:
-    """Bytes on one device in joint RL, the fullest stage.
+    """Bytes on one device in joint RL, the fullest stage."""
+    lora = recipe.lora
+    weights = _whole(recipe, num_devices) if lora is None else _adapted(recipe, lora, num_devices)
+    return weights | _working_memory(recipe, num_devices)
 
-    With LoRA one base serves target, AV, AR and reference. Without it the AV and the AR are trained
-    whole and the frozen AV is the reference.
+
+def _adapted(recipe: CheckpointRecipe, lora: LoraConfig, num_devices: int) -> dict[str, float]:
+    """One base serves target, AV, AR and the frozen start of both, which is adapters again.
+
+    Every device has all adapters, with float32 copies of those at the start.
     """
     shape, num_blocks = recipe.target.shape, recipe.target.layer + 1
-    cut = num_blocks * shape.block_parameters + shape.head_parameters
-    head = shape.d_model**2
-    if recipe.lora is not None:
-        blocks = shape.num_layers + num_blocks
-        trained = lora_parameters(shape, recipe.lora.rank, blocks) + head
-        frozen = shape.parameters
-    else:
-        trained = shape.parameters + cut + head
-        frozen = shape.parameters
-    sharing = num_devices if recipe.devices.parallel == "fsdp" else 1
+    blocks = shape.num_layers * shape.block_parameters
+    base = blocks * BASE_BYTES[lora.base_bits] + (shape.parameters - blocks) * BYTES
+    adapters = lora_parameters(shape, lora.rank, shape.num_layers + num_blocks) + shape.d_model**2
+    return {
+        "frozen weights": base / _num_sharing(recipe, num_devices),
+        # Weights in bfloat16 beside what the optimiser keeps.
+        "trained weights": float(adapters * (FULL_TRAINING_BYTES + BYTES)),
+        "frozen adapters": adapters * 4.0,
+    }
+
+
+def _whole(recipe: CheckpointRecipe, num_devices: int) -> dict[str, float]:
+    """Target, AV, AR and the frozen start of both have weights of their own; AR heads are whole."""
+    shape = recipe.target.shape
+    cut = (recipe.target.layer + 1) * shape.block_parameters + shape.head_parameters
+    sharing, head = _num_sharing(recipe, num_devices), shape.d_model**2
+    per_weight = FULL_TRAINING_BYTES + BYTES
+    return {
+        "frozen weights": (2 * shape.parameters + cut) * BYTES / sharing + head * 4,
+        "trained weights": (shape.parameters + cut) * per_weight / sharing + head * per_weight,
+    }
+
+
+def _num_sharing(recipe: CheckpointRecipe, num_devices: int) -> int:
+    return num_devices if recipe.devices.parallel == "fsdp" else 1
+
+
+def _working_memory(recipe: CheckpointRecipe, num_devices: int) -> dict[str, float]:
+    """What the forwards of RL need beside the weights."""
+    shape, devices = recipe.target.shape, recipe.devices
     width = AV_PREFIX_TOKENS + 1 + AV_SUFFIX_TOKENS + recipe.rl.max_new_tokens
-    kept = 2 if recipe.devices.gradient_checkpointing else ACTIVATION_FACTOR
+    kept = 2 if devices.gradient_checkpointing else ACTIVATION_FACTOR
     tokens = recipe.rl.micro_batch * width
-    gated = 3 * shape.intermediate_size if not recipe.devices.gradient_checkpointing else 0
+    gated = 3 * shape.intermediate_size if not devices.gradient_checkpointing else 0
     rows = recipe.rl.vectors * recipe.rl.group / num_devices
     per_token = shape.num_layers * 2 * shape.num_kv_heads * shape.head_dim * BYTES
     return {
-        "frozen weights": frozen * BYTES / sharing,
-        # Weights in bfloat16 beside what the optimiser keeps.
-        "trained weights": trained * (FULL_TRAINING_BYTES + BYTES) / sharing,
+        "gathered weights": _gathered(recipe),
         "activations": tokens * shape.num_layers * (kept * shape.d_model + gated) * BYTES,
         "keys and values": rows * (width - AV_PREFIX_TOKENS) * per_token,
         "logits": recipe.rl.micro_batch * recipe.rl.max_new_tokens * shape.vocab_size * 6.0,
     }
+
+
+def _gathered(recipe: CheckpointRecipe) -> float:
+    """The largest piece of a sharded model: what is received and what is made of it; of float32
+    and with its gradient where it is trained."""
+    if recipe.devices.parallel != "fsdp":
+        return 0.0
+    shape = recipe.target.shape
+    largest = max(shape.block_parameters, shape.head_parameters)
+    return largest * (2.0 * BYTES if recipe.lora is not None else 3 * 4.0)
 
 
 # -- the storyworld --------------------------------------------------------------------------------

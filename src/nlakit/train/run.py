@@ -34,6 +34,7 @@ from nlakit.errors import CheckpointError, ResumeError
 
 from . import distributed
 from .learner import Learner
+from .memory import keep_freed_memory
 
 StepFunction = Callable[[int], Mapping[str, float]]
 KEPT_CHECKPOINTS = 2
@@ -85,16 +86,26 @@ class RunDirectory:
         return sorted((int(p.name.removeprefix("step-")), p) for p in found if p.name[5:].isdigit())
 
     def save(self, step: int, learners: Mapping[str, Learner], extra: Mapping[str, Any]) -> None:
-        """Write a whole checkpoint beside the others, then drop the oldest."""
-        if not distributed.is_first():
-            return
+        """Write a whole checkpoint beside the others, then drop the oldest.
+
+        Of sharded weights each process writes its part.
+        """
         final = self.path / "checkpoints" / f"step-{step}"
         temporary = final.with_name(f"partial-{step}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        with distributed.first_alone():
+            if distributed.is_first():
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
         for name, learner in learners.items():
-            save_file(learner.state(), temporary / f"{name}.safetensors")
-        write_json(temporary / "state.json", {"step": step, "extra": dict(extra)})
+            if learner.sharded or distributed.is_first():
+                save_file(learner.state(), temporary / _file_of(name, learner))
+        distributed.wait()
+        if distributed.is_first():
+            self._complete(temporary, final, {"step": step, "extra": dict(extra)})
+        distributed.wait()
+
+    def _complete(self, temporary: Path, final: Path, record: Mapping[str, Any]) -> None:
+        write_json(temporary / "state.json", record)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         for _, old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
@@ -109,7 +120,7 @@ class RunDirectory:
         step, path = checkpoints[-1]
         try:
             for name, learner in learners.items():
-                learner.load_state(load_file(path / f"{name}.safetensors"))
+                learner.load_state(load_file(path / _file_of(name, learner)))
             extra = json.loads((path / "state.json").read_text())["extra"]
         except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise CheckpointError(
@@ -136,6 +147,13 @@ class RunDirectory:
         if path.exists() and distributed.is_first():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
             path.write_text("".join(line + "\n" for line in kept))
+
+
+def _file_of(name: str, learner: Learner) -> str:
+    """What a learner's state is called; its parts can only be read by as many processes again."""
+    if not learner.sharded:
+        return f"{name}.safetensors"
+    return f"{name}.{distributed.rank() + 1}-of-{distributed.num_processes()}.safetensors"
 
 
 def _step_of(line: str) -> float:
@@ -165,6 +183,7 @@ def train_steps(
     title: str,
 ) -> None:
     """Make the steps that are left of `num_steps`, logging each and saving every so often."""
+    keep_freed_memory()
     first, _ = run.resume(learners)
     with step_bar(title, num_steps, first) as advance:
         for step in range(first, num_steps):
