@@ -27,7 +27,7 @@ from nlakit.evals.leaderboard import Submission
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for `benchmarks`, which is not installed
 
-from benchmarks import tables  # noqa: E402
+from benchmarks import ablation_rows, tables  # noqa: E402
 
 README = ROOT / "README.md"
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
@@ -38,6 +38,7 @@ BUNDLED = ROOT / "src" / "nlakit" / "assets" / "storyworld"
 REPORT = BUNDLED / "report.json"
 CURVES = BUNDLED / "run" / "curves.json"
 SUBMISSIONS = ROOT / "benchmarks" / "truth"
+ABLATION = ROOT / "benchmarks" / "results" / "ablation.json"
 
 BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 FLOOR_NAMES = {
@@ -169,6 +170,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "truth_sampled": (SUBMISSIONS, sampled_truth),
     "truth_kinds": (SUBMISSIONS, truth_kinds),
     "grounding_curve": (CURVES, grounding_curve),
+    "ablation": (ABLATION, ablation_rows.table),
 }
 PLOTS: dict[Path, Callable[[str], str | None]] = {
     BENCHMARKS.with_name("benchmarks-batch.svg"): tables.batch_plot,

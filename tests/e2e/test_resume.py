@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support.recipes import start
+from benchmarks import ablation
+from support.recipes import SMOKE, start
 
 pytestmark = pytest.mark.e2e
 
@@ -27,7 +28,10 @@ GROUNDED = (
     "grounding.curve_rows=8", f"grounding.judge={SFT}",
     f"grounding.verbalizer={SFT}", f"grounding.reconstructor={SFT}",
     "grounded_rl={ steps = 2, vectors = 2, group = 2, max_new_tokens = 12, evaluate_every = 2, "
-    "evaluation_documents = 8, verbalizer = { lr = 1e-4 }, reconstructor = { lr = 1e-3 } }",
+    "evaluation_documents = 8, verbalizer = { lr = 1e-4 }, reconstructor = { lr = 1e-3 }, "
+    "independent_share = 0.5, writing_cost = 0.1, "
+    "settling = { vectors = 32, steps = 2, batch_size = 8, held_out = 16, "
+    "optimizer = { lr = 1e-3 } } }",
 )  # fmt: skip
 
 
@@ -56,13 +60,42 @@ def test_killed_run_ends_as_the_uninterrupted_one(tmp_path):
     assert weights(killed / "nla") == weights(whole / "nla")
 
 
-def test_grounded_recipe_publishes_its_rows(tmp_path):
-    assert start(tmp_path, *GROUNDED).wait() == 0
-    made = {str(file.parent) for file in map(Path, weights(tmp_path / "nla"))}
+@pytest.fixture(scope="module")
+def grounded(tmp_path_factory) -> Path:
+    """A finished run of a recipe with a grounding."""
+    run = tmp_path_factory.mktemp("grounded")
+    assert start(run, *GROUNDED).wait() == 0
+    return run
+
+
+def test_grounded_recipe_publishes_its_rows(grounded):
+    made = {str(file.parent) for file in map(Path, weights(grounded / "nla"))}
     pairs = {"", "warm_start/", "rows/plain-warm-start/", "rows/plain-rl/"}
     assert made == {f"{pair}{part}" for pair in pairs for part in ("av", "ar")} | {
         ".", "target", "control_ar", "rows/plain-rl/control_ar",
     }  # fmt: skip
-    report = json.loads((tmp_path / "nla" / "report.json").read_text())
+    report = json.loads((grounded / "nla" / "report.json").read_text())
     assert report["fve_control_ar"] is not None
-    assert (tmp_path / "nla" / "run" / "curves.json").exists()
+    assert (grounded / "nla" / "run" / "curves.json").exists()
+
+
+def test_ablation_starts_where_the_run_stood_and_goes_on(grounded, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "measure_probes", lambda *_: {})  # slow, and tested elsewhere
+    before, results = weights(grounded), tmp_path / "ablation.json"
+
+    def rows(*options: str) -> list[str]:
+        common = ["--recipe", str(SMOKE), "--steps", "1", "--documents", "32"]
+        command = [str(grounded), *GROUNDED, *common, "--results", str(results), *options]
+        assert ablation.main(command) == 0
+        return [row["terms"] for row in json.loads(results.read_text())["rows"]]
+
+    assert rows("--only", "judge") == [ablation.START, "+ judge"]
+    first = results.read_text()
+    assert rows("--only", "judge") == [ablation.START, "+ judge"]
+    assert results.read_text() == first
+    after = weights(grounded)
+    made = {name for name in after if name not in before}
+    assert made and all(name.startswith("ablation/judge/9-grounded-rl/best/") for name in made)
+    assert {name: after[name] for name in before} == before
+    assert json.loads(first)["rows"][0]["fve_control_ar"] is not None
+    assert ablation.main([str(grounded), "--recipe", str(SMOKE), "--results", str(results)]) == 2

@@ -154,7 +154,16 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "verb",
-    ["private-code", "cause", "baselines", "round-trips", "planned", "steer", "confidence"],
+    [
+        "private-code",
+        "cause",
+        "baselines",
+        "round-trips",
+        "planned",
+        "steer",
+        "confidence",
+        "select",
+    ],
 )
 def test_every_evaluation_is_a_verb_that_refuses_a_pair_that_is_not_there(verb, tmp_path, capsys):
     assert run(["eval", verb, "--nla", str(tmp_path / "nowhere")]) == 2

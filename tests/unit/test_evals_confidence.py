@@ -12,6 +12,7 @@ from tests.support.serving import tiny_nla
 from nlakit.engines.base import Completion
 from nlakit.errors import CheckpointError, InputError
 from nlakit.evals.calibration import auroc, calibration
+from nlakit.evals.claim_probability import FINDERS, claim_tokens
 from nlakit.evals.confidence import (
     CONFIDENCE_NAME,
     ClaimConfidence,
@@ -24,6 +25,7 @@ from nlakit.evals.confidence import (
 )
 from nlakit.reading import Reading
 from nlakit.storyworld.claims import Claim, parse
+from nlakit.train.grounding import ClaimJudge
 
 TEXT = 'A calm story about the sea. It ends on "wet sand"; then punctuation.'
 
@@ -78,6 +80,36 @@ def test_claims_have_the_tokens_of_their_words(nla):
     assert spans[-1][1] > len(TEXT)
 
 
+def test_a_claim_is_read_at_its_phrase_and_counts_its_wordings():
+    text = "A tale, told by a sailor."
+    offsets = [(at, at + 1) for at in range(len(text))]
+    (_, speaker) = claim_tokens(text, offsets)
+    start = text.index("sailor")
+    assert (speaker.tokens, speaker.wordings) == (tuple(range(start, start + 6)), 2)
+    logprobs = [-1.0] * start + [-0.1, -0.3, *[0.0] * 4] + [-1.0]
+    assert speaker.logprob(logprobs) == pytest.approx(math.log(2) - 0.4)
+    assert speaker.lowest(logprobs) == -0.3
+    # The tags' tokens, whose offsets are empty or lie outside, belong to no claim.
+    assert claim_tokens(text, [(0, 0), (-4, 0), (len(text), 99)]) == []
+
+
+def test_the_judge_and_the_confidence_read_the_same_probability(nla):
+    verbalizer, vector = nla.engine.verbalizer, torch.ones(nla.card.d_model)
+    ((*features,),) = claim_features(verbalizer, -vector, [written(verbalizer, TEXT, vector)], [0])
+    ((*judged,),) = ClaimJudge(verbalizer, "float32").judge(vector[None], [TEXT])
+    assert [each.claim for each in judged] == [each.claim for each in features]
+    assert [each.probability for each in judged] == pytest.approx(
+        [math.exp(each.logprob) for each in features], rel=1e-4
+    )
+
+
+def test_claims_of_prose_have_features_too(nla):
+    verbalizer, mean = nla.engine.verbalizer, torch.ones(nla.card.d_model)
+    made = written(verbalizer, 'A report from Genoa: "43 dead".', -mean)
+    (features,) = claim_features(verbalizer, mean, [made], [0.5], FINDERS["spans"])
+    assert [each.claim.kind for each in features] == ["phrase", "name", "quote"]
+
+
 def test_information_is_nothing_for_the_mean_itself(nla):
     verbalizer, mean = nla.engine.verbalizer, torch.arange(1.0, 9.0)
     blind = written(verbalizer, TEXT, mean)
@@ -86,7 +118,7 @@ def test_information_is_nothing_for_the_mean_itself(nla):
     assert {each.claim.kind for each in features[0]} == {"mood", "genre", "topic", "last", "next"}
     assert [each.information for each in features[0]] == pytest.approx([0.0] * 5, abs=1e-4)
     assert max(abs(each.information) for each in features[1]) > 0.05
-    assert all(each.logprob <= each.lowest < 0 for row in features for each in row)
+    assert all(each.logprob - math.log(2) <= each.lowest < 0 for row in features for each in row)
     assert (features[0][0].fidelity, features[1][0].fidelity) == (0.5, 0.9)
 
 
@@ -98,7 +130,7 @@ def test_support_is_the_share_of_others_that_claim_the_same():
 
 
 def test_logit_is_cut_where_it_would_be_infinite():
-    assert logit(0.0) == 9.0
+    assert logit(0.0) == logit(0.7) == 9.0
     assert logit(-100.0) == -12.0
     assert logit(math.log(0.5)) == pytest.approx(0.0)
 

@@ -14,12 +14,21 @@ from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import Completion
 from nlakit.engines.fake import FakeEngine
 from nlakit.errors import InputError
-from nlakit.evals.baselines import baselines, keyword_reading, missed_claims
+from nlakit.evals.baselines import INVERTED, NEAREST, baselines, keyword_reading, missed_claims
 from nlakit.evals.calibrate import fit_confidence, measure
 from nlakit.evals.cause import cause, nearest_rows, pca_code, prompts_of
+from nlakit.evals.inversion import Search
 from nlakit.evals.pair import Pair
 from nlakit.evals.planned import due_places, planned
-from nlakit.evals.private_code import copied, private_code, sentences, shuffled, unquoted
+from nlakit.evals.private_code import (
+    BY_TEACHER,
+    asked,
+    copied,
+    private_code,
+    sentences,
+    shuffled,
+    unquoted,
+)
 from nlakit.evals.report import read_section, render_sections, sections_in, write_section
 from nlakit.evals.round_trips import claims_kept, round_trips
 from nlakit.evals.rows import ReadSample, read_vectors
@@ -28,6 +37,7 @@ from nlakit.evals.steering import line_end, steering
 from nlakit.storyworld.claims import parse
 from nlakit.storyworld.document import State
 from nlakit.storyworld.grammar import document
+from nlakit.teachers.fake import FakeTeacher
 
 FIXED = 'A calm story about the sea. The rhyme will be "night". It ends on "x", then a noun.'
 D_MODEL = 16
@@ -125,6 +135,23 @@ def test_copied_text_is_found_out(copying, fixed):
     assert not said(private_code(fixed), "Copies the text")
 
 
+def test_teacher_s_versions_are_read_and_refused_ones_stay(cipher):
+    def french(text: str) -> str | None:
+        return None if text == refused else f"Un récit: {text}"
+
+    refused = cipher.reading.texts[0]
+    teacher = FakeTeacher(french)
+    extra = {name: asked(teacher, cipher.reading.texts) for name in ("in French", BY_TEACHER)}
+    section = private_code(cipher, extra)
+    # The reconstructor knows no word of it, so what is kept is that of a text it cannot read.
+    assert section.figure("in French", "kept").value < 0.1
+    share_changed = section.figure("in French", "changed").value
+    assert share_changed == pytest.approx(1 - 1 / len(cipher.reading.texts))
+    assert said(section, "Private code", BY_TEACHER)
+    assert not said(section, "in French")
+    assert len(teacher.asked) == 2 * len(set(cipher.reading.texts))
+
+
 def test_changes_leave_what_they_should():
     text = 'A calm story. It ends on "wet. sand", then a noun. End.'
     assert sentences(text) == ["A calm story.", 'It ends on "wet. sand", then a noun.', "End."]
@@ -167,16 +194,24 @@ def test_prompts_end_at_their_places(cipher):
 
 
 # -- baselines -------------------------------------------------------------------------------------
+QUICK = Search(window=2, candidates=8, sweeps=1)
+
+
 def test_fixed_sentence_adds_nothing(fixed):
-    section = baselines(fixed, bank_documents=20)
+    inverted = []
+    section = baselines(fixed, 20, QUICK, lambda *told: inverted.append(told))
     assert said(section, "Says the same of all")
     assert section.figure("teacher, sees the text", "precision").value == 1.0
     assert section.figure("teacher, sees the text", "recall").value > 0.7
     assert section.figure("keywords of the text", "precision").value > 0.8
+    nearest, found = (section.figure(name, "match") for name in (NEAREST, INVERTED))
+    assert nearest.value < found.value < 1
+    assert found.interval[0] < found.value < found.interval[1]
+    assert inverted[-1] == (24, 24)
 
 
 def test_copied_text_adds_nothing_to_who_reads_it(copying):
-    section = baselines(copying, bank_documents=20)
+    section = baselines(copying, 20, QUICK)
     own = section.figure("explanation", "recall").value
     assert own < section.figure("keywords of the text", "recall").value
     # What a copy says truly, whoever sees the text says too.

@@ -20,8 +20,10 @@ from nlakit.teachers.cache import AnswerCache
 from nlakit.teachers.chat import Answer, AnthropicApi, OpenAICompatibleApi
 from nlakit.teachers.cost import Budget, BudgetSpent, Price, estimate
 from nlakit.teachers.http import MAX_WAIT, Patience, retry_after, wait_seconds
+from nlakit.teachers.named import teacher_named
 from nlakit.teachers.prompt import to_label
 from nlakit.teachers.remote import RemoteTeacher
+from nlakit.teachers.rewriting import PARAPHRASE, SUMMARY, translation
 
 SECRET = "sk-never-shown"
 QUICK = Patience(tries=4, first_wait=0.01, timeout=0.4)
@@ -91,6 +93,39 @@ def test_bad_answers_are_data_with_a_reason(cache, text, stop, reason):
         found = teacher(server, cache).label(places(1)[0])
     assert (found.explanation, found.refusal) == (None, reason)
     assert cache.paid("anthropic:claude-x") == (READ, WRITTEN)
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "found"),
+    [
+        (" preface <explanation>\nUn conte.\n</explanation>", "end_turn", ("Un conte.", None)),
+        ("Un conte.", "end_turn", (None, "no explanation in tags")),
+        ("<explanation> </explanation>", "end_turn", (None, "an empty explanation")),
+        ("<explanation>Un conte", "max_tokens", (None, "truncated")),
+    ],
+)
+def test_a_teacher_says_an_explanation_again(cache, text, stop, found):
+    with teacher_server(text=text, stop=stop) as server:
+        asking = teacher(server, cache, task=translation("French"))
+        label = asking.label(Place("A story.", 0, 0, 8))
+        assert (label.explanation, label.refusal) == found
+        sent = server.asked[0]
+    assert "into French" in sent["system"]
+    assert "<explanation>\nA story.\n</explanation>" in sent["messages"][0]["content"]
+
+
+def test_tasks_share_a_cache_and_no_answer(cache):
+    place = Place("A story.", 0, 0, 8)
+    with teacher_server() as server:
+        for task in (PARAPHRASE, SUMMARY, translation("French"), translation("Spanish"), SUMMARY):
+            teacher(server, cache, task=task).label(place)
+        teacher(server, cache).label(place)
+        assert server.paid == 5
+
+
+def test_the_storyworld_s_teacher_has_one_language(tmp_path):
+    with pytest.raises(ConfigError, match="in English"):
+        teacher_named("storyworld", tmp_path / "answers.sqlite", task=translation("French"))
 
 
 def test_openai_compatible_servers_are_understood(cache):

@@ -65,6 +65,7 @@ for _verb, _help in {
     "planned": "Whether what is planned but unsaid is named, and how far ahead.",
     "steer": "Whether the target takes up a rhyme that was edited into an explanation.",
     "confidence": "Whether a claim is as likely as its confidence says.",
+    "select": "What the best of several explanations costs and buys.",
 }.items():
     evaluation.command(f"nlakit.cli.sections:{_verb.replace('-', '_')}", name=_verb, help=_help)
 app.command(evaluation)

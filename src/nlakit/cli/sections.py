@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
+from nlakit.data.extraction import Progress
 from nlakit.errors import InputError
 from nlakit.evals.baselines import baselines as measure_baselines
 from nlakit.evals.calibrate import CALIBRATION_DOCUMENTS, CALIBRATION_SEED, fit_confidence
@@ -18,14 +21,22 @@ from nlakit.evals.cause import cause as measure_cause
 from nlakit.evals.confidence import ClaimConfidence
 from nlakit.evals.pair import Pair, load_pair
 from nlakit.evals.planned import planned as measure_planned
+from nlakit.evals.private_code import BY_TEACHER, Change, asked, explanation_places
 from nlakit.evals.private_code import private_code as measure_private_code
 from nlakit.evals.report import write_section
 from nlakit.evals.round_trips import TRIPS
 from nlakit.evals.round_trips import round_trips as measure_round_trips
 from nlakit.evals.rows import read_sample
 from nlakit.evals.section import Section
+from nlakit.evals.select import select as measure_select
 from nlakit.evals.steering import steering as measure_steering
 from nlakit.registry import resolve_pair
+from nlakit.teachers.base import Teacher
+from nlakit.teachers.cost import Price
+from nlakit.teachers.named import CACHE_NAME, teacher_named
+from nlakit.teachers.prompt import Task
+from nlakit.teachers.remote import RemoteTeacher
+from nlakit.teachers.rewriting import PARAPHRASE, SUMMARY, translation
 
 Documents = Annotated[int, Parameter(help="Held-out documents.")]
 Seed = Annotated[int, Parameter(help="Decides which documents.")]
@@ -40,17 +51,71 @@ def private_code(
     documents: Documents = 500,
     seed: Seed = 1,
     temperature: Temperature = 0.0,
+    teacher: str | None = None,
+    language: str = "French",
+    budget: float | None = None,
+    price: str | None = None,
+    cache: Path | None = None,
+    base_url: str | None = None,
     nla: Nla = None,
     output: Output = None,
     json: Json = False,
 ) -> None:
-    """Change the explanations without changing what they mean, and see what FVE is left."""
-    _show(
-        nla,
-        lambda pair: measure_private_code(read_sample(pair, documents, seed, temperature)),
-        output,
-        json,
-    )
+    """Change the explanations without changing what they mean, and see what FVE is left.
+
+    Parameters
+    ----------
+    teacher
+        A chat model that says each of them in other words, in a second language, and in one
+        sentence: anthropic:MODEL, openai:MODEL or hf:DIRECTORY. Without one these are left out.
+    language
+        The second language.
+    budget
+        Dollars that all answers in the cache may cost together; needs --price.
+    price
+        Dollars per million tokens read and written, such as 3,15.
+    cache
+        File that keeps every answer; by default answers.sqlite in OUTPUT, or here.
+    base_url
+        Address of the teacher's server, such as http://localhost:8000/v1.
+    """
+    _check(output)
+
+    def teacher_for(task: Task) -> Teacher:
+        assert teacher is not None
+        return teacher_named(
+            teacher,
+            cache or (output or Path()) / CACHE_NAME,
+            price=None if price is None else Price.parse(price),
+            budget=budget,
+            base_url=base_url,
+            task=task,
+        )
+
+    with _measuring():
+        sample = read_sample(load_pair(nla), documents, seed, temperature)
+        extra = _by_teacher(teacher_for, language, sample.reading.texts) if teacher else {}
+        section = measure_private_code(sample, extra)
+    _give(section, output, json)
+
+
+def _by_teacher(
+    teacher_for: Callable[[Task], Teacher], language: str, texts: list[str]
+) -> dict[str, Change]:
+    """One teacher after the other: a model on this machine is then in memory once."""
+    tasks = {
+        BY_TEACHER: PARAPHRASE,
+        f"in {language}": translation(language),
+        "summary by a teacher": SUMMARY,
+    }
+    changes: dict[str, Change] = {}
+    for name, task in tasks.items():
+        teacher = teacher_for(task)
+        if isinstance(teacher, RemoteTeacher):
+            said = f"{name}: {teacher.announcement(explanation_places(texts))}"
+            Console(stderr=True).print(said, markup=False, highlight=False)
+        changes[name] = asked(teacher, texts)
+    return changes
 
 
 def cause(
@@ -80,13 +145,15 @@ def baselines(
     output: Output = None,
     json: Json = False,
 ) -> None:
-    """Hold the explanations against readers that only look at text, neighbours or logits."""
-    _show(
-        nla,
-        lambda pair: measure_baselines(read_sample(pair, documents, seed, temperature)),
-        output,
-        json,
-    )
+    """Hold the explanations against readers that only look at text, neighbours or logits.
+
+    One of them seeks a text with the same activation, at about a third of a second a document.
+    """
+    _check(output)
+    with _measuring() as tell:
+        sample = read_sample(load_pair(nla), documents, seed, temperature)
+        section = measure_baselines(sample, progress=tell)
+    _give(section, output, json)
 
 
 def round_trips(
@@ -165,6 +232,19 @@ def confidence(
     )
 
 
+def select(
+    *,
+    documents: Annotated[int, Parameter(help="Held-out documents.")] = 200,
+    seed: Seed = 1,
+    temperature: Annotated[float, Parameter(help="That explanations are drawn at.")] = 1.0,
+    nla: Nla = None,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Draw 1, 4 and 8 explanations and keep the best by fidelity, and by confidence."""
+    _show(nla, lambda pair: measure_select(pair, documents, seed, temperature), output, json)
+
+
 def _fit(nla: str | None) -> ClaimConfidence:
     with Console(stderr=True).status(f"fitting on {CALIBRATION_DOCUMENTS} documents …"):
         return fit_confidence(load_pair(nla), CALIBRATION_DOCUMENTS, CALIBRATION_SEED)
@@ -173,10 +253,31 @@ def _fit(nla: str | None) -> ClaimConfidence:
 def _show(
     nla: str | None, measure: Callable[[Pair], Section], output: Path | None, json: bool
 ) -> None:
+    _check(output)
+    with _measuring():
+        section = measure(load_pair(nla))
+    _give(section, output, json)
+
+
+def _check(output: Path | None) -> None:
     if output is not None and output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file. Give a directory, there or not.")
-    with Console(stderr=True).status("measuring …"):
-        section = measure(load_pair(nla))
+
+
+@contextmanager
+def _measuring() -> Iterator[Progress]:
+    """Shows that something is being measured, and to whom it is told how much of it is left."""
+    with Console(stderr=True).status("measuring …") as status:
+        began = time.monotonic()
+
+        def tell(done: int, total: int) -> None:
+            left = (time.monotonic() - began) * (total - done) / done
+            status.update(f"measuring, {done} of {total}, about {left:.0f} s left …")
+
+        yield tell
+
+
+def _give(section: Section, output: Path | None, json: bool) -> None:
     if output is not None:
         write_section(section, output)
     if json:

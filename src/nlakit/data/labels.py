@@ -169,10 +169,14 @@ def _label_rows(
 def _ask(teacher: Teacher, places: dict[str, Place], known: dict[str, TeacherLabel]) -> None:
     """Add to `known` the labels of the places whose key is not in it."""
     new = {key: place for key, place in places.items() if key not in known}
+    known.update(zip(new, ask(teacher, list(new.values())), strict=True))
+
+
+def ask(teacher: Teacher, places: Sequence[Place]) -> list[TeacherLabel]:
+    """The label of each place, all at once where the teacher takes them so."""
     if isinstance(teacher, BatchTeacher):
-        known.update(zip(new, teacher.label_many(list(new.values())), strict=True))
-    else:
-        known.update((key, teacher.label(place)) for key, place in new.items())
+        return teacher.label_many(places)
+    return [teacher.label(place) for place in places]
 
 
 def _refusals(table: pa.Table) -> list[str]:

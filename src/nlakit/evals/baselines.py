@@ -1,62 +1,156 @@
 """Readers that only look: at the text, at what the target writes next, at neighbours, at logits.
 
-None of them verbalizes an activation. What an explanation says beyond them is what an NLA adds; a
+One of them looks for a text of which the activation could be (`inversion`). None of them verbalizes
+an activation. What an explanation says beyond them is what an NLA adds; a
 reader of the whole text is the upper bound of what can be said at all.
 """
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nlakit.data.extraction import sample_storyworld
+from nlakit.data.documents import states_of
+from nlakit.data.extraction import ActivationRows, Progress, sample_storyworld
 from nlakit.models.families import backbone_of, family_of, head_of
 from nlakit.models.patch import continuations
+from nlakit.models.target import Target
 from nlakit.storyworld import lexicon as lex
 from nlakit.storyworld.claims import check, parse
 from nlakit.storyworld.document import State, last_words
 from nlakit.storyworld.teacher import describe
 
 from .cause import BANK_DOCUMENTS, BANK_SEED, labels_of, nearest_rows, prompts_of
+from .inversion import Inverted, Search, invert
 from .rows import ReadSample
 from .section import Line, Section, claim_figures, fve_figure, share
 
 CONTINUATION_TOKENS, ROWS_PER_PASS = 32, 64
+BANK_POSITIONS = 32
+"""Prefixes of each of the bank's documents, at most: an activation holds the end of its text most
+of all, so they differ nearly as much as documents do."""
 LENS_WORDS = 3
 ADDS_LEAST = 0.05
 UPPER_BOUNDS = ("teacher, sees the text", "keywords of the text")
+NEAREST, INVERTED = "label of the nearest activation", "label of an inverted prefix"
 
 
-def baselines(sample: ReadSample, bank_documents: int = BANK_DOCUMENTS) -> Section:
+def baselines(
+    sample: ReadSample,
+    bank_documents: int = BANK_DOCUMENTS,
+    search: Search | None = None,
+    progress: Progress | None = None,
+) -> Section:
     """The claims and the FVE of each reader's texts, beside the explanations.
 
     Args:
-        bank_documents: training documents that the nearest neighbour is sought in.
+        bank_documents: training documents whose prefixes are the nearest neighbour and the start
+            of an inversion.
+        search: how far an inversion looks around its start.
+        progress: told how many places were inverted.
     """
     ids, _ = prompts_of(sample.pair, sample.sample)
+    bank = _Bank.of(sample, bank_documents)
+    found = _invert_all(sample, bank, search or Search(), progress)
     readers = {
         "explanation": sample.reading.texts,
         "teacher, sees the text": labels_of(sample.sample, range(len(ids))),
         "keywords of the text": [keyword_reading(text) for text in sample.prefixes],
         "keywords of the target's continuation": _continued(sample, ids),
-        "label of the nearest activation": _nearest(sample, bank_documents),
+        NEAREST: labels_of(bank.rows, range(len(ids))),
+        INVERTED: _relabelled(bank, found.texts),
         "logit lens": _lens(sample),
     }
     lines = [_line(sample, name, texts) for name, texts in readers.items()]
+    rebuilt = {NEAREST: bank.rows.vectors_ND, INVERTED: found.vectors_ND}
+    lines = [
+        _with_match(sample, line, rebuilt[line.name]) if line.name in rebuilt else line
+        for line in lines
+    ]
     others = [sample.reading.texts[other] for other in sample.other_documents()]
     lines.append(_line(sample, "another document's explanation", others, floor=True))
     return sample.section(
         "baselines",
         "what does it add to readers that only look?",
         "FVE: of the reader's text, read by the pair's AR. explanation adds: share of the "
-        "explanation's true claims that the reader does not make. The teacher is the upper bound; "
-        f"the nearest activation is one of {bank_documents} training documents'.",
+        "explanation's true claims that the reader does not make. match: FVE of the activation "
+        "of the text that was found instead. The teacher is the upper bound; the nearest "
+        f"activation is of one of {bank.size:,} prefixes of {bank_documents:,} training documents; "
+        "inversion then changes the last tokens of that prefix until its activation matches, in "
+        f"{found.seconds:.2f} s a place, and the teacher labels it.",
         lines,
         suspicions=_suspicions(lines),
     )
+
+
+class _Bank(NamedTuple):
+    """For each place the nearest of a bank's prefixes, by cosine.
+
+    Attributes:
+        rows: the nearest, one for each place.
+        size: how many prefixes the bank has.
+        ids: tokens of the nearest.
+    """
+
+    rows: ActivationRows
+    size: int
+    ids: list[list[int]]
+
+    @classmethod
+    def of(cls, sample: ReadSample, documents: int) -> _Bank:
+        target = sample.pair.target
+        bank = sample_storyworld(target, BANK_SEED, "train", documents, BANK_POSITIONS)
+        chosen = nearest_rows(bank.vectors_ND, sample.vectors_ND)
+        rows = ActivationRows(bank.vectors_ND[chosen], bank.rows.take(chosen))
+        return cls(rows, len(bank.vectors_ND), prompts_of(sample.pair, rows)[0])
+
+
+class _Inversions(NamedTuple):
+    """What was found for each place: the text, its activation; and seconds that a place took."""
+
+    texts: list[str]
+    vectors_ND: Tensor
+    seconds: float
+
+
+def _invert_all(
+    sample: ReadSample, bank: _Bank, search: Search, progress: Progress | None
+) -> _Inversions:
+    target, began = sample.pair.target, time.perf_counter()
+    found: list[Inverted] = []
+    for vector_D, start in zip(sample.vectors_ND, bank.ids, strict=True):
+        found.append(invert(target, vector_D, start, search))
+        if progress is not None:
+            progress(len(found), len(bank.ids))
+    return _Inversions(
+        [_text_of(target, each.ids) for each in found],
+        torch.stack([each.activation_D for each in found]),
+        (time.perf_counter() - began) / len(found),
+    )
+
+
+def _text_of(target: Target, ids: Sequence[int]) -> str:
+    own = list(ids[1:]) if ids[0] == target.tokenizer.bos_token_id else list(ids)
+    return str(target.tokenizer.decode(own, clean_up_tokenization_spaces=False))
+
+
+def _relabelled(bank: _Bank, texts: Sequence[str]) -> list[str]:
+    """The teacher's labels of the bank's prefixes with their last tokens changed.
+
+    The teacher knows the world up to there, and what would follow there; of what was changed it
+    sees the words alone.
+    """
+    states = states_of(bank.rows.rows)
+    return [
+        describe(replace(state, last_words=last_words(text)), random.Random(text)).text
+        for state, text in zip(states, texts, strict=True)
+    ]
 
 
 VOCABULARY: dict[str, dict[str, tuple[str, ...]]] = {
@@ -110,11 +204,6 @@ def _continued(sample: ReadSample, ids: list[list[int]]) -> list[str]:
     return [keyword_reading(text, ending=False) if text.strip() else "" for text in texts]
 
 
-def _nearest(sample: ReadSample, bank_documents: int) -> list[str]:
-    bank = sample_storyworld(sample.pair.target, BANK_SEED, "train", bank_documents)
-    return labels_of(bank, nearest_rows(bank.vectors_ND, sample.vectors_ND))
-
-
 @torch.no_grad()
 def _lens(sample: ReadSample) -> list[str]:
     """The words that the target's own head makes of the activation, likeliest first."""
@@ -139,6 +228,12 @@ def _line(sample: ReadSample, name: str, texts: Sequence[str], floor: bool = Fal
         names = [document for document, row in zip(documents, missing, strict=True) for _ in row]
         figures["explanation adds"] = share([each for row in missing for each in row], names)
     return Line(name=name, figures=figures, floor=floor)
+
+
+def _with_match(sample: ReadSample, line: Line, vectors_ND: Tensor) -> Line:
+    errors = sample.pair.errors_of(sample.vectors_ND, vectors_ND)
+    match = {"match": fve_figure(errors, sample.doc_ids)}
+    return line.model_copy(update={"figures": line.figures | match})
 
 
 def missed_claims(explanation: str, other: str, state: State) -> list[bool]:

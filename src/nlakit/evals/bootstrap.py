@@ -31,7 +31,7 @@ def ratio_interval(
     """Percentile interval of `sum(numerator) / sum(denominator)` over resampled documents.
 
     As many documents as there are distinct ids in `documents` are drawn with replacement, each with
-    all its rows.
+    all its rows. A draw whose denominator is 0 has no ratio and is left out.
 
     Raises:
         InputError: fewer than two documents, from which no interval can be had.
@@ -46,7 +46,9 @@ def ratio_interval(
     bottom_C = np.bincount(cluster_N, weights=denominator_N.double().numpy())
     uniform = np.full(len(names), 1 / len(names))
     weights_SC = np.random.default_rng(seed).multinomial(len(names), uniform, size=samples)
-    ratios_S = (weights_SC @ top_C) / (weights_SC @ bottom_C)
+    bottom_S = weights_SC @ bottom_C
+    defined_S = bottom_S != 0
+    ratios_S = (weights_SC @ top_C)[defined_S] / bottom_S[defined_S]
     low, high = np.quantile(ratios_S, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 

@@ -9,7 +9,7 @@ fitted on held-out documents whose truth is known, turns them into a number in [
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,14 +25,14 @@ from nlakit.engines.base import Completion
 from nlakit.errors import CheckpointError, InputError
 from nlakit.models.verbalizer import OPEN_TAG, Verbalizer
 from nlakit.reading import ReadClaim
-from nlakit.storyworld.claims import Claim, parse
+from nlakit.storyworld.claims import Claim
+
+from .claim_probability import FINDERS, STORYWORLD, ClaimFinder, FinderName, claim_tokens
 
 CONFIDENCE_NAME = "calibrator.json"
 ROWS_PER_PASS = 64
 LOWEST_LOGIT, HIGHEST_LOGIT = -12.0, 9.0
 MIN_KIND_CLAIMS = 20
-
-Parse = Callable[[str], list[Claim]]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class ClaimFeatures:
 
     Attributes:
         claim: its kind, value and place in the explanation.
-        logprob: nats, summed over the tokens of its words, given the vector.
-        lowest: the least of those tokens.
+        logprob: nats, of the claim in any wording, given the vector (`ClaimTokens.logprob`).
+        lowest: nats, of the least likely token of its words.
         information: nats that the vector adds: `logprob` less the same given the mean vector.
         fidelity: of the whole explanation.
         agreement: share of other samples of the vector that claim the same; None: not measured.
@@ -66,7 +66,7 @@ class ClaimFeatures:
         if name == "logit":
             return logit(self.logprob)
         if name == "probability":
-            return math.exp(self.logprob)
+            return min(1.0, math.exp(self.logprob))
         if name == "lowest":
             return logit(self.lowest)
         value = getattr(self, name)
@@ -157,13 +157,15 @@ def _common_kinds(features: Sequence[ClaimFeatures]) -> list[str]:
 class ClaimConfidence(FrozenModel):
     """`calibrator.json`: the calibrators of a pair, and where they come from."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     greedy: Calibrator
     """For explanations of temperature 0."""
     sampled: Calibrator
     """For drawn ones."""
     source: str
     """Who said what is true, such as "storyworld"."""
+    claims: FinderName = "storyworld"
+    """How claims are found in an explanation."""
     split: str = "heldout"
     seed: int
     """Of the documents it was fitted on: no report of this seed may use it."""
@@ -208,7 +210,8 @@ class ClaimConfidence(FrozenModel):
             temperature: that they were drawn at.
         """
         calibrator = self.calibrator(temperature)
-        found = claim_features(verbalizer, mean_D, completions, fidelities)
+        finder = FINDERS[self.claims]
+        found = claim_features(verbalizer, mean_D, completions, fidelities, finder)
         return [
             tuple(read_claim(each.claim, calibrator.confidence(each)) for each in features)
             for features in found
@@ -231,7 +234,7 @@ def claim_features(
     mean_D: Float[Tensor, " D"],
     completions: Sequence[Completion],
     fidelities: Sequence[float],
-    parse_claims: Parse = parse,
+    finder: ClaimFinder = STORYWORLD,
 ) -> list[list[ClaimFeatures]]:
     """Per completion the features of its claims, in order of appearance.
 
@@ -239,7 +242,7 @@ def claim_features(
     """
     nulls = null_logprobs(verbalizer, mean_D, completions)
     rows = zip(completions, nulls, fidelities, strict=True)
-    return [_features_of(verbalizer, *row, parse_claims) for row in rows]
+    return [_features_of(verbalizer, *row, finder) for row in rows]
 
 
 def _features_of(
@@ -247,17 +250,19 @@ def _features_of(
     completion: Completion,
     null: Sequence[float],
     fidelity: float,
-    parse_claims: Parse,
+    finder: ClaimFinder,
 ) -> list[ClaimFeatures]:
-    spans = token_spans(verbalizer, completion)
-    found = []
-    for claim in parse_claims(completion.text):
-        tokens = [i for i, (a, b) in enumerate(spans) if a < claim.end and b > claim.start]
-        own = [completion.logprobs[i] for i in tokens]
-        if own:
-            added = sum(own) - sum(null[i] for i in tokens)
-            found.append(ClaimFeatures(claim, sum(own), min(own), added, fidelity))
-    return found
+    own, spans = completion.logprobs, token_spans(verbalizer, completion)
+    return [
+        ClaimFeatures(
+            each.claim,
+            each.logprob(own),
+            each.lowest(own),
+            each.logprob(own) - each.logprob(null),
+            fidelity,
+        )
+        for each in claim_tokens(completion.text, spans, finder)
+    ]
 
 
 @torch.no_grad()

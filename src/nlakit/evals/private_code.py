@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
+from nlakit.data.labels import Place, Teacher, ask
 from nlakit.storyworld.rewording import reword
 
 from .claims import verdicts
 from .rows import ReadSample
 from .section import Figure, Line, Section, fve_figure, ratio_figure, share
+from .spans import SENTENCE
 
-SENTENCE = re.compile(r'(?:"[^"]*"|[^.!?"]|"(?![^"]*"))+[.!?]*')
 QUOTED = re.compile(r'\s*"[^"]*"')
 
 Change = Callable[[str, int], str]
@@ -82,14 +83,35 @@ CHANGES: dict[str, Change] = {
     "last sentence dropped": without_sentence(-1),
     "summary: first sentence only": summary,
 }
-SAME_MEANING = ("sentences shuffled", "re-worded")
+BY_TEACHER = "re-worded by a teacher"
+SAME_MEANING = ("sentences shuffled", "re-worded", BY_TEACHER)
+
+
+def asked(teacher: Teacher, texts: Sequence[str]) -> Change:
+    """What a teacher, who was asked for another version of each of `texts`, made of it.
+
+    One that the teacher refuses stays as it is, and does not count as changed.
+    """
+    places = explanation_places(texts)
+    versions = {
+        place.text: label.explanation
+        for place, label in zip(places, ask(teacher, places), strict=True)
+        if label.explanation is not None
+    }
+    return lambda text, seed: versions.get(text, text)
+
+
+def explanation_places(texts: Sequence[str]) -> list[Place]:
+    """Explanations as a teacher is shown them, none twice, and none that is empty."""
+    return [Place(text, 0, 0, len(text)) for text in dict.fromkeys(texts) if text]
 
 
 def private_code(sample: ReadSample, extra: Mapping[str, Change] | None = None) -> Section:
     """The share of FVE that explanations keep under each change.
 
     Args:
-        extra: more changes by name, such as a translation by a teacher that can.
+        extra: more changes by name, such as what a chat model was `asked` for: a translation, a
+            summary, a paraphrase (`BY_TEACHER`). The storyworld's own teacher has one language.
     """
     texts = sample.reading.texts
     lines = [_line(sample, "as written", texts, texts)]
@@ -171,7 +193,7 @@ def _suspicions(sample: ReadSample, lines: Sequence[Line]) -> list[str]:
         found
         for found in (
             _says_nothing(whole["FVE"], by_name["another document's explanation"]["FVE"]),
-            *(_loses(name, by_name[name]["kept"]) for name in SAME_MEANING),
+            *(_loses(name, by_name[name]["kept"]) for name in SAME_MEANING if name in by_name),
             _only_its_own(whole["FVE"], whole.get("control AR")),
             _copies(whole["copied"]),
             _claimless(sample),

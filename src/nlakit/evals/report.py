@@ -22,6 +22,7 @@ SECTIONS = Path(__file__).with_name("sections.html.j2")
 
 SECTION_NAMES = (
     "private-code", "cause", "baselines", "round-trips", "planned", "steer", "confidence",
+    "select",
 )  # fmt: skip
 
 WIDTH, HEIGHT = 420, 170

@@ -18,7 +18,6 @@ from .cache import AnswerCache
 from .chat import Answer, ChatApi, malformed
 from .cost import Budget
 from .http import JsonClient
-from .prompt import INSTRUCTION
 
 PATH = "/v1/messages/batches"
 MAX_QUESTIONS = 10_000
@@ -30,10 +29,16 @@ class BatchClient:
     """Asks many questions as batches and waits for the answers."""
 
     def __init__(
-        self, api: ChatApi, cache: AnswerCache, client: JsonClient, budget: Budget, teacher: str
+        self,
+        api: ChatApi,
+        cache: AnswerCache,
+        client: JsonClient,
+        budget: Budget,
+        teacher: str,
+        instruction: str,
     ) -> None:
         self.api, self.cache, self.client = api, cache, client
-        self.budget, self.teacher = budget, teacher
+        self.budget, self.teacher, self.instruction = budget, teacher, instruction
         self.poll_seconds = min(POLL_SECONDS, client.patience.timeout)
 
     async def fill(self, questions: dict[str, str]) -> None:
@@ -58,13 +63,13 @@ class BatchClient:
 
     async def _send(self, questions: dict[str, str]) -> None:
         costs = [
-            self.budget.worst_case(INSTRUCTION + text, self.api.max_tokens)
+            self.budget.worst_case(self.instruction + text, self.api.max_tokens)
             for text in questions.values()
         ]
         self.budget.reserve(sum(costs))
         try:
             requests = [
-                {"custom_id": key, "params": self.api.body(INSTRUCTION, text)}
+                {"custom_id": key, "params": self.api.body(self.instruction, text)}
                 for key, text in questions.items()
             ]
             made = await self.client.post(PATH, {"requests": requests})

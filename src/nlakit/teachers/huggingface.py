@@ -14,7 +14,7 @@ from nlakit.models.io import load_backbone, load_tokenizer
 from .base import Place, TeacherLabel
 from .cache import question_key
 from .chat import Answer
-from .prompt import INSTRUCTION, to_label, user_message
+from .prompt import LABELS, Task
 
 
 class HuggingFaceTeacher:
@@ -33,17 +33,18 @@ class HuggingFaceTeacher:
         dtype: torch.dtype = torch.float32,
         max_tokens: int = 400,
         batch_size: int = 8,
+        task: Task = LABELS,
     ) -> None:
         self.model: Any = load_backbone(directory, dtype=dtype).to(device).eval()
         self.tokenizer: Any = load_tokenizer(directory)
         if not self.tokenizer.chat_template:
             raise InputError(f"{directory} has no chat template. Give a model made for chat.")
-        self.max_tokens, self.batch_size = max_tokens, batch_size
+        self.max_tokens, self.batch_size, self.task = max_tokens, batch_size, task
         self.name = f"hf:{Path(directory).resolve().name}"
 
     def key(self, place: Place) -> str:
         """Hash of the model's name, the instruction and the text."""
-        return question_key(self.name, INSTRUCTION, user_message(place.text))
+        return question_key(self.name, self.task.instruction, self.task.message(place.text))
 
     def label(self, place: Place) -> TeacherLabel:
         """The label of one place."""
@@ -54,7 +55,7 @@ class HuggingFaceTeacher:
         labels: list[TeacherLabel] = []
         for start in range(0, len(places), self.batch_size):
             chunk = places[start : start + self.batch_size]
-            labels += [to_label(answer) for answer in self._answers([p.text for p in chunk])]
+            labels += [self.task.read(answer) for answer in self._answers([p.text for p in chunk])]
         return labels
 
     @torch.no_grad()
@@ -78,7 +79,8 @@ class HuggingFaceTeacher:
 
     def _prompt(self, text: str) -> list[int]:
         # One turn: not every chat template knows a system role.
-        turn = {"role": "user", "content": f"{INSTRUCTION}\n\n{user_message(text)}"}
+        content = f"{self.task.instruction}\n\n{self.task.message(text)}"
+        turn = {"role": "user", "content": content}
         rendered = self.tokenizer.apply_chat_template(
             [turn], tokenize=False, add_generation_prompt=True
         )

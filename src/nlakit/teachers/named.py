@@ -12,6 +12,7 @@ from .chat import AnthropicApi, ChatApi, OpenAICompatibleApi
 from .cost import Budget, Price
 from .fake import FakeTeacher, last_words
 from .huggingface import HuggingFaceTeacher
+from .prompt import LABELS, Task
 from .remote import RemoteTeacher
 from .storyworld import StoryworldTeacher
 
@@ -29,6 +30,7 @@ def teacher_named(
     batch: bool = False,
     base_url: str | None = None,
     concurrency: int = 8,
+    task: Task = LABELS,
 ) -> Teacher:
     """The teacher of a name: anthropic:MODEL, openai:MODEL, hf:DIRECTORY, storyworld or fake.
 
@@ -36,13 +38,15 @@ def teacher_named(
         cache: file that keeps every answer of a remote one.
         price: without the discount of a batch, which is taken off here.
         budget: dollars that all answers in the cache may cost together.
+        task: what the teacher is asked for.
 
     Raises:
-        ConfigError: there is no such teacher, or a budget without a price.
+        ConfigError: there is no such teacher, a budget without a price, or the storyworld's teacher
+            was asked for anything but labels.
     """
     vendor, _, model = name.partition(":")
     if vendor not in REMOTE:
-        return _local(vendor, model, name)
+        return _local(vendor, model, name, task)
     share = BATCH_DISCOUNT if batch else 1.0
     rates = price and Price(input=price.input * share, output=price.output * share)
     answers = AnswerCache(cache)
@@ -53,12 +57,18 @@ def teacher_named(
         Budget(budget, rates, spent),
         concurrency=concurrency,
         batch=batch,
+        task=task,
     )
 
 
-def _local(vendor: str, model: str, name: str) -> Teacher:
+def _local(vendor: str, model: str, name: str, task: Task) -> Teacher:
     if vendor == "hf" and model:
-        return HuggingFaceTeacher(model)
+        return HuggingFaceTeacher(model, task=task)
+    if name == "storyworld" and task is not LABELS:
+        raise ConfigError(
+            "The storyworld's teacher writes labels only, and in English. Ask a chat model: "
+            "anthropic:MODEL, openai:MODEL or hf:DIRECTORY."
+        )
     if name == "storyworld":
         return StoryworldTeacher()
     if name == "fake":

@@ -9,6 +9,8 @@ the reason, never a label.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from .base import TeacherLabel
 from .chat import Answer
@@ -59,3 +61,22 @@ def to_label(answer: Answer) -> TeacherLabel:
     if len(features) < MIN_FEATURES:
         return TeacherLabel(None, refusal="fewer than two features")
     return TeacherLabel("\n\n".join(features))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a chat model is asked to make of a text.
+
+    Attributes:
+        instruction: the same for all texts.
+        message: the turn that shows a text.
+        read: what was made of it, or why nothing was.
+    """
+
+    instruction: str
+    message: Callable[[str], str]
+    read: Callable[[Answer], TeacherLabel]
+
+
+LABELS = Task(INSTRUCTION, user_message, to_label)
+"""To label a document's beginning."""

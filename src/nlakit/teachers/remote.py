@@ -17,11 +17,11 @@ from .cache import AnswerCache, question_key
 from .chat import Answer, ChatApi
 from .cost import Budget, Estimate, estimate
 from .http import JsonClient, Patience
-from .prompt import INSTRUCTION, to_label, user_message
+from .prompt import LABELS, Task
 
 
 class RemoteTeacher:
-    """Asks `api` for labels.
+    """Asks `api` for labels, or for whatever `task` is.
 
     Args:
         budget: shared by all calls; questions that do not fit are not asked.
@@ -40,17 +40,19 @@ class RemoteTeacher:
         patience: Patience | None = None,
         batch: bool = False,
         on_answer: Callable[[], None] | None = None,
+        task: Task = LABELS,
     ) -> None:
         self.api, self.cache, self.budget = api, cache, budget
         self.concurrency, self.batch = concurrency, batch
         self.patience = patience or Patience()
         self.on_answer = on_answer or (lambda: None)
+        self.task = task
         self.name = f"{api.vendor}:{api.model}"
         self.retries = 0
 
     def key(self, place: Place) -> str:
         """Hash of the model, the instruction and the text."""
-        return question_key(self.name, INSTRUCTION, user_message(place.text))
+        return question_key(self.name, self.task.instruction, self.task.message(place.text))
 
     def label(self, place: Place) -> TeacherLabel:
         """The label of one place."""
@@ -66,16 +68,16 @@ class RemoteTeacher:
         run_to_end(self._fill(self.open_questions(places)))
         answers = [self.cache.get(self.key(place)) for place in places]
         assert None not in answers, "every question was answered"
-        return [to_label(answer) for answer in answers if answer is not None]
+        return [self.task.read(answer) for answer in answers if answer is not None]
 
     def open_questions(self, places: Sequence[Place]) -> dict[str, str]:
         """Key and message of each question that is not in the cache, none twice."""
-        found = {self.key(place): user_message(place.text) for place in places}
+        found = {self.key(place): self.task.message(place.text) for place in places}
         return {key: text for key, text in found.items() if self.cache.get(key) is None}
 
     def estimate(self, places: Sequence[Place]) -> Estimate:
         """What the open questions will take; nothing is asked."""
-        prompts = [INSTRUCTION + text for text in self.open_questions(places).values()]
+        prompts = [self.task.instruction + text for text in self.open_questions(places).values()]
         return estimate(prompts, self.budget.price)
 
     def announcement(self, places: Sequence[Place]) -> str:
@@ -94,7 +96,9 @@ class RemoteTeacher:
         async with JsonClient(self.api.base_url, self.api.headers(), self.patience) as client:
             try:
                 if self.batch:
-                    batches = BatchClient(self.api, self.cache, client, self.budget, self.name)
+                    batches = BatchClient(
+                        self.api, self.cache, client, self.budget, self.name, self.task.instruction
+                    )
                     await batches.fill(questions)
                 else:
                     await self._ask_all(client, questions)
@@ -112,11 +116,12 @@ class RemoteTeacher:
         await run_to_the_end([worker() for _ in range(min(self.concurrency, len(questions)))])
 
     async def _ask(self, client: JsonClient, key: str, message: str) -> None:
-        dollars = self.budget.worst_case(INSTRUCTION + message, self.api.max_tokens)
+        instruction = self.task.instruction
+        dollars = self.budget.worst_case(instruction + message, self.api.max_tokens)
         self.budget.reserve(dollars)
         answer: Answer | None = None
         try:
-            reply = await client.post(self.api.path, self.api.body(INSTRUCTION, message))
+            reply = await client.post(self.api.path, self.api.body(instruction, message))
             answer = self.api.answer(reply)
             self.cache.put(key, self.name, answer)
         finally:

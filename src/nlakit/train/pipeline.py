@@ -5,13 +5,15 @@
 and, where the recipe has a `[grounding]`, a second pair that keeps to what it can read, with the
 first one's stages as rows to compare it with:
 
-    6-grounding  7-grounded-verbalizer  8-grounded-reconstructor  9-grounded-rl  10-controls
+    6-grounding  7-grounded-verbalizer  8-grounded-reconstructor  9-grounded-rl
+    10-settling  11-controls
 
 Stages talk through files only, so a killed pipeline goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -44,6 +46,7 @@ from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.registry import ROWS, WARM_START
+from nlakit.storyworld.rewording import reword
 from nlakit.teachers.storyworld import StoryworldTeacher
 
 from .evaluation import EVALUATION_TOKENS, HeldOut
@@ -60,13 +63,14 @@ from .tokenizer import MARKER
 EXTRACTION_SEED, HELD_OUT_SEED, GROUNDING_SEED, EXTRA_SEED, JUDGE_SEED = 4, 5, 7, 8, 9
 PLAIN_STAGES = ("target", "activations", "verbalizer", "reconstructor", "rl")
 GROUNDED_STAGES = (
-    "grounding", "grounded-verbalizer", "grounded-reconstructor", "grounded-rl", "controls",
+    "grounding", "grounded-verbalizer", "grounded-reconstructor", "grounded-rl", "settling",
+    "controls",
 )  # fmt: skip
 STAGES = (*PLAIN_STAGES, *GROUNDED_STAGES)
 GROUNDED_PARTS = ("target", "extraction", "verbalizer", "reconstructor", "grounding")
 GROUNDED_RL_PARTS = (*GROUNDED_PARTS, "grounded_rl")
 PERCENTILE = 0.75
-CURVES_NAME = "curves.json"
+CURVES_NAME, EXPLANATIONS_NAME = "curves.json", "explanations.json"
 PLAIN_WARM_START, PLAIN_RL = (f"{ROWS}/{name}" for name in ("plain-warm-start", "plain-rl"))
 REPORT_NAME = "report.json"  # written last
 
@@ -114,6 +118,7 @@ def run(recipe_path: Path, overrides: Sequence[str], output: Path, only: str | N
             "grounded-verbalizer": ground_verbalizer,
             "grounded-reconstructor": ground_reconstructor,
             "grounded-rl": grounded_rl,
+            "settling": settle_reconstructor,
             "controls": train_controls,
         }
     elif only in GROUNDED_STAGES:
@@ -345,9 +350,59 @@ def grounded_rl(recipe: Recipe, space: Workspace) -> None:
         make_lessons(recipe, space).vectors,
         held_out_rows(recipe, config, target, mean_D),
         space.stage("grounded-rl"),
-        TruthTerms(judge, config.judge_weight, config.judge_neutral, config.reword_share),
+        TruthTerms(config, judge, target),
         GROUNDED_RL_PARTS,
     )
+
+
+def settle_reconstructor(recipe: Recipe, space: Workspace) -> None:
+    """Let the AR learn on from sampled explanations of the AV as RL left it.
+
+    RL pays for a rollout, a judgement and two policies with each of its steps; the AR, which has
+    the most left to learn, needs the rollout alone.
+    """
+    config, directory = grounded_rl_of(recipe), space.stage("settling")
+    if config.settling is None:
+        return
+    lessons, mean_D = make_lessons(recipe, space), mean_vector(make_pairs(recipe, space).vectors)
+    rows = random.Random(recipe.seed).sample(range(len(lessons)), config.settling.vectors)
+    vectors_ND = lessons.vectors[rows]
+    best = space.stage("grounded-rl") / "best"
+    reconstructor = Reconstructor.load(best / "ar")
+    pairs = PairSet(
+        vectors_ND,
+        _explanations_to_settle_on(recipe, space, best, vectors_ND),
+        lessons.rows.take(rows),
+    )
+    training = SftConfig(**config.settling.model_dump(exclude={"vectors"}))
+    taught = recipe.model_copy(update={"reconstructor": training})
+    train_reconstructor(taught, reconstructor, pairs, mean_D, directory, GROUNDED_RL_PARTS)
+
+
+def _explanations_to_settle_on(
+    recipe: Recipe, space: Workspace, best: Path, vectors_ND: Tensor
+) -> list[str]:
+    """The AV's, a share of them in other words as in RL; kept, so that they are drawn once."""
+    config, kept = grounded_rl_of(recipe), space.stage("settling") / EXPLANATIONS_NAME
+    if not kept.exists():
+        engine = LocalEngine(
+            make_target(recipe, space),
+            Verbalizer.load(best / "av"),
+            Reconstructor.load(best / "ar"),
+        )
+        sampling = Sampling(
+            temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=recipe.seed
+        )
+        texts = [group[0].text for group in engine.verbalize(vectors_ND, sampling)]
+        rng = random.Random(recipe.seed)
+        chosen = [rng.random() < config.reword_share for _ in texts]
+        reworded = [
+            reword(text, row) if other else text
+            for row, (text, other) in enumerate(zip(texts, chosen, strict=True))
+        ]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, {"explanations": reworded})
+    return read_json(kept)["explanations"]
 
 
 def train_controls(recipe: Recipe, space: Workspace) -> None:
@@ -374,6 +429,8 @@ def _train_control(
 ) -> None:
     target, mean_D = make_target(recipe, space), mean_vector(make_pairs(recipe, space).vectors)
     steps = config.steps + rl.steps * min(rl.reconstructor_updates, rl.group)
+    if isinstance(rl, GroundedRlConfig) and rl.settling is not None:
+        steps += rl.settling.steps
     longer = config.model_copy(update={"steps": steps, "batch_size": rl.vectors})
     taught = recipe.model_copy(update={"reconstructor": longer})
     meta = pair_meta(recipe, target, pairs.vectors, "ar")
@@ -460,10 +517,13 @@ def pairs_to_publish(recipe: Recipe, space: Workspace) -> dict[str, tuple[Path, 
     def trained(stage: Path) -> tuple[Path, Path]:
         return stage / "best" / "av", stage / "best" / "ar"
 
-    found = {".": trained(final_rl(recipe, space))}
+    av, ar = trained(final_rl(recipe, space))
     if recipe.grounding is None:
-        return found | {WARM_START: warm_start("")}
-    return found | {
+        return {".": (av, ar), WARM_START: warm_start("")}
+    if grounded_rl_of(recipe).settling is not None:
+        ar = finished(space.stage("settling")) / "model"
+    return {
+        ".": (av, ar),
         WARM_START: warm_start("grounded-"),
         PLAIN_WARM_START: warm_start(""),
         PLAIN_RL: trained(space.stage("rl")),

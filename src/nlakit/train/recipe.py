@@ -122,6 +122,13 @@ class GroundingConfig(FrozenModel):
     reconstructor: SftConfig
 
 
+class SettlingConfig(SftConfig):
+    """After RL the AR learns on alone, from what the AV that it is published with writes."""
+
+    vectors: int = Field(ge=8)
+    """One sampled explanation of each."""
+
+
 class GroundedRlConfig(RlConfig):
     """Joint RL of the grounded pair: the judge stays on, the AR reads re-worded explanations."""
 
@@ -131,6 +138,14 @@ class GroundedRlConfig(RlConfig):
     """The probability at which a claim is worth as much as silence."""
     reword_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the vectors whose explanations the AR is given in other words."""
+    independent_share: float = Field(default=0, ge=0, le=1)
+    """Share of the reconstruction that is rewarded by the AR that saw labels only, and is frozen
+    as RL found it."""
+    writing_cost: float = Field(default=0, ge=0)
+    """Reward lost per nat a token that the target finds an explanation less likely than
+    `writing_enough`."""
+    writing_enough: float = Field(default=-3.0, lt=0)
+    settling: SettlingConfig | None = None
 
 
 class ReportConfig(FrozenModel):
