@@ -17,6 +17,7 @@ from nlakit.engines.local import LocalEngine
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.train.learner import Learner, OptimizerConfig, autocast
+from nlakit.train.memory import keep_freed_memory
 from nlakit.train.recipe import Recipe
 from nlakit.train.rl import Players, rl_step
 
@@ -162,6 +163,7 @@ def read_text(model: str, tokens: int, positions: int, new_tokens: int = 0) -> T
 
 def train_step(model: str, rows: int, new_tokens: int = NEW_TOKENS) -> Task:
     """One step of the verbalizer's warm start, as `train.sft` takes it."""
+    keep_freed_memory()
     verbalizer = checkpoints.load_verbalizer(model)
     learner = new_learner(verbalizer.model)
     vectors, responses = training_rows(model, rows, new_tokens)
@@ -179,6 +181,7 @@ def train_step(model: str, rows: int, new_tokens: int = NEW_TOKENS) -> Task:
 
 def rl(model: str, vectors: int, group: int, new_tokens: int = NEW_TOKENS) -> Task:
     """One step of joint RL, as `train.rl` takes it, the reference policy included."""
+    keep_freed_memory()
     players = load_players(model, vectors * group)
     recipe = rl_recipe(vectors, group, new_tokens)
     pool = checkpoints.vectors(SPECS[model], 8 * vectors)

@@ -44,11 +44,11 @@ class Plan:
 QUICK = Plan(
     rounds=3,
     blocks=1,
-    budget_s=30,
+    budget_s=20,
     batches=(8, 16),
     rl_vectors=2,
     greedy=(
-        {"model": "S", "vectors": 64, "tokens": 144},
+        {"model": "S", "vectors": 64, "tokens": 72},
         {"model": "V", "vectors": 8, "tokens": 24},
     ),
     draws=2048,
@@ -241,7 +241,7 @@ def gemm(model: str, rows: int) -> Callable[[Plan], Facts]:
         fractions, peaks = [], []
         with Side("ours.explain", {"model": model, "rows": rows}) as side:
             flops = side.ready()["flops"]
-            for _ in range(plan.rounds - 1):
+            for _ in range(plan.blocks):
                 peaks.append(side.gemm())
                 fractions.append(flops / side.run().wall_s / peaks[-1])
         return {

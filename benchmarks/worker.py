@@ -28,10 +28,11 @@ def main(side: str, core: str | None = None) -> None:
     for line in sys.stdin:
         message = json.loads(line)
         if message["do"] == "prepare":
-            if core is not None:
-                os.sched_setaffinity(0, {int(core)})
             task = factory(**message["options"])
             task.warm()
+            # Not before: sides that are started together get ready on all cores.
+            if core is not None:
+                os.sched_setaffinity(0, {int(core)})
             # Both ends read the same monotonic clock.
             answer: dict[str, Any] = {"prepared_at": time.perf_counter(), "flops": task.flops}
         elif message["do"] == "gemm":

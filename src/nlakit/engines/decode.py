@@ -161,7 +161,7 @@ class Decoder:
         attention = getattr(backbone, family.blocks)[0].self_attn
         self.head_dim: int = attention.head_dim
         self.num_kv_heads: int = attention.k_proj.out_features // self.head_dim
-        self.max_length = _max_length(model.config, getattr(backbone, family.blocks))
+        self.max_length = _max_length(model.config)
         self.device, self.dtype = model.device, model.dtype
 
     def empty_prefix(self) -> Prefix:
@@ -293,7 +293,7 @@ def _read_block(layer: Any, pack: bool) -> Block:
     )
 
 
-def _max_length(config: Any, layers: Any) -> int:
-    """The context, or the shortest sliding window: within it a window changes nothing."""
-    windows = [getattr(layer.self_attn, "sliding_window", None) for layer in layers]
-    return min([config.max_position_embeddings, *(window for window in windows if window)])
+def _max_length(config: Any) -> int:
+    """The context, or the sliding window: within it a window changes nothing."""
+    window = getattr(config, "sliding_window", None)
+    return min(config.max_position_embeddings, window or config.max_position_embeddings)

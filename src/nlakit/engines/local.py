@@ -122,10 +122,7 @@ class LocalEngine:
         Raises:
             InputError: no target was loaded, or a position is outside the text.
         """
-        if self.target is None:
-            raise InputError("This engine was made without a target: it reads vectors, not text.")
-        places = None if positions is None else [list(positions)]
-        return self.target.activations([encoded.ids], places)[0]
+        return extracted(self.target, encoded, positions)
 
     def _run(
         self, batch: Batch, waiting: deque[Row], scaled_ND: Tensor, on_text: OnText | None
@@ -172,11 +169,7 @@ class LocalEngine:
 
     def completion(self, row: Row) -> Completion:
         """What a row that has ended says."""
-        text, closed = self.verbalizer.parse(row.ids)
-        raw = self.verbalizer.decode(row.ids)
-        kept = self.reconstructor.fitting(text)
-        closed = closed and kept == text
-        return Completion(kept, raw, tuple(row.ids), tuple(row.logprobs), closed)
+        return completed(self.verbalizer, self.reconstructor, row.ids, row.logprobs)
 
     def release(self, batch: Batch) -> list[Row]:
         """Take the rows that have ended out of a batch."""
@@ -213,6 +206,29 @@ class LocalEngine:
     @property
     def _device(self) -> str:
         return self.verbalizer.model.device.type
+
+
+def completed(
+    verbalizer: Verbalizer,
+    reconstructor: Reconstructor,
+    ids: Sequence[int],
+    logprobs: Sequence[float],
+) -> Completion:
+    """What an answer's tokens say, cut to what the reconstructor can read."""
+    text, closed = verbalizer.parse(ids)
+    kept = reconstructor.fitting(text)
+    raw = verbalizer.decode(ids)
+    return Completion(kept, raw, tuple(ids), tuple(logprobs), closed and kept == text)
+
+
+def extracted(
+    target: Target | None, encoded: Encoded, positions: Sequence[int] | None = None
+) -> Tensor:
+    """Activations of a text, P x D; see `LocalEngine.extract`."""
+    if target is None:
+        raise InputError("This engine was made without a target: it reads vectors, not text.")
+    places = None if positions is None else [list(positions)]
+    return target.activations([encoded.ids], places)[0]
 
 
 def _place(row: Row) -> int:

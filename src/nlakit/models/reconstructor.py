@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from nlakit.contract import NlaMeta, read_meta, render_ar, verify, write_meta
+from nlakit.core.fused import Packing
 from nlakit.core.site import Site
 from nlakit.errors import InputError
-from nlakit.models.families import backbone_of, cut_config, truncated
+from nlakit.models.families import backbone_of, cut_config, embedding_of, truncated
 from nlakit.models.io import (
     HEAD_NAME,
     atomic_directory,
@@ -32,6 +33,7 @@ from nlakit.models.io import (
     save_tensors,
 )
 from nlakit.models.lora import open_checkpoint
+from nlakit.models.packed import fits, run_packed
 from nlakit.models.padding import TOKENS_PER_BATCH, length_batches, pad_right
 from nlakit.models.recompute import recomputing
 
@@ -158,14 +160,28 @@ class Reconstructor:
         """
         _check_prompts(ids, self.backbone.config.max_position_embeddings)
         device = self.backbone.device
-        # Filled up on the right, so that a causal mask alone keeps padding out of sight.
-        padded_BT = pad_right(ids).to(device)
-        with recomputing(self.backbone, self.recompute and torch.is_grad_enabled()):
-            hidden_BTD = self.backbone(input_ids=padded_BT, use_cache=False).last_hidden_state
-        last_B = torch.tensor([len(row) - 1 for row in ids], device=device)
-        last_BD = hidden_BTD[torch.arange(len(ids), device=device), last_B]
+        recompute = self.recompute and torch.is_grad_enabled()
+        packs = not recompute and fits(self.backbone, max(map(len, ids)))
+        last_BD = self._run_packed(ids) if packs else self._run_padded(ids, recompute)
         with torch.autocast(device.type, enabled=False):
             return self.head(last_BD.float())
+
+    def _run_packed(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
+        """The last residual of each prompt; what all of them begin with is run once."""
+        num_shared = _num_shared([self.prefix_ids, *(row[:-1] for row in ids)])
+        own = [list(row[num_shared:]) for row in ids]
+        pack = torch.tensor([*ids[0][:num_shared], *chain.from_iterable(own)])
+        packing = Packing(num_shared, [len(row) for row in own], [1] * len(own))
+        return run_packed(self.backbone, embedding_of(self.backbone)(pack), packing)
+
+    def _run_padded(self, ids: Sequence[Sequence[int]], recompute: bool) -> Float[Tensor, "B D"]:
+        """The same by the backbone's own forward."""
+        # Filled up on the right, so that a causal mask alone keeps padding out of sight.
+        padded_BT = pad_right(ids).to(self.backbone.device)
+        with recomputing(self.backbone, recompute):
+            hidden_BTD = self.backbone(input_ids=padded_BT, use_cache=False).last_hidden_state
+        last_B = torch.tensor([len(row) - 1 for row in ids], device=hidden_BTD.device)
+        return hidden_BTD[torch.arange(len(ids), device=hidden_BTD.device), last_B]
 
     @torch.no_grad()
     def reconstruct(self, explanations: Sequence[str]) -> Float[Tensor, "N D"]:
@@ -180,6 +196,12 @@ class Reconstructor:
         for batch in length_batches([len(row) for row in ids], TOKENS_PER_BATCH):
             found_ND[batch] = self.forward([ids[index] for index in batch])
         return found_ND
+
+
+def _num_shared(rows: Sequence[Sequence[int]]) -> int:
+    """How many ids all rows begin with."""
+    alike = (len(set(column)) == 1 for column in zip(*rows, strict=False))
+    return sum(1 for _ in takewhile(bool, alike))
 
 
 def _check_prompts(ids: Sequence[Sequence[int]], limit: int) -> None:

@@ -16,15 +16,17 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from nlakit.contract import NlaMeta, read_meta, render_av, verify, write_meta
+from nlakit.core.fused import Packing, head_logprobs
 from nlakit.core.inject import add_norm_matched, check_vectors, replace_rows
 from nlakit.core.losses import token_logprobs
 from nlakit.core.scale import resolve_scale, to_norm
 from nlakit.errors import InputError
+from nlakit.models.caches import repeated
 from nlakit.models.families import backbone_of, blocks_of, embedding_of, head_of
 from nlakit.models.io import (
     atomic_directory,
@@ -34,14 +36,16 @@ from nlakit.models.io import (
     save_model,
 )
 from nlakit.models.lora import open_checkpoint
+from nlakit.models.packed import fits, is_plain, run_packed
 from nlakit.models.padding import pad_right, real_tokens
 from nlakit.models.recompute import recomputing
 
 OPEN_TAG = "<explanation>"
 CLOSE_TAG = "</explanation>"
 
-LOGITS_AT_ONCE = 1 << 26
-"""Logits that a training forward holds: 256 MB of float32, and as much again for their gradient."""
+LOGITS_AT_ONCE = 1 << 27
+"""Logits that a training forward keeps for the gradient: 512 MB of float32. Where the head's
+gradient is not `core.fused`'s, autograd keeps as much again."""
 
 
 class Parsed(NamedTuple):
@@ -134,9 +138,9 @@ class Verbalizer:
     ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
         """Log-probability of each response token, with gradients; and True where one is real.
 
-        Logits are computed for real response tokens only. T is the longest response. Where there
-        are more than `LOGITS_AT_ONCE` of them they are made in chunks, and made again for the
-        gradient, so that memory does not grow with tokens times vocabulary.
+        Logits are computed for real response tokens only. T is the longest response. Those past
+        `LOGITS_AT_ONCE` are made again for the gradient, so that memory does not grow with tokens
+        times vocabulary. Where `models.packed` can run the blocks, no padding is run.
 
         Args:
             prefix_sharing: run the constant prefix once and let all rows attend to it. The
@@ -146,20 +150,18 @@ class Verbalizer:
             InputError: bad vectors, another number of responses, or no token at all.
         """
         _check_responses(len(vectors_BD), responses)
-        width = max(len(row) for row in responses)
         ids_BT = pad_right(responses).to(self.model.device)
         mask_BT = real_tokens([len(row) for row in responses]).to(self.model.device)
         scaled_BD = self.scaled(vectors_BD)
-        body_BTD = self.body(scaled_BD, ids_BT)
-        # The token at t is predicted one place earlier: the first by the prompt's last token.
-        recompute = self.recompute and torch.is_grad_enabled()
-        if prefix_sharing and not recompute:
-            hidden_BTD = self._run_shared(body_BTD, scaled_BD)[:, -width - 1 : -1]
+        body_BSD = self.body(scaled_BD, ids_BT)
+        share = prefix_sharing and not (self.recompute and torch.is_grad_enabled())
+        if share and not self.adds and self._fits_packed(body_BSD.shape[1]):
+            hidden_ND = self._run_packed(body_BSD, responses)
         else:
-            remade = recomputing(backbone_of(self.model), recompute)
-            with remade, self.injecting(scaled_BD, len(self.prefix_ids)):
-                hidden_BTD = self._run_plain(body_BTD)[:, -width - 1 : -1]
-        found_N = self._score(hidden_BTD[mask_BT], ids_BT[mask_BT])
+            run = self._run_shared if share else self._run_plain
+            # The token at t is predicted one place earlier: the first by the prompt's last token.
+            hidden_ND = run(body_BSD, scaled_BD)[:, -ids_BT.shape[1] - 1 : -1][mask_BT]
+        found_N = self._score(hidden_ND, ids_BT[mask_BT])
         logprobs_BT = found_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, found_N)
         return logprobs_BT, mask_BT
 
@@ -249,6 +251,9 @@ class Verbalizer:
         self, hidden_ND: Float[Tensor, "N D"], ids_N: Int[Tensor, " N"]
     ) -> Float[Tensor, " N"]:
         """Log-probability of each id, given the residual that predicts it."""
+        head = head_of(self.model)
+        if isinstance(head, nn.Linear) and head.bias is None and is_plain(head):
+            return head_logprobs(hidden_ND, head.weight, ids_N, LOGITS_AT_ONCE)
         rows = max(1, LOGITS_AT_ONCE // self.model.config.vocab_size)
         if len(hidden_ND) <= rows:
             return self._score_chunk(hidden_ND, ids_N)
@@ -262,16 +267,37 @@ class Verbalizer:
     ) -> Float[Tensor, " N"]:
         return token_logprobs(head_of(self.model)(hidden_ND)[None], ids_N[None])[0]
 
+    def _fits_packed(self, body_width: int) -> bool:
+        return fits(backbone_of(self.model), len(self.prefix_ids) + body_width)
+
+    def _run_packed(
+        self, body_BSD: Float[Tensor, "B S D"], responses: Sequence[Sequence[int]]
+    ) -> Float[Tensor, "N D"]:
+        """Residuals that predict the real response tokens, row by row."""
+        num_predicted = [len(row) for row in responses]
+        # A response's last token predicts nothing.
+        num_prompt = 1 + len(self.suffix_ids)
+        lengths = [num_prompt + count - 1 for count in num_predicted]
+        real_BS = real_tokens([*lengths, body_BSD.shape[1]])[:-1]
+        packed_SD = torch.cat([self._prefix()[0], body_BSD[real_BS]])
+        packing = Packing(len(self.prefix_ids), lengths, num_predicted)
+        return run_packed(backbone_of(self.model), packed_SD, packing)
+
     def _prefix(self) -> Float[Tensor, "1 P D"]:
         return self._embed(torch.tensor([self.prefix_ids], device=self.model.device))
 
     def _embed(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         return embedding_of(backbone_of(self.model))(ids_BT)
 
-    def _run_plain(self, body_BSD: Float[Tensor, "B S D"]) -> Float[Tensor, "B _PS D"]:
+    def _run_plain(
+        self, body_BSD: Float[Tensor, "B S D"], scaled_BD: Float[Tensor, "B D"]
+    ) -> Float[Tensor, "B _PS D"]:
+        backbone = backbone_of(self.model)
         prefix_BPD = self._prefix().expand(len(body_BSD), -1, -1)
         whole = torch.cat([prefix_BPD, body_BSD], dim=1)
-        return backbone_of(self.model)(inputs_embeds=whole, use_cache=False).last_hidden_state
+        remade = recomputing(backbone, self.recompute and torch.is_grad_enabled())
+        with remade, self.injecting(scaled_BD, len(self.prefix_ids)):
+            return backbone(inputs_embeds=whole, use_cache=False).last_hidden_state
 
     def _run_shared(
         self, body_BSD: Float[Tensor, "B S D"], scaled_BD: Float[Tensor, "B D"]
@@ -279,11 +305,7 @@ class Verbalizer:
         backbone = backbone_of(self.model)
         prefix = DynamicCache()
         backbone(inputs_embeds=self._prefix(), use_cache=True, past_key_values=prefix)
-        shared = DynamicCache()
-        for index, (keys, values, *_) in enumerate(prefix):
-            size = (len(body_BSD), -1, -1, -1)
-            assert keys is not None and values is not None, "the prefix was just run"
-            shared.update(keys.expand(size), values.expand(size), index)
+        shared = repeated(prefix, len(body_BSD))
         with self.injecting(scaled_BD):
             output = backbone(inputs_embeds=body_BSD, use_cache=True, past_key_values=shared)
         return output.last_hidden_state

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from nlakit.config import FrozenModel
+from nlakit.models.sharding import SHARDS, own_part
 
 from . import distributed
 from .muon import Muon
@@ -34,12 +36,20 @@ class OptimizerConfig(FrozenModel):
 
 class Learner:
     """Updates those of `parameters` that are not frozen; a step whose gradients are not finite is
-    skipped and counted."""
+    skipped and counted.
+
+    Of sharded weights (`models.sharding`) it updates, and keeps the state of, this process's parts.
+    """
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, num_steps: int
     ):
-        self.parameters = {name: p for name, p in parameters.items() if p.requires_grad}
+        trained = {name: p for name, p in parameters.items() if p.requires_grad}
+        self.sharded = {name: p for name, p in trained.items() if isinstance(p, DTensor)}
+        self.parameters = {
+            name: nn.Parameter(own_part(p)) if name in self.sharded else p
+            for name, p in trained.items()
+        }
         self.config, self.num_steps = config, num_steps
         use_muon = config.muon_lr is not None
         hidden = {n: p for n, p in self.parameters.items() if use_muon and _is_hidden_matrix(n, p)}
@@ -63,10 +73,11 @@ class Learner:
 
     def update(self, step: int) -> float:
         """Clip, step and clear the gradients, summed over processes; returns their norm before."""
-        distributed.sum_gradients(self.parameters.values())
+        self._sum_gradients()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self.schedule(step)
-        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.max_grad_norm)
+        norm = self._gradient_norm()
+        nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.max_grad_norm, norm)
         if torch.isfinite(norm):
             self.optimizer.step()
             self.muon.step((self.config.muon_lr or 0.0) * self.schedule(step))
@@ -75,6 +86,26 @@ class Learner:
         for parameter in self.parameters.values():
             parameter.grad = None
         return float(norm)
+
+    def _sum_gradients(self) -> None:
+        """Over processes; of sharded weights each then has the sum of its part."""
+        replicated = [p for name, p in self.parameters.items() if name not in self.sharded]
+        distributed.sum_gradients(replicated)
+        for name, weight in self.sharded.items():
+            self.parameters[name].grad = None if weight.grad is None else own_part(weight.grad)
+            weight.grad = None
+
+    def _gradient_norm(self) -> Tensor:
+        """Of all gradients together, the other processes' parts among them."""
+        norm = self._norm_of(self.parameters.keys() - self.sharded.keys())
+        if not self.sharded:
+            return norm
+        parts = distributed.total(float(self._norm_of(self.sharded.keys())) ** 2)
+        return (norm**2 + parts) ** 0.5
+
+    def _norm_of(self, names: Set[str]) -> Tensor:
+        gradients = (p.grad for name, p in self.parameters.items() if name in names)
+        return nn.utils.get_total_norm([each for each in gradients if each is not None])
 
     def state(self) -> dict[str, Tensor]:
         """Weights, moments and counters as one flat table of tensors."""
@@ -110,7 +141,8 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     fast."""
     if precision == "float32" or (precision == "auto" and not _fast_bfloat16(device)):
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    # Its cache would keep a whole copy of weights that are gathered to be given up again.
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=not SHARDS.active)
 
 
 def _fast_bfloat16(device: torch.device) -> bool:
