@@ -1,6 +1,6 @@
 """What each term of the grounded reward does: short runs of RL from one start, measured alike.
 
-    python -m benchmarks.ablation RUN --recipe recipes/storyworld-grounded.toml
+    python -m benchmarks.ablation RUN --recipe recipes/storyworld.toml
     python -m benchmarks.ablation RUN --recipe RECIPE --only judge --steps 40
 
 RUN is a finished run of RECIPE. Each variant has a directory of its own in RUN/ablation, whose

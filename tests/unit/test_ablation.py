@@ -27,7 +27,7 @@ def keys(variant: Variant) -> set[str]:
 
 
 def test_variants_of_terms_that_rl_has_are_recipes_that_differ_in_the_reward_alone():
-    path = Path(__file__).parents[2] / "recipes" / "storyworld-grounded.toml"
+    path = Path(__file__).parents[2] / "recipes" / "storyworld.toml"
     recipe = parse_config(Recipe, path, [])
     there = [each for each in VARIANTS if keys(each) <= GroundedRlConfig.model_fields.keys()]
     assert {"reconstruction", "judge", "reworded", "no-length"} <= {each.name for each in there}
