@@ -95,6 +95,11 @@ def _fve_lines(report: dict[str, Any]) -> list[str]:
         ("warm start", _number(report["fve_warm_start"])),
         ("after RL, read by the warm start's AR", _number(report["fve_frozen_ar"])),
     ]
+    if report.get("fve_control_ar") is not None:
+        read = "after RL, read by an AR that was taught as long, on labels only"
+        rows.append((read, _number(report["fve_control_ar"])))
+    if report.get("paraphrase_kept") is not None:
+        rows.append(("share of it that is kept in other words", _number(report["paraphrase_kept"])))
     floors = report["floors"]
     rows += [(f"floor: {FLOOR_NAMES.get(k, k)}", _number(v)) for k, v in floors.items()]
     head = ["| share of variance explained (FVE) | |", "|---|---:|"]
@@ -105,8 +110,8 @@ def _claim_lines(report: dict[str, Any]) -> list[str]:
     claims, probes = report["claims"], report["probes"]
     lines = [
         f"Of {claims['checked']:,} claims that could be checked, {_percent(claims['precision'])} "
-        f"were true; of the facts, {_percent(claims['recall'])} were named. A probe is what a "
-        "small network reads from the same activations:",
+        f"were true; of the facts, {_percent(claims['recall'])} were named"
+        f"{_of_readable(claims)}. A probe is what a small network reads from the same activations:",
         "",
         "| kind | precision | recall | linear probe | MLP probe | chance |",
         "|---|---:|---:|---:|---:|---:|",
@@ -117,6 +122,15 @@ def _claim_lines(report: dict[str, Any]) -> list[str]:
         values += [read.get(name) for name in ("linear", "mlp", "chance")]
         lines.append(f"| {kind} | {' | '.join(map(_number, values))} |")
     return lines
+
+
+def _of_readable(claims: dict[str, Any]) -> str:
+    """Of the facts that a probe reads, and how far the claims' confidences can be believed."""
+    if claims.get("readable_recall") is None:
+        return ""
+    told = f", and {_percent(claims['readable_recall'])} of those that a probe reads surely"
+    ece = claims.get("ece")
+    return told if ece is None else f"{told}; the claims' confidences are off by {100 * ece:.1f} %"
 
 
 def greedy_truth(text: str) -> str:
