@@ -3,7 +3,10 @@
 import pytest
 
 pytestmark = pytest.mark.browser
-MOST_MS = 200
+MOST_MS = 400
+"""Of one task of the page. It takes about a quarter of this where nothing else runs; tests do not
+run alone (`benchmarks/page_speed.py` measures)."""
+
 WATCH = """() => {
   window.longest = 0;
   new PerformanceObserver((list) => {

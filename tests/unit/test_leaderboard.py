@@ -254,9 +254,8 @@ def test_page_tells_greedy_submissions_from_sampled_ones(render, submission, tmp
 def test_page_has_every_block_of_its_own(render):
     page = (ROOT / "docs" / "truth.md").read_text(encoding="utf-8")
     names = {match[2] for match in render.BLOCK.finditer(page)}
-    assert (
-        names == {"truth", "truth_sampled", "truth_kinds", "grounding_curve"} <= set(render.SOURCES)
-    )
+    ours = {"truth", "truth_sampled", "truth_kinds", "grounding_curve", "ablation"}
+    assert names == ours <= set(render.SOURCES)
 
 
 def test_curves_stand_side_by_side(render):
