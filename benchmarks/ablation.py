@@ -40,8 +40,9 @@ from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.document import State
 from nlakit.train import pipeline
-from nlakit.train.pipeline import Workspace
+from nlakit.train.plain_stages import make_pairs, make_target
 from nlakit.train.recipe import Recipe
+from nlakit.train.workspace import Workspace, mean_vector
 
 from .ablation_rows import Ablation, Row, read_ablation
 from .results import path_of
@@ -187,7 +188,7 @@ def hold(recipe: Recipe, space: Workspace, documents: int) -> Held:
             f"{space.root} lacks {', '.join(missing)}. Make them first: nlakit train RECIPE "
             "--output RUN --only grounded-reconstructor, and the stages before it."
         )
-    target = pipeline.make_target(recipe, space)
+    target = make_target(recipe, space)
     sample = sample_storyworld(target, recipe.report.seed, "heldout", documents)
     states = states_of(sample.rows)
     control = space.stage("controls") / "grounded" / "model"
@@ -196,7 +197,7 @@ def hold(recipe: Recipe, space: Workspace, documents: int) -> Held:
         sample,
         states,
         measure_probes(target, sample, states),
-        pipeline.mean_vector(pipeline.make_pairs(recipe, space).vectors),
+        mean_vector(make_pairs(recipe, space).vectors),
         Reconstructor.load(control) if control.is_dir() else None,
     )
 

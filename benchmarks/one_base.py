@@ -4,13 +4,15 @@
 
 A seeded random model is saved once; a process each loads nothing, the base alone, the three roles
 as one base with adapters, and the three roles as three checkpoints, and runs an extraction, a
-scoring forward of the AV and a reconstruction. The peak includes the file that is read beside the
-weights it fills; what is held is the resident size at the end.
+scoring forward of the AV and a reconstruction. Each imports the same libraries first (PEFT's, with
+bitsandbytes where it is installed, are 50 MiB of code whatever the model). The peak includes the
+file that is read beside the weights it fills; what is held is the resident size at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -108,6 +110,7 @@ def meta_for(role: Role, target: Target) -> NlaMeta:
 
 def measure(case: str, directory: Path, options: argparse.Namespace) -> dict[str, float]:
     """Load one case, use it, and say the process's peak and what it holds, in MiB."""
+    importlib.import_module("peft")
     adapter_bytes = 0
     if case != "nothing":
         target = Target.load(directory / "target", layer_of(options))

@@ -58,12 +58,13 @@ from nlakit.teachers.remote import RemoteTeacher
 from . import distributed
 from .checkpoint_recipe import CheckpointRecipe, PairTraining
 from .evaluation import HeldOut
-from .pipeline import REPORT_NAME, injection_scale, mean_vector
 from .prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE
+from .publication import REPORT_NAME
 from .rl import train_rl
 from .rollouts import check_rollouts, policy_engine
 from .run import count_bar, finished, read_json
 from .sft import train_reconstructor, train_verbalizer
+from .workspace import injection_scale, mean_vector
 
 STAGES = ("activations", "labels", "verbalizer", "reconstructor", "rl")
 WARM_START, RL, HELD_OUT = "warm-start", "rl", "held-out"

@@ -26,11 +26,12 @@ from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.rewording import reword
 
 from . import distributed, rewards
-from .evaluation import HeldOut, Scores
+from .chooser import Chooser
+from .evaluation import HeldOut
 from .grounding import ClaimJudge
 from .learner import Learner, autocast
 from .recipe import GroundedRlConfig, PairRecipe, RlConfig
-from .run import RunDirectory, generator, read_json, train_steps, write_json
+from .run import RunDirectory, generator, train_steps
 
 STAGE_PARTS = ("target", "extraction", "verbalizer", "reconstructor", "rl")
 ROLLOUT_PLACE, VECTOR_PLACE, REWORD_PLACE = 21, 22, 23
@@ -123,7 +124,7 @@ def train_rl(
         truth,
         most_k3,
     )
-    chooser = Chooser(run, held_out, players, config)
+    chooser = Chooser(run, held_out, engine, frozen, config.precision_slack)
     chooser.start()
 
     def step(number: int) -> dict[str, float]:
@@ -363,54 +364,3 @@ def check_policy(most_k3: float | None, k3: float) -> dict[str, float]:
             "rl.vllm.most_k3."
         )
     return {"rollout_k3": k3}
-
-
-# -- the choice ------------------------------------------------------------------------------------
-class Chooser:
-    """Keeps the best checkpoint so far by the stated rule, and its figures, on disk.
-
-    Best is the highest held-out FVE among the checkpoints whose claim precision is at most
-    `precision_slack` below the warm start's.
-    """
-
-    def __init__(self, run: RunDirectory, held_out: HeldOut, players: Players, config: RlConfig):
-        self.held_out, self.players, self.config = held_out, players, config
-        self.directory = run.path / "best"
-        self.run = run
-
-    def start(self) -> None:
-        """Measure the warm start, the first candidate, unless an earlier try has."""
-        if distributed.is_first() and not (self.directory / "warm_start.json").exists():
-            self.directory.mkdir(parents=True, exist_ok=True)
-            scores = self._scores()
-            self._keep(0, scores)
-            write_json(self.directory / "warm_start.json", scores.record())
-            self.run.log({"step": 0, **scores.record()})
-        distributed.wait()
-
-    def consider(self, step: int) -> dict[str, float]:
-        """Measure the pair and keep it if it is the best so far; the first process does."""
-        figures = self._consider(step) if distributed.is_first() else {}
-        distributed.wait()
-        return figures
-
-    def _consider(self, step: int) -> dict[str, float]:
-        scores = self._scores()
-        warm = read_json(self.directory / "warm_start.json")
-        lowest = warm.get("held_out_precision", 0.0) - self.config.precision_slack
-        precise = scores.precision is None or scores.precision >= lowest
-        if precise and scores.fve > self.record()["held_out_fve"]:
-            self._keep(step, scores)
-        return scores.record()
-
-    def record(self) -> dict[str, float]:
-        """Step and figures of the best checkpoint."""
-        return read_json(self.directory / "best.json")
-
-    def _scores(self) -> Scores:
-        return self.held_out.scores(self.players.engine, self.players.frozen)
-
-    def _keep(self, step: int, scores: Scores) -> None:
-        self.players.verbalizer.save(self.directory / "av")
-        self.players.reconstructor.save(self.directory / "ar")
-        write_json(self.directory / "best.json", {"step": step, **scores.record()})
