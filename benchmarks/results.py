@@ -16,7 +16,8 @@ from nlakit.config import write_text_atomic
 from .process import ROOT
 
 DIRECTORY = Path(__file__).resolve().parent / "results"
-ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd")
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", *BF16_FLAGS, "asimd")
 LIBRARIES = ("torch", "transformers", "numpy")
 MEASURED_CODE = ("src/nlakit/**/*.py", "benchmarks/*.py")
 
@@ -35,6 +36,11 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
     }
+
+
+def has_bf16_units() -> bool:
+    """Whether the processor multiplies bfloat16 faster than float32."""
+    return not _cpu_flags().isdisjoint(BF16_FLAGS)
 
 
 def fingerprint() -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from . import opponents, sweeps
 from .measure import Run, ratio, summary
 from .process import Side, alternate
+from .results import has_bf16_units
 
 Facts = dict[str, Any]
 OURS = "ours"
@@ -26,7 +27,10 @@ class Plan:
     Attributes:
         rounds, blocks: ABAB… so many times, in so many sets of fresh processes.
         budget_s: no further round of a section once its runs would take longer than this.
+        rows: explanations that our engine writes side by side against Hugging Face; 64 is its
+            default.
         batches: batch sizes that Hugging Face may choose from.
+        try_bf16: whether Hugging Face tries bfloat16 on a processor that has no units for it, too.
         rl_vectors: vectors of an RL step.
         greedy: what the gate compares (`gate.on_model`).
         draws: first tokens that the gate samples.
@@ -35,7 +39,9 @@ class Plan:
     rounds: int
     blocks: int
     budget_s: float
+    rows: int
     batches: tuple[int, ...]
+    try_bf16: bool
     rl_vectors: int
     greedy: tuple[Facts, ...]
     draws: int
@@ -45,7 +51,9 @@ QUICK = Plan(
     rounds=3,
     blocks=1,
     budget_s=20,
+    rows=32,
     batches=(8, 16),
+    try_bf16=False,
     rl_vectors=2,
     greedy=(
         {"model": "S", "vectors": 64, "tokens": 72},
@@ -57,7 +65,9 @@ FULL = Plan(
     rounds=3,
     blocks=2,
     budget_s=40,
+    rows=64,
     batches=(8, 16, 32, 64),
+    try_bf16=True,
     rl_vectors=4,
     greedy=(
         {"model": "S", "vectors": 64, "tokens": 144},
@@ -92,25 +102,25 @@ def gate(plan: Plan) -> Facts:
         return side.run().facts
 
 
-def explain(model: str, rows: int) -> Callable[[Plan], Facts]:
+def explain(model: str) -> Callable[[Plan], Facts]:
     """Sampled explanations against Hugging Face, at its best batch and one by one."""
 
     def measure(plan: Plan) -> Facts:
-        best = best_batch(model, plan.batches)
+        best = best_batch(model, plan)
         batch, dtype = best["batch"], best["dtype"]
         sides = {
-            OURS: Side("ours.explain", {"model": model, "rows": rows}),
+            OURS: Side("ours.explain", {"model": model, "rows": plan.rows}),
             "hf_batched": Side(
                 "hf.explain", {"model": model, "rows": batch, "batch": batch, "dtype": dtype}
             ),
             "hf_single": Side("hf.explain", {"model": model, "rows": 1, "batch": 1}),
         }
-        return {"model": model, "hf_choice": best, **contest(sides, plan)}
+        return {"model": model, "rows": plan.rows, "hf_choice": best, **contest(sides, plan)}
 
     return measure
 
 
-def best_batch(model: str, batches: Sequence[int]) -> Facts:
+def best_batch(model: str, plan: Plan) -> Facts:
     """The batch and dtype at which `generate` is fastest: short runs choose the dtype at the middle
     batch, and then the batch."""
     found: list[Facts] = []
@@ -123,12 +133,13 @@ def best_batch(model: str, batches: Sequence[int]) -> Facts:
     def best() -> Facts:
         return max(found, key=lambda each: each["rate"])
 
-    middle = batches[len(batches) // 2]
+    middle = plan.batches[len(plan.batches) // 2]
+    dtypes = ("float32", "bfloat16") if plan.try_bf16 or has_bf16_units() else ("float32",)
     with Side("hf.explain", {"model": model, "rows": 1, "batch": 1, "new_tokens": 2}) as side:
         side.ready()
-        for dtype in ("float32", "bfloat16"):
+        for dtype in dtypes:
             try_out(dtype, middle)
-        for batch in batches:
+        for batch in plan.batches:
             if batch != middle:
                 try_out(best()["dtype"], batch)
     return {"batch": best()["batch"], "dtype": best()["dtype"], "tried": found}
@@ -292,15 +303,15 @@ def versus(ours: Sequence[Run], theirs: Sequence[Run]) -> Facts:
 
 SECTIONS: dict[str, Section] = {
     "gate": Section(gate, 40, quick=True),
-    "explain_V": Section(explain("V", 32), 120, quick=True),
+    "explain_V": Section(explain("V"), 120, quick=True),
     "prefix_reuse": Section(prefix_reuse, 30, quick=True),
     "train_step": Section(train_step("S", 16), 40, quick=True),
     "rl_step": Section(rl_step, 70, quick=True),
     "two_processes": Section(two_processes, 30, quick=True),
     "gemm_V": Section(gemm("V", 16), 20, quick=True),
     "gemm_S": Section(gemm("S", 64), 12),
-    "explain_S": Section(explain("S", 32), 60),
-    "explain_M": Section(explain("M", 16), 100),
+    "explain_S": Section(explain("S"), 60),
+    "explain_M": Section(explain("M"), 100),
     "train_step_V": Section(train_step("V", 4), 60),
     "cold_start": Section(cold_start, 40),
     "trl": Section(against_trl, 90),

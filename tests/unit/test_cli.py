@@ -163,10 +163,11 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
         "steer",
         "confidence",
         "select",
+        "compare plain-rl",
     ],
 )
 def test_every_evaluation_is_a_verb_that_refuses_a_pair_that_is_not_there(verb, tmp_path, capsys):
-    assert run(["eval", verb, "--nla", str(tmp_path / "nowhere")]) == 2
+    assert run(["eval", *verb.split(), "--nla", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err
 
 

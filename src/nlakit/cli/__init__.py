@@ -66,6 +66,7 @@ for _verb, _help in {
     "steer": "Whether the target takes up a rhyme that was edited into an explanation.",
     "confidence": "Whether a claim is as likely as its confidence says.",
     "select": "What the best of several explanations costs and buys.",
+    "compare": "Whether one pair is truer than another, on the same places.",
 }.items():
     evaluation.command(f"nlakit.cli.sections:{_verb.replace('-', '_')}", name=_verb, help=_help)
 app.command(evaluation)

@@ -18,6 +18,7 @@ from nlakit.evals.baselines import baselines as measure_baselines
 from nlakit.evals.calibrate import CALIBRATION_DOCUMENTS, CALIBRATION_SEED, fit_confidence
 from nlakit.evals.calibrate import measure as measure_confidence
 from nlakit.evals.cause import cause as measure_cause
+from nlakit.evals.compare import compare as measure_comparison
 from nlakit.evals.confidence import ClaimConfidence
 from nlakit.evals.pair import Pair, load_pair
 from nlakit.evals.planned import planned as measure_planned
@@ -243,6 +244,26 @@ def select(
 ) -> None:
     """Draw 1, 4 and 8 explanations and keep the best by fidelity, and by confidence."""
     _show(nla, lambda pair: measure_select(pair, documents, seed, temperature), output, json)
+
+
+def compare(
+    other: Annotated[str, Parameter(help="The second pair, named or a directory, as in --nla.")],
+    /,
+    *,
+    documents: Documents = 500,
+    seed: Seed = 1,
+    temperature: Temperature = 0.0,
+    nla: Nla = None,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """FVE, precision and recall of the pair less those of OTHER, each with its interval."""
+    _show(
+        nla,
+        lambda pair: measure_comparison(pair, load_pair(other), documents, seed, temperature),
+        output,
+        json,
+    )
 
 
 def _fit(nla: str | None) -> ClaimConfidence:

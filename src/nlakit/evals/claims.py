@@ -137,6 +137,46 @@ def score_claims(
     )
 
 
+class RowTally(NamedTuple):
+    """What one explanation adds to each figure of `ClaimScores`: counts, whose sums divide."""
+
+    true: int
+    checked: int
+    recalled: int
+    facts: int
+    readable_recalled: int
+    readable: int
+
+
+def tally_rows(
+    explanations: Sequence[str],
+    states: Sequence[State],
+    probes: Mapping[str, ProbeResult] | None = None,
+) -> list[RowTally]:
+    """The counts behind `score_claims`, a row each: for intervals, and for two pairs' difference.
+
+    Args:
+        probes: as there.
+    """
+    readable, tallies = readable_facts(probes or {}, states), list[RowTally]()
+    for row, (explanation, state) in enumerate(zip(explanations, states, strict=True)):
+        found = verdicts(explanation, state)
+        right = {claim.kind for claim, verdict in found if verdict == "true"}
+        facts = {kind for kind in facts_of(state) if _counts(kind, state)}
+        read = {kind for kind in facts if (row, kind) in readable}
+        tallies.append(
+            RowTally(
+                true=sum(verdict == "true" for _, verdict in found),
+                checked=sum(verdict in CHECKED for _, verdict in found),
+                recalled=len(facts & right),
+                facts=len(facts),
+                readable_recalled=len(read & right),
+                readable=len(read),
+            )
+        )
+    return tallies
+
+
 def readable_facts(
     probes: Mapping[str, ProbeResult], states: Sequence[State]
 ) -> set[tuple[int, str]]:
