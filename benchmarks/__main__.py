@@ -1,4 +1,4 @@
-"""python -m benchmarks                    everything, into benchmarks/results (about 15 minutes)
+"""python -m benchmarks                    everything, into benchmarks/results (about 45 minutes)
     python -m benchmarks --only NAME        one section (--list names them), again
     python -m benchmarks --quick --json     the named figures as one JSON object, within 4 minutes
     python -m benchmarks --device cuda      the accelerator's comparison
@@ -76,7 +76,9 @@ def quick() -> suite.Facts:
         make_checkpoints(QUICK_MODELS)
         for name in names:
             progress.update(task, description=name)
-            sections[name] = suite.SECTIONS[name].measure(suite.QUICK)
+            section_start = time.perf_counter()
+            facts = suite.SECTIONS[name].measure(suite.QUICK)
+            sections[name] = {**facts, "seconds": time.perf_counter() - section_start}
             progress.advance(task, suite.SECTIONS[name].seconds)
             if name == "gate" and not sections[name]["equal"]:
                 break

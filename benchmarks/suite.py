@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from . import opponents, sweeps
 from .measure import Run, ratio, summary
 from .process import Side, alternate
 from .results import has_bf16_units
+from .specs import NEW_TOKENS
 
 Facts = dict[str, Any]
 OURS = "ours"
@@ -30,6 +32,7 @@ class Plan:
         rows: explanations that our engine writes side by side against Hugging Face; 64 is its
             default.
         batches: batch sizes that Hugging Face may choose from.
+        tokens: of an answer in the comparison with Hugging Face.
         try_bf16: whether Hugging Face tries bfloat16 on a processor that has no units for it, too.
         rl_vectors: vectors of an RL step.
         greedy: what the gate compares (`gate.on_model`).
@@ -41,6 +44,7 @@ class Plan:
     budget_s: float
     rows: int
     batches: tuple[int, ...]
+    tokens: int
     try_bf16: bool
     rl_vectors: int
     greedy: tuple[Facts, ...]
@@ -48,25 +52,27 @@ class Plan:
 
 
 QUICK = Plan(
-    rounds=3,
+    rounds=2,
     blocks=1,
     budget_s=20,
     rows=32,
     batches=(8, 16),
+    tokens=72,
     try_bf16=False,
-    rl_vectors=2,
+    rl_vectors=1,
     greedy=(
-        {"model": "S", "vectors": 64, "tokens": 72},
+        {"model": "S", "vectors": 64, "tokens": 48},
         {"model": "V", "vectors": 8, "tokens": 24},
     ),
     draws=2048,
 )
 FULL = Plan(
-    rounds=3,
+    rounds=5,
     blocks=2,
-    budget_s=40,
+    budget_s=60,
     rows=64,
     batches=(8, 16, 32, 64),
+    tokens=NEW_TOKENS,
     try_bf16=True,
     rl_vectors=4,
     greedy=(
@@ -108,12 +114,13 @@ def explain(model: str) -> Callable[[Plan], Facts]:
     def measure(plan: Plan) -> Facts:
         best = best_batch(model, plan)
         batch, dtype = best["batch"], best["dtype"]
+        same = {"model": model, "new_tokens": plan.tokens}
         sides = {
-            OURS: Side("ours.explain", {"model": model, "rows": plan.rows}),
+            OURS: Side("ours.explain", {**same, "rows": plan.rows}),
             "hf_batched": Side(
-                "hf.explain", {"model": model, "rows": batch, "batch": batch, "dtype": dtype}
+                "hf.explain", {**same, "rows": batch, "batch": batch, "dtype": dtype}
             ),
-            "hf_single": Side("hf.explain", {"model": model, "rows": 1, "batch": 1}),
+            "hf_single": Side("hf.explain", {**same, "rows": 1, "batch": 1}),
         }
         return {"model": model, "rows": plan.rows, "hf_choice": best, **contest(sides, plan)}
 
@@ -212,7 +219,7 @@ def against(opponent: str, named: Mapping[str, tuple[str, Facts]], plan: Plan) -
     # They take long to start.
     plan = replace(plan, rounds=plan.rounds + 1, blocks=1)
     sides = {
-        name: Side(side, options, **({"python": python} if side.startswith(theirs) else {}))
+        name: Side(side, options, python=python if side.startswith(theirs) else sys.executable)
         for name, (side, options) in named.items()
     }
     facts = contest(sides, plan)
@@ -302,21 +309,21 @@ def versus(ours: Sequence[Run], theirs: Sequence[Run]) -> Facts:
 
 
 SECTIONS: dict[str, Section] = {
-    "gate": Section(gate, 40, quick=True),
-    "explain_V": Section(explain("V"), 120, quick=True),
-    "prefix_reuse": Section(prefix_reuse, 30, quick=True),
-    "train_step": Section(train_step("S", 16), 40, quick=True),
-    "rl_step": Section(rl_step, 70, quick=True),
-    "two_processes": Section(two_processes, 30, quick=True),
-    "gemm_V": Section(gemm("V", 16), 20, quick=True),
-    "gemm_S": Section(gemm("S", 64), 12),
-    "explain_S": Section(explain("S"), 60),
-    "explain_M": Section(explain("M"), 100),
+    "gate": Section(gate, 80, quick=True),
+    "explain_V": Section(explain("V"), 240, quick=True),
+    "prefix_reuse": Section(prefix_reuse, 80, quick=True),
+    "train_step": Section(train_step("S", 16), 90, quick=True),
+    "rl_step": Section(rl_step, 90, quick=True),
+    "two_processes": Section(two_processes, 40, quick=True),
+    "gemm_V": Section(gemm("V", 16), 25, quick=True),
+    "gemm_S": Section(gemm("S", 64), 15),
+    "explain_S": Section(explain("S"), 90),
+    "explain_M": Section(explain("M"), 240),
     "train_step_V": Section(train_step("V", 4), 60),
-    "cold_start": Section(cold_start, 40),
-    "trl": Section(against_trl, 90),
-    "vllm_S": Section(against_vllm("S"), 80),
-    "vllm_V": Section(against_vllm("V"), 120),
+    "cold_start": Section(cold_start, 50),
+    "trl": Section(against_trl, 130),
+    "vllm_S": Section(against_vllm("S"), 170),
+    "vllm_V": Section(against_vllm("V"), 300),
     **{
         f"sweep_{name}": Section(sweeps.measured(sweep), sweep.seconds)
         for name, sweep in sweeps.SWEEPS.items()

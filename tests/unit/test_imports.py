@@ -127,6 +127,12 @@ def test_importing_nlakit_loads_no_torch():
     assert not loaded & HEAVY
 
 
+def test_reading_loads_nothing_that_only_training_on_many_devices_needs():
+    loaded = modules_after("import nlakit.nla")
+    assert "nlakit.engines.local" in loaded
+    assert not loaded & {"torch.distributed.fsdp", "peft", "vllm", "ray", "trl"}
+
+
 def test_help_loads_no_torch():
     code = (
         "import contextlib, runpy, sys\n"

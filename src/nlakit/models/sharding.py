@@ -15,17 +15,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 
 from nlakit.models.families import backbone_of, blocks_of, embedding_of, head_of
+
+# FSDP2 and distributed tensors are imported where a model is cut: they take a second to load, which
+# everybody would pay who reads a text.
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 NOTHING = -1
 GATHER, REDUCE = 0, 1
@@ -47,6 +49,8 @@ class Piece:
     """
 
     def __init__(self, modules: list[nn.Module], mesh: DeviceMesh) -> None:
+        from torch.distributed.fsdp import fully_shard
+
         self._weights: Any = fully_shard(Weights(modules), mesh=mesh)
         _make_parts(self._weights, mesh.device_type)
         self._parts: list[Any] = list(self._weights.parameters())
@@ -93,6 +97,8 @@ class Piece:
         Args:
             own: whether this process's go in; if not, it helps with zeros.
         """
+        from torch.distributed.tensor import DTensor, Partial
+
         for part, weight in zip(self._parts, self._whole, strict=True):
             given = weight.grad if own else None
             given = torch.zeros(weight.shape, device=weight.device) if given is None else given
@@ -207,6 +213,8 @@ def shard(model: Any, device: str, trained: bool) -> None:
     One piece a decoder block, and one each for embedding and head, or for the matrix that is both.
     Everything else, such as the final norm, every process has whole.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+
     model.requires_grad_(trained)
     mesh = init_device_mesh(device, (dist.get_world_size(),))
     for users in _users(model):
@@ -246,13 +254,24 @@ def holds_weights(module: nn.Module) -> bool:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether a process has only a part of it."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return any(map(_is_part, model.parameters()))
+
+
+def _is_part(weight: Tensor) -> bool:
+    if not SHARDS.active:
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(weight, DTensor)
 
 
 def write_weight(weight: Tensor, whole: Tensor) -> None:
     """Copy a tensor into a weight, or this process's part of it into a part."""
-    if isinstance(weight, DTensor):
-        whole = distribute_tensor(whole, weight.device_mesh, weight.placements, src_data_rank=None)
+    if _is_part(weight):
+        from torch.distributed.tensor import distribute_tensor
+
+        part: Any = weight
+        whole = distribute_tensor(whole, part.device_mesh, part.placements, src_data_rank=None)
     weight.copy_(whole)
 
 
@@ -292,4 +311,5 @@ def held_bytes(model: nn.Module) -> int:
 @torch.no_grad()
 def own_part(weight: Tensor) -> Tensor:
     """What this process keeps of a weight; its memory is the weight's."""
-    return weight.to_local() if isinstance(weight, DTensor) else weight
+    part: Any = weight
+    return part.to_local() if _is_part(weight) else weight
