@@ -79,7 +79,7 @@ def rl(model: str, vectors: int, group: int, new_tokens: int = NEW_TOKENS) -> Ta
         step(players, pool, group, new_tokens)
         return Done(1)
 
-    return Task(run, lambda: step(players, pool[:1], 2, 8))
+    return Task(run, run)
 
 
 def step(players: Players, vectors_ND: Tensor, group: int, new_tokens: int) -> None:

@@ -185,13 +185,12 @@ def rl(model: str, vectors: int, group: int, new_tokens: int = NEW_TOKENS) -> Ta
     players = load_players(model, vectors * group)
     recipe = rl_recipe(vectors, group, new_tokens)
     pool = checkpoints.vectors(SPECS[model], 8 * vectors)
-    short = rl_recipe(1, 2, 8)
 
     def run() -> Done:
         rl_step(recipe, players, pool, 1)
         return Done(1)
 
-    return Task(run, lambda: rl_step(short, players, pool, 0))
+    return Task(run, run)
 
 
 def load_players(model: str, max_rows: int) -> Players:

@@ -216,8 +216,8 @@ def against(opponent: str, named: Mapping[str, tuple[str, Facts]], plan: Plan) -
     if python is None:
         return {"absent": opponents.how_to_install(opponent)}
     theirs = f"{opponent}."
-    # They take long to start.
-    plan = replace(plan, rounds=plan.rounds + 1, blocks=1)
+    # They take long to start: one set of processes, and more rounds of them.
+    plan = replace(plan, rounds=plan.rounds + 1, blocks=1, budget_s=2 * plan.budget_s)
     sides = {
         name: Side(side, options, python=python if side.startswith(theirs) else sys.executable)
         for name, (side, options) in named.items()
@@ -313,7 +313,7 @@ SECTIONS: dict[str, Section] = {
     "explain_V": Section(explain("V"), 240, quick=True),
     "prefix_reuse": Section(prefix_reuse, 80, quick=True),
     "train_step": Section(train_step("S", 16), 90, quick=True),
-    "rl_step": Section(rl_step, 90, quick=True),
+    "rl_step": Section(rl_step, 120, quick=True),
     "two_processes": Section(two_processes, 40, quick=True),
     "gemm_V": Section(gemm("V", 16), 25, quick=True),
     "gemm_S": Section(gemm("S", 64), 15),
@@ -321,9 +321,9 @@ SECTIONS: dict[str, Section] = {
     "explain_M": Section(explain("M"), 240),
     "train_step_V": Section(train_step("V", 4), 60),
     "cold_start": Section(cold_start, 50),
-    "trl": Section(against_trl, 130),
+    "trl": Section(against_trl, 210),
     "vllm_S": Section(against_vllm("S"), 170),
-    "vllm_V": Section(against_vllm("V"), 300),
+    "vllm_V": Section(against_vllm("V"), 420),
     **{
         f"sweep_{name}": Section(sweeps.measured(sweep), sweep.seconds)
         for name, sweep in sweeps.SWEEPS.items()
