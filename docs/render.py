@@ -23,6 +23,7 @@ from pydantic import TypeAdapter
 
 from nlakit.evals import leaderboard
 from nlakit.evals.leaderboard import Submission
+from nlakit.evals.section import Figure, Section
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for `benchmarks`, which is not installed
@@ -38,6 +39,7 @@ BUNDLED = ROOT / "src" / "nlakit" / "assets" / "storyworld"
 REPORT = BUNDLED / "report.json"
 CURVES = BUNDLED / "run" / "curves.json"
 SUBMISSIONS = ROOT / "benchmarks" / "truth"
+COMPARISONS = ROOT / "benchmarks" / "results" / "compare"
 ABLATION = ROOT / "benchmarks" / "results" / "ablation.json"
 
 BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
@@ -164,6 +166,27 @@ def grounding_curve(text: str) -> str:
     return "\n".join([f"Of {curves[0]['claims']:,} claims; AUROC: {told}.", "", *lines, ""])
 
 
+def differences(text: str) -> str:
+    """What grounded RL changed: by temperature, the pairs' differences with their intervals."""
+    sections = TypeAdapter(list[Section]).validate_json(text)
+    names = list(sections[0].lines[-1].figures)
+    lines = [
+        f"| documents | temperature | {' | '.join(names)} |",
+        f"|---:|---:|{'---:|' * len(names)}",
+    ]
+    for section in sorted(sections, key=lambda each: each.temperature):
+        cells = [_difference(section.lines[-1].figures[name]) for name in names]
+        lines.append(f"| {section.documents:,} | {section.temperature:g} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _difference(figure: Figure) -> str:
+    assert figure.value is not None and figure.interval is not None
+    numbers = (figure.value, figure.interval.low, figure.interval.high)
+    value, low, high = (f"{number:+.4f}".replace("-", "−") for number in numbers)
+    return f"{value} [{low}, {high}]"
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}".replace("-", "−")
 
@@ -184,6 +207,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "truth_sampled": (SUBMISSIONS, sampled_truth),
     "truth_kinds": (SUBMISSIONS, truth_kinds),
     "grounding_curve": (CURVES, grounding_curve),
+    "differences": (COMPARISONS, differences),
     "ablation": (ABLATION, ablation_rows.table),
 }
 PLOTS: dict[Path, Callable[[str], str | None]] = {

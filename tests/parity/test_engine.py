@@ -169,14 +169,40 @@ def test_padding_of_either_side_leaves_the_vector(engine):
     assert torch.allclose(right, reconstructor.head(hidden[:, -1]), atol=1e-4)
 
 
-def test_rows_leave_at_different_times(llama, tokenizer, av_meta, ar_meta, vectors):
-    engine = make_engine(llama, tokenizer, av_meta, ar_meta, max_rows=5)
-    engine.verbalizer.eos_ids = list(range(0, 340, 12))
-    found = ids_of(engine.verbalize(vectors, SAMPLED))
-    assert len({len(ids) for ids in found}) > 5
-    for ids in found:
-        assert not set(ids[:-1]) & set(engine.verbalizer.eos_ids)
-        assert len(ids) == 24 or ids[-1] in engine.verbalizer.eos_ids
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_rows_that_enter_late_beside_others_write_the_same(
+    model, tokenizer, av_meta, ar_meta, vectors, sampling
+):
+    found = {}
+    for max_rows in (1, 5, 64):
+        engine = make_engine(model, tokenizer, av_meta, ar_meta, max_rows=max_rows)
+        engine.verbalizer.eos_ids = list(range(0, 340, 12))
+        found[max_rows] = ids_of(engine.verbalize(vectors, sampling))
+    ends = set(engine.verbalizer.eos_ids)
+    # They leave at different times, so that newcomers sit beside rows in mid-answer.
+    assert len({len(ids) for ids in found[5]}) > 3
+    for ids in found[5]:
+        assert not set(ids[:-1]) & ends
+        assert len(ids) == 24 or ids[-1] in ends
+    assert found[1] == found[5] == found[64]
+
+
+def test_samples_of_a_vector_share_its_prefill(engine, vectors, monkeypatch):
+    run = []
+    forward = Decoder.forward
+
+    def counted(self, hidden_NTD, *args):
+        run.append(tuple(hidden_NTD.shape[:2]))
+        return forward(self, hidden_NTD, *args)
+
+    monkeypatch.setattr(Decoder, "forward", counted)
+    monkeypatch.setattr(engine.verbalizer, "eos_ids", [])
+    sampling = Sampling(samples=4, temperature=1.0, max_new_tokens=3, seed=7)
+    found = ids_of(engine.verbalize(vectors[:3], sampling))
+    prompt = 1 + len(engine.verbalizer.suffix_ids)
+    assert run == [(1, len(engine.verbalizer.prefix_ids)), (3, prompt), (12, 1), (12, 1)]
+    alone = [ids_of(engine.verbalize(vectors[v : v + 1], sampling, first=v)) for v in range(3)]
+    assert found == [ids for group in alone for ids in group]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 0.5])

@@ -123,6 +123,18 @@ def test_engine_writes_what_hugging_face_writes(engine, model, vectors):
         assert torch.allclose(torch.tensor(answer.logprobs), expected, atol=2e-4)
 
 
+def test_a_row_does_not_depend_on_its_batch(engine, vectors, monkeypatch):
+    monkeypatch.setattr(engine.verbalizer, "eos_ids", list(range(0, 340, 12)))
+    sampling = Sampling(samples=2, temperature=1.0, max_new_tokens=12, seed=3)
+    found = []
+    for max_rows in (1, 3, 64):
+        monkeypatch.setattr(engine, "max_rows", max_rows)
+        groups = engine.verbalize(vectors, sampling)
+        found.append([each.ids for group in groups for each in group])
+    assert found[0] == found[1] == found[2]
+    assert len({len(ids) for ids in found[0]}) > 2
+
+
 def test_training_sees_what_the_engine_saw(engine, vectors):
     sampling = Sampling(samples=2, temperature=1.0, max_new_tokens=9, seed=4)
     answers = [each for group in engine.verbalize(vectors[:2], sampling) for each in group]

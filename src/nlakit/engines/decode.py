@@ -1,8 +1,8 @@
 """One decode step, over the weights of a Hugging Face model of the Llama shape.
 
 Hugging Face's own forward is right for training, but for one token it spends most of its time
-outside of arithmetic. This one has preallocated keys and values, fused projections, and a constant
-prefix that is stored once: every row attends to the same prefix, as one matrix product for all.
+outside of arithmetic. This one writes keys and values into room made ahead, fuses projections, and
+stores a constant prefix once: every row attends to it, as one matrix product for all.
 
 Shape letters: N rows, T new tokens, D d_model, H query heads, K key-value heads, G = H / K,
 d head width, P prefix tokens, L cached tokens of a row.
@@ -126,6 +126,11 @@ class RowCache:
         if self.width > 4 * (length + GROWTH):
             self.keys = [tensor[:, :, : length + GROWTH].clone() for tensor in self.keys]
             self.values = [tensor[:, :, : length + GROWTH].clone() for tensor in self.values]
+
+    def repeat(self, run: slice, places: slice, source_of_N: Tensor) -> None:
+        """Fill `places`, N of them, with copies of the rows in `run`, counted from its start."""
+        for tensor in (*self.keys, *self.values):
+            tensor[places] = tensor[run][source_of_N]
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Copy rows onto others."""

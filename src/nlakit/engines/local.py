@@ -181,15 +181,18 @@ class LocalEngine:
         batch.drop(ended)
         return ended
 
-    def prompts(self, scaled_ND: Tensor) -> Tensor:
-        """Embeddings of slot and suffix, N x T x D, for vectors as `Verbalizer.scaled` gives."""
-        no_response = torch.zeros(len(scaled_ND), 0, dtype=torch.long, device=scaled_ND.device)
-        return self.verbalizer.body(scaled_ND, no_response)
+    def admit(self, batch: Batch, rows: list[Row], scaled_ND: Tensor) -> None:
+        """Let rows into a batch, each with its vector as `Verbalizer.scaled` gives it.
+
+        The prompt of rows that follow each other with one vector, its samples, is run once.
+        """
+        distinct_UD, prompt_of_N = torch.unique_consecutive(scaled_ND, return_inverse=True, dim=0)
+        no_response = torch.zeros(len(distinct_UD), 0, dtype=torch.long, device=scaled_ND.device)
+        with self.verbalizer.injecting(distinct_UD):
+            batch.admit(rows, self.verbalizer.body(distinct_UD, no_response), prompt_of_N)
 
     def _admit(self, batch: Batch, rows: list[Row], scaled_ND: Tensor) -> list[Row]:
-        chosen_ND = scaled_ND[[_place(row) for row in rows]]
-        with self.verbalizer.injecting(chosen_ND):
-            batch.admit(rows, self.prompts(chosen_ND))
+        self.admit(batch, rows, scaled_ND[[_place(row) for row in rows]])
         return rows
 
     def _tell(self, rows: list[Row], on_text: OnText) -> None:
@@ -263,9 +266,7 @@ class Session:
         for row in rows:
             self.engine.check_length(row.sampling)
         with self._mode():
-            scaled_ND = self.engine.verbalizer.scaled(vectors_ND)
-            with self.engine.verbalizer.injecting(scaled_ND):
-                self._batch.admit(rows, self.engine.prompts(scaled_ND))
+            self.engine.admit(self._batch, rows, self.engine.verbalizer.scaled(vectors_ND))
 
     def step(self) -> None:
         """Write one token in every row."""
@@ -310,18 +311,28 @@ class Batch:
         self.lengths_R = torch.zeros(max_rows, dtype=torch.long, device=device)
         self.last_R = torch.zeros(max_rows, dtype=torch.long, device=device)
 
-    def admit(self, rows: list[Row], prompts_NTD: Tensor) -> None:
-        """Run the prompts of newcomers after the shared prefix, and write their first tokens."""
-        start = len(self.rows)
+    def admit(self, rows: list[Row], prompts_UTD: Tensor, prompt_of_N: Tensor) -> None:
+        """Run newcomers' prompts after the shared prefix, and write their first tokens.
+
+        Args:
+            prompt_of_N: which of the prompts each row has, in ascending order.
+        """
+        start, num_prompts = len(self.rows), len(prompts_UTD)
         self.rows.extend(rows)
         places = slice(start, len(self.rows))
         self.lengths_R[places] = 0
-        self._write(prompts_NTD.to(self.decoder.dtype), places, self.prompt)
+        run = slice(start, start + num_prompts)
+        logits_UV = self._logits(prompts_UTD.to(self.decoder.dtype), run, self.prompt)
+        if num_prompts < len(rows):
+            self.cache.repeat(run, places, prompt_of_N)
+            logits_UV = logits_UV[prompt_of_N]
+        self._write(logits_UV, places, self.prompt)
 
     def step(self) -> list[Row]:
         """Write one token in every row."""
         places = slice(0, len(self.rows))
-        self._write(self.decoder.embed(self.last_R[places])[:, None], places, self._longest())
+        embedded_N1D = self.decoder.embed(self.last_R[places])[:, None]
+        self._write(self._logits(embedded_N1D, places, self._longest()), places, 1)
         return self.rows
 
     def drop(self, rows: Collection[Row]) -> None:
@@ -340,12 +351,14 @@ class Batch:
     def _longest(self) -> int:
         return self.prompt + max((len(row.ids) for row in self.rows), default=0)
 
-    def _write(self, hidden_NTD: Tensor, places: slice, longest: int) -> None:
-        """Run new tokens and choose the next one of each row."""
-        starts_N = self.lengths_R[places]
-        args = (starts_N, places, self.cache, self.prefix, longest)
-        logits_NV = self.decoder.head(self.decoder.forward(hidden_NTD, *args))
-        self.lengths_R[places] = starts_N + hidden_NTD.shape[1]
+    def _logits(self, hidden_NTD: Tensor, places: slice, longest: int) -> Tensor:
+        """Run new tokens: what may come next in each row, N x V."""
+        args = (self.lengths_R[places], places, self.cache, self.prefix, longest)
+        return self.decoder.head(self.decoder.forward(hidden_NTD, *args))
+
+    def _write(self, logits_NV: Tensor, places: slice, num_run: int) -> None:
+        """Choose the next token of each row, after `num_run` tokens were run."""
+        self.lengths_R[places] += num_run
         ids_N, logprobs_N = choose(self.rows[places], logits_NV)
         self.last_R[places] = ids_N
         written = zip(self.rows[places], ids_N.tolist(), logprobs_N.tolist(), strict=True)
