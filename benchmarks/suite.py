@@ -18,8 +18,6 @@ from .specs import NEW_TOKENS
 
 Facts = dict[str, Any]
 OURS = "ours"
-CHOICE_TOKENS = 12
-"""New tokens of the short runs by which an opponent's best batch is found."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class Plan:
         rows: explanations that our engine writes side by side against Hugging Face; 64 is its
             default.
         batches: batch sizes that Hugging Face may choose from.
+        choice_tokens: of an answer in the short runs by which it chooses.
         tokens: of an answer in the comparison with Hugging Face.
         try_bf16: whether Hugging Face tries bfloat16 on a processor that has no units for it, too.
         rl_vectors: vectors of an RL step.
@@ -44,6 +43,7 @@ class Plan:
     budget_s: float
     rows: int
     batches: tuple[int, ...]
+    choice_tokens: int
     tokens: int
     try_bf16: bool
     rl_vectors: int
@@ -56,7 +56,8 @@ QUICK = Plan(
     blocks=1,
     budget_s=20,
     rows=32,
-    batches=(8, 16),
+    batches=(16, 32),
+    choice_tokens=16,
     tokens=72,
     try_bf16=False,
     rl_vectors=1,
@@ -69,9 +70,10 @@ QUICK = Plan(
 FULL = Plan(
     rounds=5,
     blocks=2,
-    budget_s=60,
+    budget_s=190,
     rows=64,
-    batches=(8, 16, 32, 64),
+    batches=(8, 16, 32, 64, 128),
+    choice_tokens=36,
     tokens=NEW_TOKENS,
     try_bf16=True,
     rl_vectors=4,
@@ -133,7 +135,7 @@ def best_batch(model: str, plan: Plan) -> Facts:
     found: list[Facts] = []
 
     def try_out(dtype: str, batch: int) -> None:
-        size = {"rows": batch, "batch": batch, "new_tokens": CHOICE_TOKENS}
+        size = {"rows": batch, "batch": batch, "new_tokens": plan.choice_tokens}
         side.prepare({"model": model, "dtype": dtype, **size})
         found.append({"batch": batch, "dtype": dtype, "rate": side.run().rate})
 
@@ -205,24 +207,30 @@ def against_vllm(model: str) -> Callable[[Plan], Facts]:
             "vllm_greedy": ("vllm.explain", greedy),
             "ours_greedy": ("ours.explain", greedy),
         }
-        return against("vllm", sides, plan)
+        versus_whom = {"vllm_sampled": OURS, "vllm_greedy": "ours_greedy"}
+        return against("vllm", sides, plan, versus_whom)
 
     return measure
 
 
-def against(opponent: str, named: Mapping[str, tuple[str, Facts]], plan: Plan) -> Facts:
+def against(
+    opponent: str,
+    named: Mapping[str, tuple[str, Facts]],
+    plan: Plan,
+    compared: Mapping[str, str] | None = None,
+) -> Facts:
     """A contest with a package that may be absent, which is then what is reported."""
     python = opponents.interpreter(opponent)
     if python is None:
         return {"absent": opponents.how_to_install(opponent)}
     theirs = f"{opponent}."
     # They take long to start: one set of processes, and more rounds of them.
-    plan = replace(plan, rounds=plan.rounds + 1, blocks=1, budget_s=2 * plan.budget_s)
+    plan = replace(plan, rounds=plan.rounds + 1, blocks=1)
     sides = {
         name: Side(side, options, python=python if side.startswith(theirs) else sys.executable)
         for name, (side, options) in named.items()
     }
-    facts = contest(sides, plan)
+    facts = contest(sides, plan, compared)
     return {**named[OURS][1], "version": opponents.version(opponent), **facts}
 
 
@@ -240,7 +248,7 @@ def two_processes(plan: Plan) -> Facts:
             pairs.append(rate_together(sides))
     found = ratio(pairs, singles)
     rates = {"one": statistics.median(singles), "two": statistics.median(pairs)}
-    return {**options, "rates": rates, "ratios": {"one": found._asdict()}}
+    return {**options, "rates": rates, "ratios": {"one": {**found._asdict(), "rounds": len(pairs)}}}
 
 
 def rate_together(sides: Sequence[Side]) -> float:
@@ -286,16 +294,22 @@ def cold_start(plan: Plan) -> Facts:
     return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
-def contest(sides: Mapping[str, Side], plan: Plan) -> Facts:
-    """Alternate the sides; the first is ours, and the ratios are its rate over each other's."""
+def contest(
+    sides: Mapping[str, Side], plan: Plan, compared: Mapping[str, str] | None = None
+) -> Facts:
+    """Alternate the sides, and divide their rates.
+
+    Args:
+        compared: by side of the opponent, that of ours which is divided by it; by default the first
+            side by each of the others.
+    """
     runs = alternate(list(sides.values()), plan.rounds, plan.blocks, plan.budget_s)
     named = dict(zip(sides, runs, strict=True))
-    first = next(iter(named))
+    first, *others = named
+    compared = compared or dict.fromkeys(others, first)
     return {
         "sides": {name: summary(each) for name, each in named.items()},
-        "ratios": {
-            name: versus(named[first], each) for name, each in named.items() if name != first
-        },
+        "ratios": {theirs: versus(named[ours], named[theirs]) for theirs, ours in compared.items()},
     }
 
 
@@ -305,25 +319,26 @@ def versus(ours: Sequence[Run], theirs: Sequence[Run]) -> Facts:
     return {
         **ratio([run.rate for run in ours], [run.rate for run in theirs])._asdict(),
         "cpu": cpu._asdict(),
+        "rounds": len(ours),
     }
 
 
 SECTIONS: dict[str, Section] = {
     "gate": Section(gate, 80, quick=True),
-    "explain_V": Section(explain("V"), 240, quick=True),
+    "explain_V": Section(explain("V"), 330, quick=True),
     "prefix_reuse": Section(prefix_reuse, 80, quick=True),
-    "train_step": Section(train_step("S", 16), 90, quick=True),
-    "rl_step": Section(rl_step, 120, quick=True),
+    "train_step": Section(train_step("S", 16), 80, quick=True),
+    "rl_step": Section(rl_step, 250, quick=True),
     "two_processes": Section(two_processes, 40, quick=True),
     "gemm_V": Section(gemm("V", 16), 25, quick=True),
     "gemm_S": Section(gemm("S", 64), 15),
-    "explain_S": Section(explain("S"), 90),
-    "explain_M": Section(explain("M"), 240),
-    "train_step_V": Section(train_step("V", 4), 60),
+    "explain_S": Section(explain("S"), 250),
+    "explain_M": Section(explain("M"), 330),
+    "train_step_V": Section(train_step("V", 4), 120),
     "cold_start": Section(cold_start, 50),
-    "trl": Section(against_trl, 210),
-    "vllm_S": Section(against_vllm("S"), 170),
-    "vllm_V": Section(against_vllm("V"), 420),
+    "trl": Section(against_trl, 250),
+    "vllm_S": Section(against_vllm("S"), 200),
+    "vllm_V": Section(against_vllm("V"), 300),
     **{
         f"sweep_{name}": Section(sweeps.measured(sweep), sweep.seconds)
         for name, sweep in sweeps.SWEEPS.items()

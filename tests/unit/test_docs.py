@@ -70,7 +70,7 @@ def test_code_comes_within_the_first_eighty_words(render):
 
 def test_figures_are_rounded_and_missing_ones_are_dashes(render, sources):
     page = render.render(readme())
-    assert "| after RL, with 95 % interval | **0.71** [0.70, 0.72] |" in page
+    assert "| after RL and settling, with 95 % interval | **0.71** [0.70, 0.72] |" in page
     assert "| floor: the mean activation | −0.13 |" in page
     assert "| mood | 0.80 | – | – | – | – |" in page
     assert "| topic | – | – | 0.70 | 0.80 | 0.12 |" in page
@@ -98,3 +98,51 @@ def test_stale_pages_are_found(render, sources, tmp_path, monkeypatch, capsys):
     assert render.main([]) == 0
     assert render.main(["--check"]) == 0
     assert render.main(["--bogus"]) == 2
+
+
+def test_an_evaluation_is_shown_with_its_floors_and_warnings(render):
+    figure = {"value": -0.25, "interval": [-0.3, -0.2]}
+    section = {
+        "name": "cause",
+        "title": "",
+        "about": "",
+        "nla": "n",
+        "documents": 30,
+        "rows": 1200,
+        "seed": 5,
+        "temperature": 0.0,
+        "lines": [
+            {"name": "explanation", "figures": {"KL": {"value": 0.5}}},
+            {"name": "mean", "figures": {"FVE": figure}, "floor": True},
+        ],
+        "suspicions": ["It seems to cheat."],
+    }
+    page = render.section_table(json.dumps(section))
+    assert page.splitlines() == [
+        "1,200 places in 30 documents, seed 5:",
+        "",
+        "| | KL | FVE |",
+        "|---|---:|---:|",
+        "| explanation | 0.500 | – |",
+        "| *mean* | – | −0.250 [−0.300, −0.200] |",
+        "",
+        "- It seems to cheat.",
+    ]
+
+
+def test_a_bin_stands_where_its_claims_are_true(render):
+    lines = [
+        {"name": "confidence", "figures": {"ECE": {"value": 0.1}}},
+        {
+            "name": "confidence 0.4 to 0.5",
+            "figures": {
+                name: {"value": value}
+                for name, value in (("confidence", 0.5), ("accuracy", 1.0), ("claims", 99))
+            },
+        },
+    ]
+    common = {"documents": 1, "rows": 1, "seed": 1, "temperature": 0.0}
+    section = {"name": "", "title": "", "about": "", "nla": "", **common, "lines": lines}
+    plot = render.reliability_plot(json.dumps(section))
+    assert plot.count("<circle") == 1
+    assert '<circle cx="160.0" cy="44.0" r="6.0"' in plot

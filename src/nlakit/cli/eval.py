@@ -82,9 +82,9 @@ def _fve_table(report: StoryworldReport) -> Table:
     table = Table(title=f"{report.nla}: {report.rows} places in {report.documents} documents")
     table.add_column("share of variance explained (FVE)")
     table.add_column("value", justify="right")
-    table.add_row("after RL", f"{report.fve:.3f} [{low:.3f}, {high:.3f}]", style="bold")
+    table.add_row("as trained", f"{report.fve:.3f} [{low:.3f}, {high:.3f}]", style="bold")
     table.add_row("warm start", _number(report.fve_warm_start))
-    table.add_row("after RL, read by the warm start's AR", _number(report.fve_frozen_ar))
+    table.add_row("the same words, read by the warm start's AR", _number(report.fve_frozen_ar))
     table.add_row("read by an AR trained on labels only", _number(report.fve_control_ar))
     table.add_row("share kept when re-worded", _number(report.paraphrase_kept))
     for name, value in report.floors.model_dump().items():
