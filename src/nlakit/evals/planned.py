@@ -27,6 +27,8 @@ PLANNED = {"rhyme": "couplet", "sum": "sums", "answer": "answers", "count": "cha
 """Kinds that are due but unsaid, and the genre that has them."""
 AHEAD = ((1, 1), (2, 4), (5, 8), (9, 16), (17, 1_000_000))
 PLACES_PER_DOCUMENT = 3
+SPEAKS = 0.05
+"""Who claims a kind at fewer of the places keeps silent about it, which is no guessing."""
 LIE = "report one call less"
 
 
@@ -175,8 +177,9 @@ def _suspicions(lines: Sequence[Line]) -> list[str]:
         own, other, chance = (
             line.figures[name].value or 0.0 for name in ("named", "another's", "chance")
         )
-        claimed = line.figures["precision"].count
-        if line.name in PLANNED and claimed and own <= max(other, chance):
+        claimed, places = (line.figures[name].count or 0 for name in ("precision", "named"))
+        speaks = claimed > SPEAKS * places
+        if line.name in PLANNED and speaks and own <= max(other, chance):
             found.append(
                 f"Guesses the {line.name}: named at {own:.0%} of the places, by another "
                 f"document's explanation at {other:.0%}; the commonest value is due at "
