@@ -45,6 +45,7 @@ SECTIONS = ROOT / "benchmarks" / "results" / "sections"
 ABLATION = ROOT / "benchmarks" / "results" / "ablation.json"
 
 BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
+COMPARED = ("grounded", "grounded-warm-start", "**difference**")
 FLOOR_NAMES = {
     "mean": "the mean activation",
     "shuffled": "explanations of other documents",
@@ -225,23 +226,21 @@ def reliability_plot(text: str) -> str:
 
 
 def differences(text: str) -> str:
-    """What grounded RL changed: by temperature, the pairs' differences with their intervals."""
+    """What grounded RL changed: by temperature both pairs and their difference, with intervals."""
     sections = TypeAdapter(list[Section]).validate_json(text)
-    names = list(sections[0].lines[-1].figures)
-    lines = [
-        f"| documents | temperature | {' | '.join(names)} |",
-        f"|---:|---:|{'---:|' * len(names)}",
-    ]
+    columns = sections[0].columns
+    lines = [f"| temperature | | {' | '.join(columns)} |", f"|---:|---|{'---:|' * len(columns)}"]
     for section in sorted(sections, key=lambda each: each.temperature):
-        cells = [_difference(section.lines[-1].figures[name]) for name in names]
-        lines.append(f"| {section.documents:,} | {section.temperature:g} | {' | '.join(cells)} |")
+        for name, line in zip(COMPARED, section.lines, strict=True):
+            cells = [_interval(line.figures[column]) for column in columns]
+            lines.append(f"| {section.temperature:g} | {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
-def _difference(figure: Figure) -> str:
+def _interval(figure: Figure) -> str:
     assert figure.value is not None and figure.interval is not None
     numbers = (figure.value, figure.interval.low, figure.interval.high)
-    value, low, high = (f"{number:+.4f}".replace("-", "−") for number in numbers)
+    value, low, high = (f"{number:.4f}".replace("-", "−") for number in numbers)
     return f"{value} [{low}, {high}]"
 
 
