@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from support.families import D_MODEL, make
 from support.serving import tiny_tokenizer
+from support.teacher_server import teacher_server
 
 import nlakit
 from nlakit.cli import run
@@ -135,6 +136,36 @@ def test_a_rounded_base_is_published_unrounded(here, trained):
         )
     # Rounding alone would move a matrix by 0.09.
     assert 0 < moves[1] < min(0.09, 2 * moves[0])
+
+
+def test_labels_of_a_server_are_paid_once_for_all_layers(here, tmp_path):
+    with teacher_server(stop="stop") as server:
+        asked = (
+            "teacher.model=openai:llama", f"teacher.base_url={server.url}/v1",
+            "teacher.batch=false", "teacher.concurrency=2",
+            f"teacher.cache={tmp_path / 'answers.sqlite'}",
+        )  # fmt: skip
+        for layer, paid in ((1, 24), (0, 24)):
+            recipe = recipe_for(here, LORA, *asked, f"target.layer={layer}")
+            labels = run_checkpoint(recipe, tmp_path / f"layer-{layer}", only="labels")
+            assert server.paid == paid and server.most_at_once == 2
+            found = read_json(labels / "labels.json")
+            assert (found["teacher"], found["num_rows"]) == ("openai:llama", 24)
+            assert not (labels / "answers.sqlite").exists()
+
+
+def test_marker_and_chat_template_are_checked_before_anything_is_paid_for(here, tmp_path):
+    message = r"target.marker = 'Basil rowed' .* tokens: .* Give target.marker=(.)\."
+    with pytest.raises(ConfigError, match=message) as error:
+        run_checkpoint(recipe_for(here, LORA, "target.marker=Basil rowed"), tmp_path / "run")
+    advised = str(error.value)[-2]
+    assert len(tiny_tokenizer().encode(advised, add_special_tokens=False)) == 1
+    shutil.copytree(here / "base", tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    with pytest.raises(ConfigError, match="base' has no chat template"):
+        other = recipe_for(here, LORA, f"target.checkpoint={tmp_path / 'base'}")
+        run_checkpoint(other, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_run_is_refused(here, trained, tmp_path):

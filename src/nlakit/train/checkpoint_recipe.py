@@ -101,7 +101,13 @@ class TeacherConfig(FrozenModel):
     batch: bool = False
     """Half the price, answers within a day."""
     budget: float | None = Field(default=None, gt=0)
-    """Dollars."""
+    """Dollars that all of its answers in the cache may cost together."""
+    base_url: str | None = None
+    """Address of another server than the vendor's, such as http://localhost:8000/v1."""
+    cache: Path | None = None
+    """File that keeps every answer, for this run and others; None: one in the stage's directory."""
+    concurrency: int = Field(default=8, ge=1)
+    """Questions in flight at once."""
 
 
 class LoraConfig(FrozenModel):

@@ -27,7 +27,7 @@ from nlakit.contract import (
     NlaMeta,
     PromptTemplates,
     Role,
-    measure_tokens,
+    Tokens,
     read_meta,
 )
 from nlakit.core.scale import resolve_scale, to_norm
@@ -58,7 +58,7 @@ from nlakit.teachers.remote import RemoteTeacher
 from . import distributed
 from .checkpoint_recipe import CheckpointRecipe, PairTraining
 from .evaluation import HeldOut
-from .prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE
+from .prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE, checkpoint_tokens
 from .publication import REPORT_NAME
 from .rl import train_rl
 from .rollouts import check_rollouts, policy_engine
@@ -79,7 +79,8 @@ def run_checkpoint(recipe: CheckpointRecipe, output: Path, only: str | None = No
         only: make this stage, and what it needs that is not there, and stop; returns its directory.
 
     Raises:
-        ConfigError: there is no such stage, or the recipe asks for more than one device.
+        ConfigError: there is no such stage, the recipe asks for another number of devices, or its
+            marker or checkpoint cannot be an AV's.
         MissingExtraError: its rollouts are vLLM's, which is not installed.
         InputError: the corpus cannot be read, or is too small.
         ResumeError: `output` holds a run of another recipe.
@@ -89,6 +90,8 @@ def run_checkpoint(recipe: CheckpointRecipe, output: Path, only: str | None = No
     if only is not None and only not in STAGES:
         raise ConfigError(f"There is no stage {only!r}. The stages are {', '.join(STAGES)}.")
     making = CheckpointRun(recipe, output)
+    # What it says is needed after the labels, and can be wrong before they are paid for.
+    _ = making.tokens
     stages: dict[str, Callable[[], object]] = {
         "activations": lambda: (making.warm_start_rows, making.rl_vectors, making.held_out_rows),
         "labels": lambda: making.pairs,
@@ -157,9 +160,20 @@ class CheckpointRun:
         return locate(self.recipe.target.checkpoint)
 
     @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's."""
+        return load_tokenizer(self.base)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The marker and its neighbours in the AV's prompt. Raises as `checkpoint_tokens`."""
+        asked = self.recipe.target
+        return checkpoint_tokens(self.tokenizer, asked.marker, asked.checkpoint, self.recipe.name)
+
+    @cached_property
     def target(self) -> Target:
         """The model under study; with adapters, the base of everything else as well."""
-        return Target(self._load(self.base), load_tokenizer(self.base), self.site)
+        return Target(self._load(self.base), self.tokenizer, self.site)
 
     @property
     def site(self) -> Site:
@@ -233,7 +247,7 @@ class CheckpointRun:
     def pairs(self) -> PairSet:
         """The warm start's activations with their labels; refused ones are left out."""
         reader, directory = self.warm_start_rows, self.stage("labels")
-        teacher = self._named_teacher(directory / CACHE_NAME)
+        teacher = self._named_teacher(self.recipe.teacher.cache or directory / CACHE_NAME)
         if isinstance(teacher, RemoteTeacher):
             places = [place for _, rows in reader for place in places_of(rows)]
             self.console.print(teacher.announcement(places), markup=False, highlight=False)
@@ -246,7 +260,13 @@ class CheckpointRun:
         asked = self.recipe.teacher
         price = asked.price and Price(input=asked.price[0], output=asked.price[1])
         return teacher_named(
-            asked.model, cache, price=price, budget=asked.budget, batch=asked.batch
+            asked.model,
+            cache,
+            price=price,
+            budget=asked.budget,
+            batch=asked.batch,
+            base_url=asked.base_url,
+            concurrency=asked.concurrency,
         )
 
     @cached_property
@@ -262,7 +282,7 @@ class CheckpointRun:
     # -- models ------------------------------------------------------------------------------------
     def meta(self, role: Role) -> NlaMeta:
         """The contract of a new one of the pair."""
-        asked, tokenizer = self.recipe.target, self.target.tokenizer
+        asked = self.recipe.target
         scale = asked.injection_scale or injection_scale(self.pairs.vectors[:20_000])
         return NlaMeta(
             role=role,
@@ -270,7 +290,7 @@ class CheckpointRun:
             extraction=Extraction(
                 base_model=asked.checkpoint, layer_index=asked.layer, injection_scale=scale
             ),
-            tokens=measure_tokens(tokenizer, asked.marker, CHECKPOINT_AV_TEMPLATE, AR_TEMPLATE),
+            tokens=self.tokens,
             prompt_templates=PromptTemplates(av=CHECKPOINT_AV_TEMPLATE, ar=AR_TEMPLATE),
         )
 

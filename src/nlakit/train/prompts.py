@@ -3,6 +3,16 @@
 The verbalizer of a released model starts from one that follows instructions, and is told more.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nlakit.contract import Tokens, measure_tokens
+from nlakit.errors import ConfigError, ContractError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 AV_TEMPLATE = "Activation: <concept>{injection_char}</concept> Please provide an explanation."
 CHECKPOINT_AV_TEMPLATE = (
     "Between the tags below, the place of a word is taken by an activation: the state of a "
@@ -12,3 +22,42 @@ CHECKPOINT_AV_TEMPLATE = (
     "<concept>{injection_char}</concept> Please provide an explanation."
 )
 AR_TEMPLATE = "Summary of the following text: <text>{explanation}</text> <summary>"
+
+RARE_CHARACTERS = range(0x3200, 0x3400)
+"""Where a marker is looked for: enclosed letters and squared units, which few texts have."""
+
+
+def checkpoint_tokens(
+    tokenizer: PreTrainedTokenizerBase, marker: str, checkpoint: str, recipe: str
+) -> Tokens:
+    """What the contract of a new NLA of `checkpoint` says of its tokenizer.
+
+    Raises:
+        ConfigError: no chat template, or a marker that is not one token; names one that is.
+    """
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"{recipe}: target.checkpoint = {checkpoint!r} has no chat template, and the AV's "
+            "prompt is a turn of a conversation. Give a model made for chat."
+        )
+    try:
+        return _tokens(tokenizer, marker)
+    except ContractError as error:
+        other = next((c for c in map(chr, RARE_CHARACTERS) if _can_mark(tokenizer, c)), None)
+        raise ConfigError(
+            f"{recipe}: target.marker = {marker!r} cannot stand for a vector in the prompts of "
+            f"{checkpoint}: found {error.found}, expected {error.expected}. "
+            + (f"Give target.marker={other}." if other else "Give another character.")
+        ) from error
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, marker: str) -> Tokens:
+    return measure_tokens(tokenizer, marker, CHECKPOINT_AV_TEMPLATE, AR_TEMPLATE)
+
+
+def _can_mark(tokenizer: PreTrainedTokenizerBase, character: str) -> bool:
+    try:
+        _tokens(tokenizer, character)
+    except ContractError:
+        return False
+    return True
