@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -74,6 +76,76 @@ def test_missing_corpora_and_extras_are_named(tmp_path):
     except ImportError:
         with pytest.raises(MissingExtraError, match=r"nlakit\[datasets\]"):
             list(Corpus("hf:somebody/something"))
+
+
+EMPTY = [{"text": ""}, {"text": None}, {"text": " \n"}, {"messages": []}, {"text": None, "id": 3}]
+
+
+def test_rows_without_a_text_are_passed_over_and_counted(tiny_target, jsonl, tmp_path):
+    """Numbers of documents stay those of rows, and a shard made again counts the same."""
+    full = jsonl.read_text().splitlines(keepends=True)
+    empty = [json.dumps(each) + "\n" for each in EMPTY]
+    jsonl.write_text("".join([*full[:3], *empty, *full[3:]]))
+    assert [each.index for each in Corpus(str(jsonl))] == [0, 1, 2, *range(8, 45)]
+    manifest = extract(tiny_target, jsonl, tmp_path / "shards")
+    assert (manifest.num_documents, manifest.num_empty) == (9, 5)
+    (tmp_path / "shards" / "shard-00000.json").unlink()
+    assert extract(tiny_target, jsonl, tmp_path / "shards") == manifest
+    options = {"workers": Workers(FromTheEnd(), lambda: tiny_target)}
+    assert extract(tiny_target, jsonl, tmp_path / "shared", **options) == manifest
+
+
+def test_empty_rows_of_a_table_are_passed_over(tmp_path):
+    pq.write_table(pa.table({"text": ["", TEXTS[0], None]}), tmp_path / "corpus.parquet")
+    assert [each.text for each in Corpus(str(tmp_path / "corpus.parquet"))] == TEXTS[:1]
+
+
+class FakeHub:
+    """Stands in for `datasets`: one dataset, whose configurations must be named."""
+
+    def __init__(self, rows):
+        self.rows, self.asked = rows, []
+
+    def load_dataset(self, path, name=None, *, split, streaming):
+        self.asked.append((path, name, split, streaming))
+        if name is None:
+            raise ValueError("Config name is missing. Pick one of en, fr")
+        return iter(self.rows)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    rows = [{"body": TEXTS[0], "url": "x"}, {"body": "", "url": "y"}, {"body": TEXTS[1], "id": 7}]
+    fake = FakeHub(rows)
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=fake.load_dataset))
+    return fake
+
+
+def test_a_dataset_is_read_by_its_configuration_and_text_field(hub):
+    found = list(Corpus("hf:somebody/something:validation?config=fr&text=body"))
+    assert hub.asked == [("somebody/something", "fr", "validation", True)]
+    assert [(each.text, each.index) for each in found] == [(TEXTS[0], 0), (TEXTS[1], 2)]
+    assert found[1].id == "7"
+    assert Corpus("hf:a/b?config=en").fingerprint != Corpus("hf:a/b?config=fr").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("hf:a/b", "config None, split train, cannot be read: Config name is missing"),
+        (
+            "hf:a/b?config=fr",
+            r"a/b:train, row 0 has no field 'text'; it has 'body', 'url'.*\?config=",
+        ),
+        ("hf:a/b?config=fr&text=txt", "has no field 'txt'; it has 'body'"),
+        ("hf:a/b?configuration=fr", "expected hf:NAME:SPLIT"),
+        ("hf:a/b?config=", "expected hf:NAME:SPLIT"),
+        ("hf:?config=fr", "expected hf:NAME:SPLIT"),
+    ],
+)
+def test_a_dataset_that_is_asked_for_wrongly_is_named(hub, source, message):
+    with pytest.raises(InputError, match=message):
+        list(Corpus(source))
 
 
 def test_rows_hold_the_activation_of_their_place(tiny_target, jsonl, tmp_path):

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from rich.console import Console
+
 from nlakit.data.corpora import HUGGING_FACE, Corpus
 from nlakit.data.corpus_extraction import Workers, extract_corpus
 from nlakit.data.pools import HERE as THIS_PROCESS
@@ -39,7 +41,8 @@ def extract(
     layer
         Block whose output is read, counted from 0.
     corpus
-        A .jsonl or .parquet file with text or messages, a folder of text files, or hf:NAME:SPLIT.
+        A .jsonl or .parquet file with text or messages, a folder of text files, or
+        hf:NAME:SPLIT?config=CONFIG&text=FIELD, of which only the name is needed.
     output
         Directory for the shards.
     documents
@@ -69,7 +72,7 @@ def extract(
     pool = workers.pool
     make = partial(load_target, target.absolute(), layer, workers.device)
     with count_bar("activations", documents) as progress:
-        extract_corpus(
+        made = extract_corpus(
             Target.load(target, layer),
             Corpus(absolute(corpus)),
             output.absolute(),
@@ -82,6 +85,8 @@ def extract(
             workers=None if pool == THIS_PROCESS else Workers(pool, make),
             progress=progress,
         )
+    if made.num_empty:
+        Console(stderr=True).print(f"{made.num_empty} rows without a text were passed over.")
     print(output)
 
 

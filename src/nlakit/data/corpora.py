@@ -7,11 +7,12 @@ its content, so no copy of a held-out document can occur in training.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,13 +23,15 @@ from nlakit.storyworld.document import Split, split_of
 HUGGING_FACE = "hf:"
 TEXT_SUFFIXES = (".txt", ".md")
 EDGE_BYTES = 65_536
+FIELDS = {"text", "messages"}
+HUB_FORM = "hf:NAME:SPLIT, and what is needed of ?config=CONFIG&text=FIELD"
 MIXED = "A row has either `text` or `messages`: a list of objects with `role` and `content`."
 
 
 @dataclass(frozen=True)
 class CorpusDocument:
     """A text, or the messages of a chat. `id` is the row's own `id`, else a hash of the content;
-    `index` counts the documents of the whole corpus."""
+    `index` counts the rows of the whole corpus."""
 
     id: str
     index: int
@@ -43,25 +46,42 @@ class CorpusDocument:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus by name: a .jsonl or .parquet file, a folder of text files, or `hf:NAME[:SPLIT]`."""
+    """A corpus by name: a .jsonl or .parquet file, a folder of text files, or a dataset on the hub,
+    `hf:NAME[:SPLIT][?config=CONFIG&text=FIELD]`."""
 
     source: str
 
     def __iter__(self) -> Iterator[CorpusDocument]:
-        """Documents in order.
+        """Documents in order; rows with nothing in them are passed over.
 
         Raises:
             InputError: something cannot be read; names the file and the line or row.
             MissingExtraError: a Hugging Face dataset, and `datasets` is not installed.
         """
-        for index, (row, place) in enumerate(self._rows()):
-            yield _document(row, index, place)
+        for made in self._documents():
+            if isinstance(made, CorpusDocument):
+                yield made
 
-    def documents(self, split: Split, first_index: int = 0) -> Iterator[CorpusDocument]:
-        """The documents of a split from a document number on."""
-        for each in self:
-            if each.index >= first_index and each.split == split:
-                yield each
+    def documents(
+        self, split: Split, first_index: int = 0, on_empty: Callable[[int], None] | None = None
+    ) -> Iterator[CorpusDocument]:
+        """The documents of a split from a document number on.
+
+        Args:
+            on_empty: called with the number of each row from there on that has nothing in it; such
+                a row belongs to no split.
+        """
+        for made in self._documents():
+            if isinstance(made, CorpusDocument):
+                if made.index >= first_index and made.split == split:
+                    yield made
+            elif made >= first_index and on_empty is not None:
+                on_empty(made)
+
+    def _documents(self) -> Iterator[CorpusDocument | int]:
+        """The document of each row, or the row's number where there is nothing in it."""
+        for index, (row, place) in enumerate(self._rows()):
+            yield index if _is_empty(row) else _document(row, index, place)
 
     @property
     def fingerprint(self) -> str:
@@ -93,7 +113,7 @@ class Corpus:
     def _rows(self) -> Iterator[tuple[Any, str]]:
         """Raw rows and where each stands, in words."""
         if self._is_remote:
-            yield from _hugging_face_rows(self.source.removeprefix(HUGGING_FACE))
+            yield from _hugging_face_rows(HubSource.parse(self.source))
             return
         for path in self._files():
             if path.suffix == ".jsonl":
@@ -131,15 +151,60 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Any, str]]:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from error
 
 
-def _hugging_face_rows(name: str) -> Iterator[tuple[Any, str]]:
+class HubSource(NamedTuple):
+    """What `hf:NAME[:SPLIT][?config=CONFIG&text=FIELD]` asks for.
+
+    Attributes:
+        config: which of a dataset's configurations; None: its only or default one.
+        text: the field that holds the text; None: rows have `text` or `messages`.
+    """
+
+    name: str
+    split: str = "train"
+    config: str | None = None
+    text: str | None = None
+
+    @classmethod
+    def parse(cls, source: str) -> HubSource:
+        """Raises InputError for anything that is not so spelt."""
+        place, _, rest = source.removeprefix(HUGGING_FACE).partition("?")
+        name, _, split = place.partition(":")
+        pairs = [each.partition("=") for each in rest.split("&")] if rest else []
+        options = {key: value for key, _, value in pairs}
+        known = options.keys() <= {"config", "text"} and len(options) == len(pairs)
+        if not (name and known and all(options.values())):
+            raise InputError(f"The corpus {source!r}: expected {HUB_FORM}.")
+        return cls(name, split or "train", **options)
+
+
+def _hugging_face_rows(source: HubSource) -> Iterator[tuple[Any, str]]:
     try:
-        import datasets  # type: ignore[import-not-found]
+        # By its name: to a type checker `datasets` is the module beside this one.
+        datasets: Any = importlib.import_module("datasets")
     except ImportError as error:
         raise MissingExtraError("datasets", "datasets") from error
-    dataset, _, split = name.partition(":")
-    rows = datasets.load_dataset(dataset, split=split or "train", streaming=True)
+    try:
+        rows = datasets.load_dataset(source.name, source.config, split=source.split, streaming=True)
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"The dataset {source.name}, config {source.config}, split {source.split}, cannot be "
+            f"read: {error}. Give {HUB_FORM}."
+        ) from error
     for number, row in enumerate(rows):
-        yield row, f"{HUGGING_FACE}{name}, row {number}"
+        place = f"{HUGGING_FACE}{source.name}:{source.split}, row {number}"
+        yield _hub_row(row, source.text, place), place
+
+
+def _hub_row(row: Mapping[str, Any], field: str | None, place: str) -> Mapping[str, Any]:
+    if field is None and row.keys() & FIELDS:
+        return row
+    field = field or "text"
+    if field not in row:
+        raise InputError(
+            f"{place} has no field {field!r}; it has {', '.join(map(repr, row))}. Name the one "
+            f"that holds the text: {HUB_FORM}."
+        )
+    return {"id": row.get("id"), "text": row[field]}
 
 
 def _read_text(path: Path) -> str:
@@ -147,6 +212,15 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error}. Convert it first.") from error
+
+
+def _is_empty(row: Any) -> bool:
+    """Whether a row has the fields of a document and nothing in them."""
+    if not isinstance(row, dict) or not row.keys() & FIELDS:
+        return False
+    text, messages = row.get("text"), row.get("messages")
+    blank = text is None or (isinstance(text, str) and not text.strip())
+    return blank and (messages is None or messages == [])
 
 
 def _document(row: Any, index: int, place: str) -> CorpusDocument:

@@ -97,7 +97,8 @@ def extract_corpus(
 
     Returns the manifest; its last shard says where the documents behind these start.
 
-    Documents with no token at or behind `minimum_position` are passed over. Places are a function
+    Documents with no token at or behind `minimum_position` are passed over, and so are rows without
+    a text, which the manifest counts. Places are a function
     of the document's id. Shards that are there and whole are kept.
 
     Args:
@@ -209,7 +210,8 @@ def _make_shard(
     target: Target, job: ShardJob, corpus: Corpus, directory: Path, plan: CorpusPlan
 ) -> ShardRecord | None:
     """Read one shard from the corpus. None, and no file, where the corpus has ended before it."""
-    made = _readable(target, corpus, plan, job.first_index)
+    empty: list[int] = []
+    made = _readable(target, corpus, plan, job.first_index, empty.append)
     documents = list(islice(made, job.num_documents))
     if not documents:
         return None
@@ -221,13 +223,18 @@ def _make_shard(
         found.rows,
         next_index=documents[-1].document.index + 1,
         config_hash=plan.hash,
+        num_empty=len(empty),
     )
 
 
 def _readable(
-    target: Target, corpus: Corpus, plan: CorpusPlan, first_index: int
+    target: Target,
+    corpus: Corpus,
+    plan: CorpusPlan,
+    first_index: int,
+    on_empty: Callable[[int], None] | None = None,
 ) -> Iterator[Readable]:
-    for document in corpus.documents(plan.split, first_index):
+    for document in corpus.documents(plan.split, first_index, on_empty):
         encoded = encode_head(target, document, plan.max_tokens)
         if encoded is not None and len(encoded.ids) > plan.minimum_position:
             yield Readable(document, encoded)

@@ -186,6 +186,7 @@ def write_manifest(directory: Path, plan: BasePlan, records: Sequence[ShardRecor
         d_model=plan.d_model,
         num_rows=sum(record.num_rows for record in records),
         num_documents=sum(record.num_documents for record in records),
+        num_empty=sum(record.num_empty for record in records),
         config=plan.model_dump(mode="json"),
         config_hash=plan.hash,
         shards=tuple(records),

@@ -57,6 +57,8 @@ class ShardRecord(FrozenModel):
     num_documents: int
     next_index: int
     """Document index from which the next shard goes on."""
+    num_empty: int = 0
+    """Rows of the corpus without a text that were passed over on the way."""
     vectors_sha256: str
     rows_sha256: str
     config_hash: str
@@ -71,6 +73,8 @@ class Manifest(FrozenModel):
     d_model: int
     num_rows: int
     num_documents: int
+    num_empty: int = 0
+    """Rows of the corpus without a text that were passed over."""
     config: dict[str, JsonValue]
     config_hash: str
     shards: tuple[ShardRecord, ...]
@@ -107,6 +111,7 @@ def write_shard(
     *,
     next_index: int,
     config_hash: str,
+    num_empty: int = 0,
 ) -> ShardRecord:
     """Write one shard, its record last, and return the record."""
     assert len(vectors_ND) == rows.num_rows, (len(vectors_ND), rows.num_rows)
@@ -120,6 +125,7 @@ def write_shard(
         num_rows=rows.num_rows,
         num_documents=len(rows.column("doc_id").unique()),
         next_index=next_index,
+        num_empty=num_empty,
         vectors_sha256=file_sha256(vectors_path),
         rows_sha256=file_sha256(rows_path),
         config_hash=config_hash,

@@ -228,7 +228,7 @@ class CheckpointRun:
         target = self.target
         bar = count_bar(f"{name} activations", num_documents)
         with distributed.first_alone(), bar as progress:
-            extract_corpus(
+            made = extract_corpus(
                 target,
                 Corpus(corpus.source),
                 directory,
@@ -241,6 +241,8 @@ class CheckpointRun:
                 first_index=first_index,
                 progress=progress,
             )
+        if made.num_empty:
+            self.console.print(f"{name}: {made.num_empty} rows without a text were passed over.")
         return ShardReader(directory)
 
     @cached_property
