@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from nlakit.errors import InputError, MissingExtraError
 from nlakit.storyworld.document import Split, split_of
 
+from .fingerprints import edges
+
 HUGGING_FACE = "hf:"
 TEXT_SUFFIXES = (".txt", ".md")
-EDGE_BYTES = 65_536
 FIELDS = {"text", "messages"}
 HUB_FORM = "hf:NAME:SPLIT, and what is needed of ?config=CONFIG&text=FIELD"
 MIXED = "A row has either `text` or `messages`: a list of objects with `role` and `content`."
@@ -88,11 +89,7 @@ class Corpus:
         """Hex SHA-256 of the files' names, sizes and edges; of a Hugging Face dataset, its name."""
         digest = hashlib.sha256(self.source.encode() if self._is_remote else b"files")
         for path in [] if self._is_remote else self._files():
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                head = file.read(EDGE_BYTES)
-                file.seek(max(0, size - EDGE_BYTES))
-                digest.update(f"{path.name} {size} ".encode() + head + file.read())
+            digest.update(edges(path))
         return digest.hexdigest()
 
     @property

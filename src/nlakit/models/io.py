@@ -41,6 +41,7 @@ from nlakit.models.sharding import shard, whole_state, write_weight
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 HEAD_NAME = "value_head.safetensors"
+GENERATION_NAME = "generation_config.json"
 
 
 def load_config(directory: str | Path) -> Any:
@@ -86,6 +87,38 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     if family is not None and not tokenizer.chat_template:
         tokenizer.chat_template = family.chat_template
     return tokenizer
+
+
+def ending_ids(directory: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end a chat model's turn: of its tokenizer, its config and its generation config.
+
+    Many name the end of a turn in one of the last two only.
+
+    Raises:
+        CheckpointError: a config cannot be read.
+    """
+    path = Path(directory) / GENERATION_NAME
+    generation = _read_json(path) if path.is_file() else {}
+    declared = [
+        tokenizer.eos_token_id,
+        load_config(directory).eos_token_id,
+        generation.get("eos_token_id"),
+    ]
+    listed = [each if isinstance(each, list) else [each] for each in declared]
+    return list(dict.fromkeys(found for each in listed for found in each if found is not None))
+
+
+def weights_dtype(directory: str | Path) -> torch.dtype:
+    """Of a directory's matrices on disk, by the first of them.
+
+    Raises:
+        CheckpointError: a file is missing or corrupt, or there is no matrix.
+    """
+    for path in _weight_files(Path(directory)):
+        for _, tensor in _read_tensors(path):
+            if tensor.is_floating_point() and tensor.ndim > 1:
+                return tensor.dtype
+    raise CheckpointError(f"{directory} holds no matrix. Is the download complete?")
 
 
 def _without_surplus(raw: dict[str, Any]) -> dict[str, Any]:

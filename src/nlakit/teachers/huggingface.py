@@ -1,18 +1,24 @@
-"""A chat model on this machine as teacher."""
+"""A chat model on this machine as teacher.
+
+Each batch of answers is kept before the next is written, so a killed run goes on behind it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nlakit.data.fingerprints import edges
 from nlakit.errors import InputError
-from nlakit.models.io import load_backbone, load_tokenizer
+from nlakit.models.io import ending_ids, load_backbone, load_tokenizer, weights_dtype
 
 from .base import Place, TeacherLabel
-from .cache import question_key
+from .cache import AnswerCache, question_key
 from .chat import Answer
 from .prompt import LABELS, Task
 
@@ -20,50 +26,85 @@ from .prompt import LABELS, Task
 class HuggingFaceTeacher:
     """Greedy answers of a chat model in a directory.
 
+    Args:
+        cache: keeps every answer; equal questions are answered once.
+        device: None for the accelerator, where there is one. On it the model has its checkpoint's
+            dtype, on a CPU float32.
+
     Raises:
-        CheckpointError: the weights cannot be read.
+        CheckpointError: the tokenizer or a config cannot be read.
         InputError: the tokenizer has no chat template.
     """
 
     def __init__(
         self,
         directory: str | Path,
+        cache: AnswerCache,
         *,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        device: str | None = None,
         max_tokens: int = 400,
         batch_size: int = 8,
         task: Task = LABELS,
     ) -> None:
-        self.model: Any = load_backbone(directory, dtype=dtype).to(device).eval()
+        self.directory, self.cache = Path(directory), cache
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer: Any = load_tokenizer(directory)
         if not self.tokenizer.chat_template:
             raise InputError(f"{directory} has no chat template. Give a model made for chat.")
+        self.ending_ids = ending_ids(directory, self.tokenizer)
         self.max_tokens, self.batch_size, self.task = max_tokens, batch_size, task
-        self.name = f"hf:{Path(directory).resolve().name}"
+        self.name = f"hf:{self.directory.resolve().name}"
+
+    @cached_property
+    def model(self) -> Any:
+        """Loaded for the first open question: a process whose labels are all there has no copy.
+
+        Raises:
+            CheckpointError: the weights cannot be read.
+        """
+        dtype = torch.float32 if self.device == "cpu" else weights_dtype(self.directory)
+        return load_backbone(self.directory, dtype=dtype).to(self.device).eval()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over the edges of the weight files: directories of one name may differ."""
+        files = sorted(self.directory.glob("*.safetensors"))
+        return hashlib.sha256(b"".join(map(edges, files))).hexdigest()
 
     def key(self, place: Place) -> str:
-        """Hash of the model's name, the instruction and the text."""
-        return question_key(self.name, self.task.instruction, self.task.message(place.text))
+        """Hash of the model, the instruction and the text."""
+        model = f"{self.name}@{self.fingerprint}"
+        return question_key(model, self.task.instruction, self.task.message(place.text))
 
     def label(self, place: Place) -> TeacherLabel:
         """The label of one place."""
         return self.label_many([place])[0]
 
     def label_many(self, places: Sequence[Place]) -> list[TeacherLabel]:
-        """The label of each place, in their order."""
-        labels: list[TeacherLabel] = []
-        for start in range(0, len(places), self.batch_size):
-            chunk = places[start : start + self.batch_size]
-            labels += [self.task.read(answer) for answer in self._answers([p.text for p in chunk])]
-        return labels
+        """The label of each place, in their order.
+
+        Raises:
+            CheckpointError: there is a question to ask, and the weights cannot be read.
+        """
+        keys = [self.key(place) for place in places]
+        texts = dict(zip(keys, (place.text for place in places), strict=True))
+        waiting = [key for key in texts if self.cache.get(key) is None]
+        for start in range(0, len(waiting), self.batch_size):
+            chunk = waiting[start : start + self.batch_size]
+            answers = self._answers([texts[key] for key in chunk])
+            for key, answer in zip(chunk, answers, strict=True):
+                self.cache.put(key, self.name, answer)
+        found = [self.cache.get(key) for key in keys]
+        assert None not in found, "every question was answered"
+        return [self.task.read(answer) for answer in found if answer is not None]
 
     @torch.no_grad()
     def _answers(self, texts: list[str]) -> list[Answer]:
         rows = [self._prompt(text) for text in texts]
         width = max(map(len, rows))
-        eos = self.tokenizer.eos_token_id
-        ids = torch.tensor([[eos or 0] * (width - len(row)) + row for row in rows])
+        # Masked before the prompt and cut off behind the answer, so any id will do.
+        padding = self.ending_ids[0] if self.ending_ids else 0
+        ids = torch.tensor([[padding] * (width - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         device = self.model.device
         written = self.model.generate(
@@ -71,7 +112,8 @@ class HuggingFaceTeacher:
             attention_mask=mask.to(device),
             max_new_tokens=self.max_tokens,
             do_sample=False,
-            pad_token_id=eos or 0,
+            eos_token_id=self.ending_ids or None,
+            pad_token_id=padding,
         )[:, width:]
         return [
             self._answer(len(row), out.tolist()) for row, out in zip(rows, written, strict=True)
@@ -87,12 +129,10 @@ class HuggingFaceTeacher:
         return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
     def _answer(self, num_read: int, ids: list[int]) -> Answer:
-        eos = self.tokenizer.eos_token_id
-        ended = eos in ids
-        kept = ids[: ids.index(eos)] if ended else ids
+        end = next((place for place, each in enumerate(ids) if each in self.ending_ids), None)
         return Answer(
-            text=self.tokenizer.decode(kept, skip_special_tokens=True),
-            outcome="complete" if ended else "truncated",
+            text=self.tokenizer.decode(ids[:end], skip_special_tokens=True),
+            outcome="truncated" if end is None else "complete",
             input_tokens=num_read,
-            output_tokens=len(kept),
+            output_tokens=len(ids[:end]),
         )

@@ -18,6 +18,7 @@ from .storyworld import StoryworldTeacher
 
 CACHE_NAME = "answers.sqlite"
 BATCH_DISCOUNT = 0.5
+HERE = "hf"
 REMOTE = ("anthropic", "openai")
 
 
@@ -35,7 +36,7 @@ def teacher_named(
     """The teacher of a name: anthropic:MODEL, openai:MODEL, hf:DIRECTORY, storyworld or fake.
 
     Args:
-        cache: file that keeps every answer of a remote one.
+        cache: file that keeps every answer of a chat model, wherever it runs.
         price: without the discount of a batch, which is taken off here.
         budget: dollars that all answers in the cache may cost together.
         task: what the teacher is asked for.
@@ -45,8 +46,10 @@ def teacher_named(
             was asked for anything but labels.
     """
     vendor, _, model = name.partition(":")
+    if vendor == HERE and model:
+        return HuggingFaceTeacher(model, AnswerCache(cache), task=task)
     if vendor not in REMOTE:
-        return _local(vendor, model, name, task)
+        return _without_a_model(name, task)
     share = BATCH_DISCOUNT if batch else 1.0
     rates = price and Price(input=price.input * share, output=price.output * share)
     answers = AnswerCache(cache)
@@ -61,9 +64,7 @@ def teacher_named(
     )
 
 
-def _local(vendor: str, model: str, name: str, task: Task) -> Teacher:
-    if vendor == "hf" and model:
-        return HuggingFaceTeacher(model, task=task)
+def _without_a_model(name: str, task: Task) -> Teacher:
     if name == "storyworld" and task is not LABELS:
         raise ConfigError(
             "The storyworld's teacher writes labels only, and in English. Ask a chat model: "
