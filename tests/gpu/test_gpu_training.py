@@ -18,6 +18,8 @@ from nlakit.models.quantized import quantize
 from nlakit.models.recompute import recomputing
 from nlakit.models.sharding import SHARDS
 from nlakit.models.target import Target
+from nlakit.train.learner import Learner, OptimizerConfig
+from nlakit.train.run import RunDirectory
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,6 +32,8 @@ TINY = [
     "target.shape.intermediate_size=96", "target.shape.vocab_size=8192",
     "warm_start.batch_size=16", "rl.vectors=4", "rl.group=2", "rl.max_new_tokens=16",
 ]  # fmt: skip
+# Adam's rate, Muon's where there is one: Muon is refused for a model in pieces.
+RATES = {None: OptimizerConfig(lr=1e-3), 1e-2: OptimizerConfig(lr=1e-3, muon_lr=1e-2)}
 
 
 def test_a_recipe_trains_and_its_memory_is_measured():
@@ -78,3 +82,43 @@ def test_a_base_in_pieces_gives_the_gradients_of_a_whole_one(tmp_path, alone):
     assert found[0].keys() == found[1].keys() and len(found[0]) > 0
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient)
+
+
+def step_of(model, learner, number):
+    ids = torch.arange(5 + number, 17 + number, device="cuda").view(2, 6)
+    with recomputing(model.model):
+        model(ids, use_cache=False).logits.square().mean().backward()
+    if learner.sharded:
+        SHARDS.settle()
+    assert learner.update(number) > 0
+
+
+def goes_on_as_it_was(directory, make_model, config):
+    """A checkpoint is read to the CPU; what is resumed from it takes the step of the original."""
+    models = [make_model() for _ in range(2)]
+    kept, resumed = (Learner(dict(m.named_parameters()), config, 4) for m in models)
+    run = RunDirectory(directory, config)
+    step_of(models[0], kept, 0)
+    run.save(1, {"av": kept}, {})
+    assert run.resume({"av": resumed}) == (1, {})
+    for model, learner in zip(models, (kept, resumed), strict=True):
+        step_of(model, learner, 1)
+    states = [learner.state() for learner in (kept, resumed)]
+    assert states[0].keys() == states[1].keys() and states[0]["step.lm_head.weight"] == 2
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(states[1][name], tensor)
+
+
+@pytest.mark.parametrize("muon", RATES)
+def test_a_resumed_learner_goes_on(tmp_path, muon):
+    goes_on_as_it_was(tmp_path, lambda: make("qwen2", 64).to("cuda"), RATES[muon])
+
+
+def test_a_resumed_learner_of_parts_goes_on(tmp_path, alone):
+    tokenizer = tiny_tokenizer()
+    Target(make("qwen2", len(tokenizer)), tokenizer, Site(1)).save(tmp_path / "base")
+
+    def model():
+        return load_sharded(tmp_path / "base", device="cuda", trained=True)
+
+    goes_on_as_it_was(tmp_path / "run", model, RATES[None])

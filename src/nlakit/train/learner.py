@@ -118,14 +118,15 @@ class Learner:
         return table
 
     def load_state(self, table: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`. KeyError when a weight is missing."""
+        """The inverse of `state`, wherever the table is. KeyError when a weight is missing."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(table[f"weight.{name}"])
                 moments = ("step", "exp_avg", "exp_avg_sq")
                 if f"step.{name}" in table:
+                    # The fused step wants even its count of steps where the parameter is.
                     self.optimizer.state[parameter] = {
-                        k: table[f"{k}.{name}"].clone() for k in moments
+                        k: table[f"{k}.{name}"].to(parameter.device, copy=True) for k in moments
                     }
         for name, buffer in self.muon.buffers.items():
             buffer.copy_(table[f"momentum.{name}"])
