@@ -18,7 +18,7 @@ from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import CheckpointError
 from nlakit.models.adapters import adapted, load_adapter, shared_copy
-from nlakit.models.families import backbone_of, truncated
+from nlakit.models.families import FAMILIES, backbone_of, truncated
 from nlakit.models.lora import adapter_state
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
@@ -28,8 +28,13 @@ from nlakit.train.plan import lora_parameters
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
 from nlakit.train.tokenizer import MARKER
 
-FAMILIES = ("qwen2", "gpt2", "gemma3_text")
 BLOCKS, RANK = 2, 4
+# Matrices of a block where they are not Llama's seven; "c_proj" is two.
+FUSED = {
+    "phi3": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"},
+    "gpt2": {"c_attn", "c_proj", "c_fc"},
+    "gpt_neox": {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"},
+}
 
 
 def meta_for(role: Role) -> NlaMeta:
@@ -90,6 +95,13 @@ def test_the_base_is_bit_equal_while_adapters_learn(base):
     moved = [*adapter_state(av.model).values(), *adapter_state(ar.backbone).values()]
     assert all(bool(p.grad.abs().sum() > 0) for p in moved if p.grad is not None)
     assert len([p for p in moved if p.grad is not None]) == len(moved) > 0
+
+
+@pytest.mark.parametrize("family", FUSED)
+def test_fused_matrices_have_adapters_in_every_block(family):
+    names = adapter_state(verbalizer_on(make(family, len(tiny_tokenizer()))).model)
+    assert {name.split(".")[-3] for name in names} == FUSED[family]
+    assert len(names) == 2 * 4 * 3  # two factors, four matrices, three blocks
 
 
 def test_a_fresh_adapter_changes_nothing_and_follows_its_seed(base):
