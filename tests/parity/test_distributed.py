@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import socket
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,9 @@ SMALL = {
 }
 STAGES = {"3-verbalizer": "model", "4-reconstructor": "model", "5-rl": "best/av"}
 PUBLISHED = (ADAPTERS, "fsdp")
+# Whose first gradients are compared, in the order in which they are made. A fresh adapter's are
+# half zeros; RL goes on with one that has learned, the same for one process and for two.
+WARM_START, RL = ("av", "ar"), ("ar", "av")
 COMPARED = [
     *((ADAPTERS, parallel, stage) for parallel in ("ddp", "fsdp") for stage in STAGES),
     *((WHOLE, "fsdp", stage) for stage in ("3-verbalizer", "4-reconstructor")),
@@ -57,6 +62,7 @@ COMPARED = [
 BASES = {"base": None, "tied": None, "cut": 2}
 RATE = OptimizerConfig(lr=1e-2, warmup_steps=0)
 IDS = torch.arange(5, 17).view(2, 6)
+SUM_GRADIENTS = Learner._sum_gradients
 WORK = 60
 """Seconds a child may take."""
 
@@ -95,8 +101,37 @@ def train_as(rank: int, port: int, root: Path, parallel: str, recipe: Path) -> N
     asked = recipe_for(root, recipe, 2, parallel)
     if (recipe, parallel) != PUBLISHED:
         CheckpointRun.publish = unpublished
-    train(asked, root / f"{recipe.stem}-{parallel}")
+    directory = root / f"{recipe.stem}-{parallel}"
+    Learner._sum_gradients = recording(directory)
+    train(asked, directory)
     dist.destroy_process_group()
+
+
+def go_on_as(rank: int, port: int, root: Path, parallel: str) -> None:
+    """RL alone, after a warm start that is there."""
+    join(rank, port)
+    directory = root / f"rl-{parallel}"
+    Learner._sum_gradients = recording(directory)
+    run_checkpoint(recipe_for(root, ADAPTERS, 2, parallel), directory, only="rl")
+    dist.destroy_process_group()
+
+
+def recording(directory: Path) -> Callable[[Learner], None]:
+    """In place of `Learner._sum_gradients`: does it, and writes down each learner's first sums."""
+    seen: list[Learner] = []
+
+    def sum_gradients(self: Learner) -> None:
+        SUM_GRADIENTS(self)
+        if self not in seen:
+            seen.append(self)
+            found = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+            save_file(found, gradients_file(directory, len(seen) - 1, distributed.rank()))
+
+    return sum_gradients
+
+
+def gradients_file(directory: Path, number: int, rank: int) -> Path:
+    return directory / f"gradients-{number}.{rank}.safetensors"
 
 
 def train(recipe: CheckpointRecipe, directory: Path) -> None:
@@ -214,7 +249,9 @@ def runs(root) -> dict[tuple[Path, str], Path]:
             assert in_two_processes(train_as, root, parallel, recipe) == [0, 0]
         patch.setattr(CheckpointRun, "publish", unpublished)
         for recipe in (ADAPTERS, WHOLE):
-            train(recipe_for(root, recipe), root / f"{recipe.stem}-none")
+            directory = root / f"{recipe.stem}-none"
+            patch.setattr(Learner, "_sum_gradients", recording(directory))
+            train(recipe_for(root, recipe), directory)
     return {(recipe, parallel): root / f"{recipe.stem}-{parallel}" for recipe, parallel in found}
 
 
@@ -236,6 +273,52 @@ def test_two_processes_learn_what_one_does(runs, recipe, parallel, stage):
     assert weights[0].keys() == weights[1].keys()
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def rl_runs(root, runs) -> dict[str, Path]:
+    """RL by one process and by two, after the same warm start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalEngine, "completion", closed)
+        for parallel in ("none", "ddp", "fsdp"):
+            directory = root / f"rl-{parallel}"
+            shutil.copytree(runs[ADAPTERS, "none"], directory)
+            shutil.rmtree(directory / "5-rl")
+            if parallel != "none":
+                assert in_two_processes(go_on_as, root, parallel) == [0, 0]
+        patch.setattr(Learner, "_sum_gradients", recording(root / "rl-none"))
+        run_checkpoint(recipe_for(root, ADAPTERS), root / "rl-none", only="rl")
+    return {parallel: root / f"rl-{parallel}" for parallel in ("none", "ddp", "fsdp")}
+
+
+def largest_difference(one: Path, two: Path, number: int) -> float:
+    """Of any tensor of the gradients of two processes, relative to that of one process."""
+    expected = load_file(gradients_file(one, number, 0))
+    parts = [load_file(gradients_file(two, number, rank)) for rank in (0, 1)]
+    assert len(expected) > 0 and all(each.keys() == expected.keys() for each in parts)
+    found = {}
+    for name, whole in expected.items():
+        first, second = (each[name] for each in parts)
+        if first.shape != whole.shape:
+            first = second = torch.cat([first, second])
+        assert torch.equal(first, second)
+        norm, difference = whole.norm(), (first - whole).norm()
+        found[name] = float(difference / norm) if norm > 0 else float(difference)
+    return max(found.values())
+
+
+@pytest.mark.parametrize("number", range(len(WARM_START)), ids=WARM_START)
+@pytest.mark.parametrize(
+    ("recipe", "parallel"), [(ADAPTERS, "ddp"), (ADAPTERS, "fsdp"), (WHOLE, "fsdp")]
+)
+def test_gradients_of_a_warm_start_are_those_of_one_process(runs, recipe, parallel, number):
+    assert 0 < largest_difference(runs[recipe, "none"], runs[recipe, parallel], number) < 1e-5
+
+
+@pytest.mark.parametrize("number", range(len(RL)), ids=RL)
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_gradients_of_rl_are_those_of_one_process(rl_runs, parallel, number):
+    assert 0 < largest_difference(rl_runs["none"], rl_runs[parallel], number) < 1e-5
 
 
 def test_the_steps_compared_had_something_to_learn(runs):
