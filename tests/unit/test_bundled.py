@@ -1,14 +1,19 @@
 """The NLA in the package: whole, small, and with a report that is its own."""
 
+from itertools import chain, islice
 from pathlib import Path
 
 import pytest
 
 from nlakit.card import read_card
 from nlakit.config import parse_config
+from nlakit.contract import measure_tokens, read_meta, render_ar
 from nlakit.evals.pair import weight_hashes
 from nlakit.evals.report import read_report
+from nlakit.models.io import load_tokenizer
 from nlakit.registry import resolve
+from nlakit.storyworld.grammar import generate
+from nlakit.storyworld.teacher import label
 from nlakit.train.recipe import Recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "storyworld.toml"
@@ -33,6 +38,22 @@ def test_card_says_what_the_report_says(report):
 def test_shipped_recipe_is_the_one_that_made_it():
     kept = parse_config(Recipe, resolve("bundled") / "run" / "recipe.toml", [])
     assert kept == parse_config(Recipe, RECIPE, [])
+
+
+def test_ar_prompts_are_those_it_was_trained_on():
+    """In pieces or as one string: its tags are tokens of their own, so nothing merges."""
+    directory = resolve("bundled") / "ar"
+    meta, tokenizer = read_meta(directory), load_tokenizer(directory)
+    before, _, after = (meta.prompt_templates.ar or "").partition("{explanation}")
+    prompt = render_ar(meta, tokenizer)
+    for document in islice(generate(5, "heldout"), 200):
+        text = label(document, len(document.text) // 2).text
+        pieces = [
+            tokenizer.encode(part, add_special_tokens=False) for part in (before, text, after)
+        ]
+        assert prompt.encode(text) == [tokenizer.bos_token_id, *chain.from_iterable(pieces)]
+    templates = meta.prompt_templates.av, meta.prompt_templates.ar
+    assert measure_tokens(tokenizer, meta.tokens.injection_char, *templates) == meta.tokens
 
 
 def test_bundle_is_under_its_limit():

@@ -295,26 +295,83 @@ def test_av_prompt_is_the_chat_template_cut_at_the_marker():
     assert spell(prefix).count("<bos>") == 1
 
 
-def test_ar_prompt_is_cut_at_the_explanation_and_has_its_bos():
-    prefix, suffix = contract.render_ar(NlaMeta.model_validate(good_raw("ar")), tokenizer())
+def ar_prompt(**options) -> contract.ArPrompt:
+    return contract.render_ar(NlaMeta.model_validate(good_raw("ar")), tokenizer(**options))
+
+
+def test_ar_prompt_has_its_bos():
+    prefix = ar_prompt().prefix_ids
     assert prefix[0] == tokenizer().bos_token_id
     assert spell(prefix[1:]) == "Summary: <text>"
-    assert spell(suffix) == "</text> <summary>"
+    assert ar_prompt().encode("a cat")[: len(prefix)] == prefix
 
 
 def test_ar_prompt_without_added_tokens_has_no_bos():
-    meta = NlaMeta.model_validate(good_raw("ar"))
-    with_bos, without = (contract.render_ar(meta, tokenizer(bos=bos)) for bos in (True, False))
-    assert with_bos.prefix_ids[1:] == without.prefix_ids
-    assert with_bos.suffix_ids == without.suffix_ids
+    with_bos, without = (ar_prompt(bos=bos) for bos in (True, False))
+    assert with_bos.encode("a cat")[1:] == without.encode("a cat")
+    assert without.encode("a cat")[0] != tokenizer().bos_token_id
 
 
 @settings(max_examples=40, deadline=None)
 @given(explanation=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_ar_ids_spell_the_prompt_whatever_the_explanation_ends_with(explanation):
-    prefix, suffix = contract.render_ar(NlaMeta.model_validate(good_raw("ar")), tokenizer())
-    ids = prefix + tokenizer().encode(explanation, add_special_tokens=False) + suffix
+    ids = ar_prompt().encode(explanation)
     assert spell(ids) == "<bos>" + AR_TEMPLATE.replace("{explanation}", explanation)
+
+
+def merging_tokenizer() -> PreTrainedTokenizerFast:
+    """`.</` and `>T` are one token each, as in vocabularies learned from markup."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=262,
+        special_tokens=["<bos>", MARKER],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([".</ >T"] * 9 + [".</", ">T"] * 9, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>", chat_template=CHAT)
+
+
+EXPLANATIONS = ["The cat sat.", "the cat", "", ".", "The <b>boat</b>.\n", "Ünïcode…", " the end. "]
+
+
+@pytest.mark.parametrize("explanation", EXPLANATIONS)
+def test_ar_ids_are_those_of_the_whole_string(explanation):
+    plain = merging_tokenizer()
+    raw = good_raw("ar") | {
+        "tokens": contract.measure_tokens(plain, MARKER, AV_TEMPLATE, AR_TEMPLATE)
+    }
+    meta = NlaMeta.model_validate(raw)
+    expected = plain(AR_TEMPLATE.replace("{explanation}", explanation))["input_ids"]
+    assert contract.render_ar(meta, plain).encode(explanation) == expected
+    tail = list(meta.tokens.critic_suffix_ids or ())
+    assert tail and expected[-len(tail) :] == tail
+    verify(meta, plain, config("ar"), "ar")
+
+
+def test_the_merging_tokenizer_merges_at_both_ends():
+    plain = merging_tokenizer()
+    tokens = plain.convert_ids_to_tokens(
+        plain(AR_TEMPLATE.replace("{explanation}", "The cat sat."))["input_ids"]
+    )
+    assert ".</" in tokens and ">T" in tokens
+
+
+def test_special_tokens_are_those_of_the_ar_template_alone():
+    raw = good_raw("ar") | {
+        "prompt_templates": {"av": AV_TEMPLATE, "ar": "a<eos>b {explanation}c<eos>d"}
+    }
+    raw["tokens"] = raw["tokens"] | {"critic_suffix_ids": None}
+    ids = contract.render_ar(NlaMeta.model_validate(raw), tokenizer()).encode("x <eos> <bos> y")
+    assert spell(ids) == "<bos>a<eos>b x <eos> <bos> yc<eos>d"
+    assert ids.count(tokenizer().eos_token_id) == 2 and ids.count(tokenizer().bos_token_id) == 1
+    plain = tokenizer()("a<eos>b the catc<eos>d")["input_ids"]
+    assert contract.render_ar(NlaMeta.model_validate(raw), tokenizer()).encode("the cat") == plain
 
 
 def test_measured_tokens_are_those_of_the_rendered_prompt():

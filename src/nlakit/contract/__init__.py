@@ -3,7 +3,7 @@
 No torch here: tokenizers and configs are used through their public methods only.
 """
 
-from nlakit.contract.render import PromptParts, measure_tokens, render_ar, render_av
+from nlakit.contract.render import ArPrompt, PromptParts, measure_tokens, render_ar, render_av
 from nlakit.contract.schema import (
     AR_SLOT,
     AV_SLOT,
@@ -29,6 +29,7 @@ __all__ = [
     "AR_SLOT",
     "AV_SLOT",
     "META_NAME",
+    "ArPrompt",
     "DatasetExtraction",
     "DatasetMeta",
     "Extraction",

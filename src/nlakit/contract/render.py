@@ -5,6 +5,9 @@ Templates are filled by plain replacement: text from people may hold braces.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nlakit.contract.schema import AR_SLOT, AV_SLOT, NlaMeta, Tokens
@@ -13,12 +16,46 @@ from nlakit.errors import ContractError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+ENDINGS = ("x", "x.", "x!", "x)", 'x"', "x ")
+"""Explanations whose ends a tokenizer may merge with what follows, each in its own way."""
+
 
 class PromptParts(NamedTuple):
     """Ids before and after the slot; what fills the slot is in neither."""
 
     prefix_ids: list[int]
     suffix_ids: list[int]
+
+
+@dataclass(frozen=True)
+class ArPrompt:
+    """The reconstructor's prompt, to be filled with an explanation.
+
+    Attributes:
+        leading_ids, trailing_ids: what the tokenizer puts around a text (BOS), and the template up
+            to its last special token before the slot, and from its first one after it.
+        before, after: the template's text between those and the slot.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    leading_ids: list[int]
+    before: str
+    after: str
+    trailing_ids: list[int]
+
+    def encode(self, explanation: str) -> list[int]:
+        """The prompt's ids: those of the whole string, as every client of the method encodes it.
+
+        A token may straddle the explanation's ends (`.</` is one in many vocabularies). What looks
+        like a special token in the explanation is plain text.
+        """
+        text = f"{self.before}{explanation}{self.after}"
+        return [*self.leading_ids, *_encode_plain(self.tokenizer, text), *self.trailing_ids]
+
+    @property
+    def prefix_ids(self) -> list[int]:
+        """What prompts begin with, BOS included; the last id may be another where it merges."""
+        return [*self.leading_ids, *_encode_plain(self.tokenizer, self.before)]
 
 
 def render_av(meta: NlaMeta, tokenizer: PreTrainedTokenizerBase) -> PromptParts:
@@ -33,14 +70,13 @@ def render_av(meta: NlaMeta, tokenizer: PreTrainedTokenizerBase) -> PromptParts:
     )
 
 
-def render_ar(meta: NlaMeta, tokenizer: PreTrainedTokenizerBase) -> PromptParts:
-    """The reconstructor's prompt, cut at the explanation; special tokens (BOS) are included.
+def render_ar(meta: NlaMeta, tokenizer: PreTrainedTokenizerBase) -> ArPrompt:
+    """The reconstructor's prompt, a raw string; the tokenizer's own special tokens (BOS) are added.
 
-    What the reconstructor gets is `prefix_ids + encode(explanation) + suffix_ids`, the explanation
-    encoded without special tokens. Each piece is encoded alone, so no token straddles a cut and
-    the last ids never depend on how the explanation ends.
+    Raises:
+        ContractError: no template, or a tokenizer that adds tokens inside a text.
     """
-    return _cut_raw(tokenizer, _template(meta, "ar"))
+    return _ar_prompt(tokenizer, _template(meta, "ar"))
 
 
 def measure_tokens(
@@ -58,8 +94,7 @@ def measure_tokens(
         injection_token_id=marker_id,
         injection_left_neighbor_id=left[-1],
         injection_right_neighbor_id=right[0],
-        # Clients that encode the whole string may merge the first id with the explanation's end.
-        critic_suffix_ids=tuple(_cut_raw(tokenizer, ar_template).suffix_ids[1:]) or None,
+        critic_suffix_ids=_common_tail(_ar_prompt(tokenizer, ar_template)) or None,
     )
 
 
@@ -125,13 +160,40 @@ def _cut_at(ids: list[int], marker_id: int) -> PromptParts:
     return PromptParts(prefix, suffix)
 
 
-def _cut_raw(tokenizer: PreTrainedTokenizerBase, template: str) -> PromptParts:
+def _ar_prompt(tokenizer: PreTrainedTokenizerBase, template: str) -> ArPrompt:
+    """Cut at special tokens of the template, where the tokenizer itself cuts before all else."""
     before, _, after = template.partition(AR_SLOT)
+    added = tokenizer.added_tokens_decoder.values()
+    special = [token.content for token in added if token.special]
+    start = max((before.rfind(name) + len(name) for name in special if name in before), default=0)
+    end = min((after.find(name) for name in special if name in after), default=len(after))
     leading, trailing = _added_tokens(tokenizer)
-    return PromptParts(
-        leading + encode(tokenizer, before, special=False),
-        encode(tokenizer, after, special=False) + trailing,
+    return ArPrompt(
+        tokenizer,
+        leading + encode(tokenizer, before[:start], special=False),
+        before[start:],
+        after[:end],
+        encode(tokenizer, after[end:], special=False) + trailing,
     )
+
+
+def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text in which nothing is a special token."""
+    return list(
+        tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    )
+
+
+def _common_tail(prompt: ArPrompt) -> tuple[int, ...]:
+    """The last ids that prompts have whatever their explanation ends with.
+
+    The first id after an explanation is left out, since some ending may merge with it.
+    """
+    after = [*_encode_plain(prompt.tokenizer, prompt.after), *prompt.trailing_ids][1:]
+    rows: list[Sequence[int]] = [after, *(prompt.encode(ending) for ending in ENDINGS)]
+    columns = zip(*(reversed(row) for row in rows), strict=False)
+    alike = takewhile(lambda column: len(set(column)) == 1, columns)
+    return tuple(column[0] for column in alike)[::-1]
 
 
 def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

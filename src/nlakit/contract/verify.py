@@ -98,8 +98,7 @@ def _check_slot(meta: NlaMeta, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _check_ar_prompt(meta: NlaMeta, tokenizer: PreTrainedTokenizerBase) -> None:
-    prefix, suffix = render_ar(meta, tokenizer)
-    ids = prefix + encode(tokenizer, PROBE, special=False) + suffix
+    ids = render_ar(meta, tokenizer).encode(PROBE)
     recorded = meta.tokens.critic_suffix_ids
     if recorded is not None:
         _require("tokens.critic_suffix_ids", list(recorded), ids[-len(recorded) :])

@@ -42,7 +42,7 @@ class Reconstructor:
     """A truncated language model with a float32 head.
 
     Attributes:
-        prefix_ids, suffix_ids: the prompt before and after the explanation, BOS included.
+        prompt: what explanations are read in; the one place that encodes them.
         recompute: whether forwards with gradients make the insides of blocks again, to save memory.
     """
 
@@ -55,7 +55,8 @@ class Reconstructor:
         self.head = head.float()
         self.tokenizer = tokenizer
         self.meta = meta
-        self.prefix_ids, self.suffix_ids = render_ar(meta, tokenizer)
+        self.prompt = render_ar(meta, tokenizer)
+        self._prefix_ids = self.prompt.prefix_ids
 
     @classmethod
     def load(
@@ -129,18 +130,23 @@ class Reconstructor:
         self.head.train(mode)
 
     def encode(self, explanation: str) -> list[int]:
-        """The whole prompt; what looks like a special token in the explanation is plain text."""
-        ids = self.tokenizer.encode(
-            explanation, add_special_tokens=False, split_special_tokens=True
-        )
-        return [*self.prefix_ids, *ids, *self.suffix_ids]
+        """The whole prompt (see `contract.ArPrompt.encode`)."""
+        return self.prompt.encode(explanation)
 
     def fitting(self, explanation: str) -> str:
         """The longest head of an explanation whose prompt fits the context.
 
         A verbalizer that writes bytes can come back longer than it wrote them.
         """
-        room = self.backbone.config.max_position_embeddings - len(self.encode(""))
+        limit = self.backbone.config.max_position_embeddings
+        # A head may be other tokens than the same characters in the whole, so it is counted anew.
+        while explanation and (excess := len(self.encode(explanation)) - limit) > 0:
+            starts = self._token_starts(explanation)
+            explanation = explanation[: starts[-excess] if excess < len(starts) else 0]
+        return explanation
+
+    def _token_starts(self, explanation: str) -> list[int]:
+        """The first character of each token of an explanation that stands alone."""
         encoded = self.tokenizer(
             explanation,
             add_special_tokens=False,
@@ -148,9 +154,7 @@ class Reconstructor:
             return_offsets_mapping=True,
             verbose=False,
         )
-        if len(encoded["input_ids"]) <= room:
-            return explanation
-        return explanation[: encoded["offset_mapping"][room][0]]
+        return [int(start) for start, _ in encoded["offset_mapping"]]
 
     def forward(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
         """One float32 vector per prompt of `encode`, with gradients.
@@ -168,7 +172,7 @@ class Reconstructor:
 
     def _run_packed(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
         """The last residual of each prompt; what all of them begin with is run once."""
-        num_shared = _num_shared([self.prefix_ids, *(row[:-1] for row in ids)])
+        num_shared = _num_shared([self._prefix_ids, *(row[:-1] for row in ids)])
         own = [list(row[num_shared:]) for row in ids]
         pack = torch.tensor([*ids[0][:num_shared], *chain.from_iterable(own)])
         packing = Packing(num_shared, [len(row) for row in own], [1] * len(own))
