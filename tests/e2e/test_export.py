@@ -100,6 +100,18 @@ def test_the_card_says_what_is_known(exported):
     assert "activation reconstructor" in (exported / "ar/README.md").read_text(encoding="utf-8")
 
 
+def test_the_cards_commands_name_a_target_that_is_there(exported, tmp_path):
+    arguments = ["--av", str(exported / "av"), "--ar", str(exported / "ar")]
+    target = ["--target", str(exported / "target")]
+    assert run(["export", *arguments, *target, "--output", str(tmp_path / "loose")]) == 0
+    assert not (tmp_path / "loose/target").exists()
+    for directory, name in ((exported, "target"), (tmp_path / "loose", "nlakit/storyworld")):
+        for role in ("av", "ar"):
+            card = (directory / role / "README.md").read_text(encoding="utf-8")
+            assert f"$ nlakit doctor --av av --ar ar --target {name}\n" in card
+            assert f"$ nlakit explain --av av --ar ar --target {name} " in card
+
+
 def test_text_is_equal_before_and_after(exported, bundled):
     expected = bundled.explain(TEXT, last=2, max_new_tokens=50).tokens
     parts = {"av": exported / "av", "ar": exported / "ar", "target": exported / "target"}

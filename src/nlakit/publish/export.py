@@ -30,6 +30,7 @@ from nlakit.publish.model_card import Facts, render_card
 from nlakit.registry import bundled_path, resolve
 
 REPORT_NAME = "report.json"
+TARGET_NAME = "target"
 LICENSE_OF_OURS = "apache-2.0"
 
 
@@ -45,6 +46,11 @@ class Source(NamedTuple):
     pair: PairSource
     card: NlaCard | None
     directory: Path | None
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the target is written too: nobody can download that of an NLA."""
+        return self.card is not None and self.directory is not None
 
 
 def source_of_nla(name: str | Path | None) -> Source:
@@ -82,9 +88,10 @@ def export(
         write_text_atomic(output / role / "README.md", render_card(facts, role))
     written = [output / "av", output / "ar"]
     if source.card is not None and source.directory is not None:
-        Target.load(pair.target, source.card.layer, _stored(pair.target)).save(output / "target")
+        target = Target.load(pair.target, source.card.layer, _stored(pair.target))
+        target.save(output / TARGET_NAME)
         _write_baseline(source.directory, source.card, output)
-        written += [output / "target", output / MEAN_NAME, output / CARD_NAME]
+        written += [output / TARGET_NAME, output / MEAN_NAME, output / CARD_NAME]
     return written
 
 
@@ -96,9 +103,11 @@ def gather(source: Source, license_name: str | None, data: str | None) -> Facts:
     notes = {**meta.provenance, **(source.card.provenance if source.card else {})}
     described = "storyworld documents, generated (nlakit.storyworld)" if bundled else None
     found = LICENSE_OF_OURS if bundled else _license_in(source.pair.target)
+    base = meta.extraction.base_model or source.pair.target.name
     return Facts(
         name=source.card.name if source.card else source.pair.av.resolve().name,
-        base=meta.extraction.base_model or source.pair.target.name,
+        base=base,
+        target=TARGET_NAME if source.has_target else base,
         layer=meta.extraction.layer_index,
         d_model=meta.d_model,
         injection=meta.injection.convention,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ class Facts(FrozenModel):
 
     name: str
     base: str
+    target: str
+    """Where to get the model that is read: the directory written beside the pair, or its name."""
     layer: int
     d_model: int
     injection: str
@@ -48,7 +51,7 @@ def render_card(facts: Facts, role: str) -> str:
         f"`{'ar' if role == 'av' else 'av'}`.",
         "\n".join(f"- {name}: {value}" for name, value in _facts(facts, license_name)),
         "## How far to believe it\n\n" + "\n".join(_measures(facts)),
-        _usage(),
+        _usage(facts.target),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -101,11 +104,12 @@ def _interval(interval: Sequence[float] | None) -> str:
     return "" if interval is None else f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
 
 
-def _usage() -> str:
+def _usage(target: str) -> str:
+    parts = f"--av av --ar ar --target {shlex.quote(target)}"
     return (
         "## Use\n\n"
-        "```console\n$ nlakit doctor --av av --ar ar --target target\n"
-        '$ nlakit explain --av av --ar ar --target target "A sentence to read."\n```\n\n'
+        f"```console\n$ nlakit doctor {parts}\n"
+        f'$ nlakit explain {parts} "A sentence to read."\n```\n\n'
         "`nla_meta.yaml` is the contract: prompts, marker, scale and layer. Weights are "
         "safetensors only; no code comes with them."
     )
