@@ -14,12 +14,19 @@ from safetensors.torch import load_file, save_file
 import nlakit
 from nlakit.card import NlaCard
 from nlakit.cli import run
+from nlakit.core.fidelity import fve
 from nlakit.engines.base import Completion
 from nlakit.engines.fake import FakeEngine
 from nlakit.models.pair import PairSource
 from nlakit.nla import NLA
 from nlakit.publish.checks import Check, check_script
-from nlakit.publish.doctor import check_behaviour, check_files, storyworld_texts
+from nlakit.publish.doctor import (
+    check_behaviour,
+    check_files,
+    extract_all,
+    gather,
+    storyworld_texts,
+)
 from nlakit.registry import bundled_path
 
 TEXTS = storyworld_texts(2)
@@ -258,6 +265,34 @@ def test_broken_files_stop_before_a_weight_is_read(tmp_path, passages, capsys):
     edit_meta(pair.av, "tokens.injection_token_id", 8)
     checks = diagnosis(pair, passages, capsys)
     assert checks["marker"]["status"] == "fail" and "fidelity" not in checks
+
+
+@pytest.mark.parametrize("mean", [None, bundled_path() / "mean.safetensors"])
+def test_the_mean_is_brought_to_the_scale_of_the_pair(mean, tmp_path):
+    """FVE does not depend on a common norm, so it is that of the same pair at another one."""
+    pair = links(tmp_path)
+    found = [fidelity_of(nlakit.load(**pair._asdict(), mean=mean))]
+    for part in (pair.av, pair.ar):
+        edit_meta(part, "extraction.mse_scale", 150.0)
+    found.append(fidelity_of(nlakit.load(**pair._asdict(), mean=mean)))
+    assert found[0].found == found[1].found and found[0].status == "ok"
+
+
+def test_a_pair_that_compares_vectors_as_they_are_has_their_mean(tmp_path):
+    pair = links(tmp_path)
+    for part in (pair.av, pair.ar):
+        edit_meta(part, "extraction.mse_scale", None)
+    nla = nlakit.load(**pair._asdict(), mean=bundled_path() / "mean.safetensors")
+    evidence = gather(nla, TEXTS, None, 60)
+    raw_ND = torch.cat([extract_all(nla, text) for text in TEXTS])
+    assert torch.allclose(evidence.mean_D, raw_ND.mean(0), atol=1e-4)
+    own = fve(evidence.vectors_ND, evidence.rebuilt_ND, raw_ND.mean(0), None).fve
+    assert f"FVE {own:.3f};" in fidelity_of(nla).found
+
+
+def fidelity_of(nla: NLA) -> Check:
+    checks = check_behaviour(nla, TEXTS, max_new_tokens=60)
+    return next(check for check in checks if check.name == "fidelity")
 
 
 def test_a_card_without_a_baseline_has_a_mean_made_from_the_texts(bundled):

@@ -61,7 +61,8 @@ class Evidence:
         texts: what the vectors were read in.
         vectors_ND, rebuilt_ND: raw activations, and what the AR made of the answers.
         answers: one of the AV per vector.
-        mean_D: mean activation at norm `mse_scale`.
+        scale: norm at which the pair compares vectors; None: as they are.
+        mean_D: mean of activations brought to `scale`.
         gap: by how many nats a token an answer is likelier under its own vector than under
             another; None where the engine gives no probabilities.
     """
@@ -70,6 +71,7 @@ class Evidence:
     vectors_ND: Tensor
     answers: Sequence[Completion]
     rebuilt_ND: Tensor
+    scale: float | None
     mean_D: Tensor
     gap: float | None
 
@@ -296,12 +298,12 @@ def check_dependence(answers: Sequence[Completion], gap: float | None) -> Check:
     )
 
 
-def check_fidelity(evidence: Evidence, mse_scale: float | str | None) -> Check:
+def check_fidelity(evidence: Evidence) -> Check:
     """Reconstructions beat the mean activation, and those of other vectors' explanations."""
-    scale = resolve_scale(mse_scale, evidence.vectors_ND.shape[1])
-    rows = evidence.vectors_ND, evidence.mean_D, scale
-    own = fve(rows[0], evidence.rebuilt_ND, rows[1], scale).fve
-    shuffled = fve(rows[0], evidence.rebuilt_ND.roll(1, dims=0), rows[1], scale).fve
+    vectors_ND, rebuilt_ND = evidence.vectors_ND, evidence.rebuilt_ND
+    against = evidence.mean_D, evidence.scale
+    own = fve(vectors_ND, rebuilt_ND, *against).fve
+    shuffled = fve(vectors_ND, rebuilt_ND.roll(1, dims=0), *against).fve
     good = own > max(0.0, shuffled)
     return Check(
         name="fidelity",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from nlakit.config import FrozenModel
 from nlakit.contract import read_meta
+from nlakit.contract.schema import SQRT_D_MODEL
 from nlakit.core.scale import resolve_scale
 from nlakit.engines.base import OnText, Sampling
 from nlakit.engines.local import LocalEngine
@@ -127,21 +129,28 @@ def check_behaviour(
 ) -> Iterator[Check]:
     """What the pair says of vectors of some texts."""
     meta = nla.engine.verbalizer.meta if isinstance(nla.engine, LocalEngine) else None
-    evidence = gather(nla, texts, max_new_tokens, on_text)
+    asked = meta.extraction.mse_scale if meta else SQRT_D_MODEL
+    scale = resolve_scale(asked, nla.card.d_model)
+    evidence = gather(nla, texts, scale, max_new_tokens, on_text)
     if meta is not None:
         yield check_scale(meta, evidence.vectors_ND)
     yield check_closed(evidence.answers)
     yield check_script(evidence.answers, evidence.texts)
     yield check_dependence(evidence.answers, evidence.gap)
-    yield check_fidelity(evidence, meta.extraction.mse_scale if meta else "sqrt_d_model")
+    yield check_fidelity(evidence)
 
 
 def gather(
-    nla: NLA, texts: Sequence[str], max_new_tokens: int, on_text: OnText | None = None
+    nla: NLA,
+    texts: Sequence[str],
+    scale: float | None,
+    max_new_tokens: int,
+    on_text: OnText | None = None,
 ) -> Evidence:
     """Explain some vectors of the texts, greedily, and reconstruct them.
 
-    Without a training mean in the NLA, that of all tokens of the texts takes its place.
+    Args:
+        scale: norm at which the pair compares vectors; None: as they are.
 
     Raises:
         InputError: no texts, or one that the target cannot read.
@@ -152,25 +161,34 @@ def gather(
     vectors_ND = torch.cat([rows[_places(len(rows))] for rows in per_text])
     sampling = Sampling(max_new_tokens=max_new_tokens)
     answers = [group[0] for group in nla.engine.verbalize(vectors_ND, sampling, on_text)]
-    mean_D = nla.mean_D
-    if nla.card.baseline == "none":
-        mean_D, _ = mean_and_variance(
-            torch.cat(per_text), resolve_scale("sqrt_d_model", len(mean_D))
-        )
     return Evidence(
         texts=texts,
         vectors_ND=vectors_ND,
         answers=answers,
         rebuilt_ND=nla.engine.reconstruct([each.text for each in answers]).cpu(),
-        mean_D=mean_D,
+        scale=scale,
+        mean_D=_mean_at(scale, nla, torch.cat(per_text)),
         gap=_gap(nla, vectors_ND, [list(each.ids) for each in answers]),
     )
 
 
+def _mean_at(scale: float | None, nla: NLA, vectors_ND: Tensor) -> Tensor:
+    """The training mean at a norm, or that of the vectors of the texts in its place.
+
+    An NLA has its mean at norm √d_model. No factor makes it one of vectors as they are.
+    """
+    if nla.card.baseline == "none" or scale is None:
+        return mean_and_variance(vectors_ND, scale)[0]
+    return nla.mean_D * (scale / math.sqrt(nla.card.d_model))
+
+
 def write_mean(nla: NLA, texts: Sequence[str], path: Path) -> int:
-    """Write `mean` and `variance` of all activations of the texts; returns how many there were."""
+    """Write `mean` and `variance` of all activations of the texts; returns how many there were.
+
+    They are of vectors at norm √d_model, at which an NLA scores, whatever the pair's `mse_scale`.
+    """
     vectors_ND = torch.cat([extract_all(nla, text) for text in texts])
-    scale = resolve_scale("sqrt_d_model", nla.card.d_model)
+    scale = resolve_scale(SQRT_D_MODEL, nla.card.d_model)
     mean_D, variance = mean_and_variance(vectors_ND, scale)
     save_tensors(path, {"mean": mean_D, "variance": torch.tensor([variance])}, None)
     return len(vectors_ND)
