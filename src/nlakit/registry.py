@@ -14,7 +14,8 @@ BUNDLED_NAMES = ("bundled", BUNDLED)
 ROWS = "rows"
 WARM_START = "warm_start"
 GROUNDED_WARM_START = "grounded-warm-start"
-ROW_NAMES = ("plain-warm-start", "plain-rl", GROUNDED_WARM_START)
+PLAIN_WARM_START, PLAIN_RL = "plain-warm-start", "plain-rl"
+ROW_NAMES = (PLAIN_WARM_START, PLAIN_RL, GROUNDED_WARM_START)
 """Pairs made on the way to the bundled one or without its cure, kept beside it for comparison."""
 
 

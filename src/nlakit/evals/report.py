@@ -13,6 +13,7 @@ import pydantic
 
 from nlakit.config import write_text_atomic
 from nlakit.errors import CheckpointError
+from nlakit.registry import PLAIN_RL, PairPaths
 
 from .section import Section, shown
 from .storyworld import StoryworldReport
@@ -22,7 +23,7 @@ SECTIONS = Path(__file__).with_name("sections.html.j2")
 
 SECTION_NAMES = (
     "private-code", "cause", "baselines", "round-trips", "planned", "steer", "confidence",
-    "select",
+    "select", "compare",
 )  # fmt: skip
 
 WIDTH, HEIGHT = 420, 170
@@ -132,6 +133,19 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def training_curves(paths: PairPaths) -> list[dict[str, Any]]:
+    """Records of the RL that made a pair, from the logs that lie beside it; none where it had none.
+
+    The run of a grounded pair holds the log of plain RL too, which made the row of that name.
+    """
+    names = ("grounded-rl", "rl")
+    if paths.pair != paths.shared:
+        names = ("rl",) if paths.pair.name == PLAIN_RL else ()
+    logs = (paths.shared / "run" / f"{name}.jsonl" for name in names)
+    found = next((log for log in logs if log.is_file()), None)
+    return [] if found is None else read_metrics(found)
 
 
 def render_html(

@@ -17,11 +17,11 @@ from nlakit.errors import InputError
 from nlakit.evals import probe_store
 from nlakit.evals.calibrate import CALIBRATION_DOCUMENTS, fit_confidence
 from nlakit.evals.pair import CONTROL_AR, load_pair
-from nlakit.evals.report import read_metrics, write_report
+from nlakit.evals.report import training_curves, write_report
 from nlakit.evals.storyworld import evaluate
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.registry import ROWS, WARM_START
+from nlakit.registry import PLAIN_RL, PLAIN_WARM_START, ROWS, WARM_START, PairPaths
 
 from .grounded_stages import CURVES_NAME, grounded_rl_of
 from .plain_stages import make_pairs, make_target
@@ -29,7 +29,7 @@ from .recipe import Recipe
 from .run import finished, read_json
 from .workspace import STAGES, Workspace, mean_vector
 
-PLAIN_WARM_START, PLAIN_RL = (f"{ROWS}/{name}" for name in ("plain-warm-start", "plain-rl"))
+PLAIN_WARM_START_ROW, PLAIN_RL_ROW = (f"{ROWS}/{name}" for name in (PLAIN_WARM_START, PLAIN_RL))
 REPORT_NAME = "report.json"  # written last
 
 
@@ -44,7 +44,7 @@ def publish(recipe: Recipe, space: Workspace) -> None:
         Reconstructor.load(ar).save(temporary / name / "ar", torch.bfloat16)
     if recipe.grounding is not None:
         controls = space.stage("controls")
-        for name, control in ((".", "grounded"), (PLAIN_RL, "plain")):
+        for name, control in ((".", "grounded"), (PLAIN_RL_ROW, "plain")):
             directory = temporary / name / CONTROL_AR
             Reconstructor.load(controls / control / "model").save(directory, torch.bfloat16)
     mean_D = mean_vector(pairs.vectors)
@@ -83,8 +83,8 @@ def pairs_to_publish(recipe: Recipe, space: Workspace) -> dict[str, tuple[Path, 
     return {
         ".": (av, ar),
         WARM_START: warm_start("grounded-"),
-        PLAIN_WARM_START: warm_start(""),
-        PLAIN_RL: trained(space.stage("rl")),
+        PLAIN_WARM_START_ROW: warm_start(""),
+        PLAIN_RL_ROW: trained(space.stage("rl")),
     }
 
 
@@ -95,8 +95,7 @@ def write_pair_report(recipe: Recipe, space: Workspace) -> None:
     card = read_card(space.nla)
     measured = {"fve": report.fve, "floors": report.floors.model_dump()}
     write_card(space.nla, card.model_copy(update=measured))
-    stage = "rl" if recipe.grounding is None else "grounded-rl"
-    write_report(report, space.nla, read_metrics(space.nla / "run" / f"{stage}.jsonl"))
+    write_report(report, space.nla, training_curves(PairPaths(space.nla, space.nla)))
 
 
 def calibrate(pair: Path, documents: int) -> None:
