@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from nlakit.card import NlaCard, write_card
+from nlakit.cli import run
 from nlakit.contract import Extraction, NlaMeta, PromptTemplates, measure_tokens
 from nlakit.core.fidelity import fve
 from nlakit.engines.fake import FakeEngine
@@ -21,10 +22,19 @@ from nlakit.evals.fidelity import row_errors, row_fidelity
 from nlakit.evals.floors import derangement, measure_floors
 from nlakit.evals.pair import Pair, load_mean, load_pair
 from nlakit.evals.probes import ProbeResult, ProbeScore, ProbeTraining, fit_probes
-from nlakit.evals.report import make_panel, read_metrics, read_report, render_html, write_report
+from nlakit.evals.report import (
+    SECTION_NAMES,
+    make_panel,
+    read_metrics,
+    read_report,
+    render_html,
+    training_curves,
+    write_report,
+)
 from nlakit.evals.storyworld import evaluate
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.registry import PairPaths, bundled_path, resolve_pair
 from nlakit.storyworld.document import State
 
 AV, AR = "Say: <concept>{injection_char}</concept> now.", "Text: {explanation} <summary>"
@@ -361,3 +371,43 @@ def test_metrics_cut_by_a_kill_are_read_to_the_last_whole_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"st', encoding="utf-8")
     assert [record["step"] for record in read_metrics(path)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "log"),
+    [
+        ("bundled", "grounded-rl"),
+        ("plain-rl", "rl"),
+        ("plain-warm-start", None),
+        ("grounded-warm-start", None),
+    ],
+)
+def test_curves_are_of_the_rl_that_made_the_pair(name, log):
+    """The bundled pair's run holds the log of plain RL too."""
+    expected = read_metrics(bundled_path() / "run" / f"{log}.jsonl") if log else []
+    assert training_curves(resolve_pair(name)) == expected
+    assert log is None or len(expected) > 10
+
+
+def test_curves_of_a_run_without_grounding_are_its_own(tmp_path):
+    assert training_curves(PairPaths(tmp_path, tmp_path)) == []
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "rl.jsonl").write_text('{"step": 7}\n', encoding="utf-8")
+    assert training_curves(PairPaths(tmp_path, tmp_path)) == [{"step": 7}]
+
+
+@pytest.mark.parametrize(("name", "log"), [("bundled", "grounded-rl"), ("plain-rl", "rl")])
+def test_verb_draws_the_curves_of_the_pair_it_measured(name, log, monkeypatch, tmp_path, capsys):
+    committed = read_report(bundled_path() / "report.json")
+    monkeypatch.setattr("nlakit.cli.eval._measure", lambda *_: committed)
+    assert run(["eval", "storyworld", "--nla", name, "--output", str(tmp_path)]) == 0
+    metrics = read_metrics(bundled_path() / "run" / f"{log}.jsonl")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page == render_html(committed, metrics) != render_html(committed)
+    assert committed.nla in capsys.readouterr().out
+
+
+def test_every_section_has_its_place_in_the_report(capsys):
+    assert run(["eval", "--help"]) == 0
+    verbs = re.findall(r"^\s*\W?\s*([a-z][a-z-]+)  ", capsys.readouterr().out, re.MULTILINE)
+    assert set(verbs) - {"storyworld"} == set(SECTION_NAMES)

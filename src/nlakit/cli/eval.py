@@ -9,14 +9,13 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from nlakit.errors import InputError
-from nlakit.evals.pair import load_pair
-from nlakit.evals.report import read_metrics, write_report
+from nlakit.evals.report import training_curves, write_report
 from nlakit.evals.storyworld import StoryworldReport, evaluate
-from nlakit.registry import resolve_pair
 
-RUN_LOG = Path("run") / "rl.jsonl"
+from .pairs import BUNDLED, PairOptions
 
 
 def storyworld(
@@ -24,7 +23,7 @@ def storyworld(
     documents: int = 500,
     seed: int = 1,
     temperature: float = 0.0,
-    nla: str | None = None,
+    pair: PairOptions = BUNDLED,
     output: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -38,43 +37,43 @@ def storyworld(
         Decides which documents.
     temperature
         0 writes the likeliest words.
-    nla
-        plain-warm-start, plain-rl, grounded-warm-start or bundled; or the directory of an NLA, or
-        of a row beside one. By default the bundled one.
     output
-        Directory for report.json and report.html.
+        Directory for report.json and report.html, which has the curves of the RL that made the
+        pair, where their log lies beside it.
     json
         Print one JSON object.
     """
-    directory = resolve_pair(nla).pair
+    pair.check()
     if output is not None and output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file. Give a directory, there or not.")
-    report = _measure(nla, documents, seed, temperature)
+    report = _measure(pair, documents, seed, temperature)
     if output is not None:
-        log = directory / RUN_LOG
-        write_report(report, output, read_metrics(log) if log.is_file() else ())
+        paths = pair.paths()
+        write_report(report, output, training_curves(paths) if paths else ())
     if json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
     else:
         Console().print(summary(report))
 
 
-def _measure(nla: str | None, documents: int, seed: int, temperature: float) -> StoryworldReport:
+def _measure(pair: PairOptions, documents: int, seed: int, temperature: float) -> StoryworldReport:
     console = Console(stderr=True)
     with console.status("starting") as status:
 
         def progress(stage: str) -> None:
             status.update(f"{stage} …")
 
-        pair = load_pair(nla)
+        progress("loading")
         return evaluate(
-            pair, documents=documents, seed=seed, temperature=temperature, progress=progress
+            pair.load(), documents=documents, seed=seed, temperature=temperature, progress=progress
         )
 
 
 def summary(report: StoryworldReport) -> Group:
     """The figures that matter, for a terminal."""
-    return Group(_fve_table(report), _claims_table(report))
+    warnings = [Text(f"! {each}", style="yellow") for each in report.suspicions]
+    notes = [Text(each, style="dim") for each in report.notes]
+    return Group(_fve_table(report), _claims_table(report), *warnings, *notes)
 
 
 def _fve_table(report: StoryworldReport) -> Table:

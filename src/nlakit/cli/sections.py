@@ -20,7 +20,7 @@ from nlakit.evals.calibrate import measure as measure_confidence
 from nlakit.evals.cause import cause as measure_cause
 from nlakit.evals.compare import compare as measure_comparison
 from nlakit.evals.confidence import ClaimConfidence
-from nlakit.evals.pair import Pair, load_pair
+from nlakit.evals.pair import Pair
 from nlakit.evals.planned import planned as measure_planned
 from nlakit.evals.private_code import BY_TEACHER, Change, asked, explanation_places
 from nlakit.evals.private_code import private_code as measure_private_code
@@ -31,7 +31,6 @@ from nlakit.evals.rows import read_sample
 from nlakit.evals.section import Section
 from nlakit.evals.select import select as measure_select
 from nlakit.evals.steering import steering as measure_steering
-from nlakit.registry import resolve_pair
 from nlakit.teachers.base import Teacher
 from nlakit.teachers.cost import Price
 from nlakit.teachers.named import CACHE_NAME, teacher_named
@@ -39,10 +38,11 @@ from nlakit.teachers.prompt import Task
 from nlakit.teachers.remote import RemoteTeacher
 from nlakit.teachers.rewriting import PARAPHRASE, SUMMARY, translation
 
+from .pairs import BUNDLED, PairOptions
+
 Documents = Annotated[int, Parameter(help="Held-out documents.")]
 Seed = Annotated[int, Parameter(help="Decides which documents.")]
 Temperature = Annotated[float, Parameter(help="0 writes the likeliest words.")]
-Nla = Annotated[str | None, Parameter(help="As for `eval storyworld`; by default the bundled one.")]
 Output = Annotated[Path | None, Parameter(help="Directory for NAME.json and NAME.html.")]
 Json = Annotated[bool, Parameter(negative=(), help="Print one JSON object.")]
 
@@ -58,7 +58,7 @@ def private_code(
     price: str | None = None,
     cache: Path | None = None,
     base_url: str | None = None,
-    nla: Nla = None,
+    pair: PairOptions = BUNDLED,
     output: Output = None,
     json: Json = False,
 ) -> None:
@@ -94,7 +94,7 @@ def private_code(
         )
 
     with _measuring():
-        sample = read_sample(load_pair(nla), documents, seed, temperature)
+        sample = read_sample(pair.load(), documents, seed, temperature)
         extra = _by_teacher(teacher_for, language, sample.reading.texts) if teacher else {}
         section = measure_private_code(sample, extra)
     _give(section, output, json)
@@ -124,14 +124,14 @@ def cause(
     documents: Documents = 500,
     seed: Seed = 1,
     temperature: Temperature = 0.0,
-    nla: Nla = None,
+    pair: PairOptions = BUNDLED,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Put the reconstructions into the target, and compare its next tokens."""
     _show(
-        nla,
-        lambda pair: measure_cause(read_sample(pair, documents, seed, temperature)),
+        pair,
+        lambda loaded: measure_cause(read_sample(loaded, documents, seed, temperature)),
         output,
         json,
     )
@@ -142,7 +142,7 @@ def baselines(
     documents: Documents = 500,
     seed: Seed = 1,
     temperature: Temperature = 0.0,
-    nla: Nla = None,
+    pair: PairOptions = BUNDLED,
     output: Output = None,
     json: Json = False,
 ) -> None:
@@ -152,7 +152,7 @@ def baselines(
     """
     _check(output)
     with _measuring() as tell:
-        sample = read_sample(load_pair(nla), documents, seed, temperature)
+        sample = read_sample(pair.load(), documents, seed, temperature)
         section = measure_baselines(sample, progress=tell)
     _give(section, output, json)
 
@@ -163,14 +163,16 @@ def round_trips(
     trips: Annotated[int, Parameter(help="Times that text is rebuilt and read again.")] = TRIPS,
     seed: Seed = 1,
     temperature: Temperature = 0.0,
-    nla: Nla = None,
+    pair: PairOptions = BUNDLED,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Read, rebuild and read again, and see what survives."""
     _show(
-        nla,
-        lambda pair: measure_round_trips(read_sample(pair, documents, seed, temperature), trips),
+        pair,
+        lambda loaded: measure_round_trips(
+            read_sample(loaded, documents, seed, temperature), trips
+        ),
         output,
         json,
     )
@@ -181,24 +183,24 @@ def planned(
     documents: Annotated[int, Parameter(help="Held-out documents of each kind.")] = 100,
     seed: Seed = 1,
     temperature: Temperature = 0.0,
-    nla: Nla = None,
+    pair: PairOptions = BUNDLED,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Whether rhymes, sums, answers, counts and drills are named before they are said."""
-    _show(nla, lambda pair: measure_planned(pair, documents, seed, temperature), output, json)
+    _show(pair, lambda loaded: measure_planned(loaded, documents, seed, temperature), output, json)
 
 
 def steer(
     *,
     documents: Annotated[int, Parameter(help="Held-out couplets, a trial in each.")] = 100,
     seed: Seed = 1,
-    nla: Nla = None,
+    pair: PairOptions = BUNDLED,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Edit the rhyme in an explanation, and see whether the target rhymes on it."""
-    _show(nla, lambda pair: measure_steering(pair, documents, seed), output, json)
+    _show(pair, lambda loaded: measure_steering(loaded, documents, seed), output, json)
 
 
 def confidence(
@@ -208,7 +210,7 @@ def confidence(
     temperature: Temperature = 0.0,
     thorough: Annotated[bool, Parameter(negative=())] = False,
     write: Annotated[bool, Parameter(negative=())] = False,
-    nla: Nla = None,
+    pair: PairOptions = BUNDLED,
     output: Output = None,
     json: Json = False,
 ) -> None:
@@ -223,11 +225,19 @@ def confidence(
         calibrator.json.
     """
     if write:
-        path = _fit(nla).save(resolve_pair(nla).pair)
+        paths = pair.paths()
+        if paths is None:
+            raise InputError(
+                "--write leaves calibrator.json beside an NLA, and a released pair lies nowhere "
+                "that is its own. Leave out --write: a calibrator is then fitted for this report."
+            )
+        path = _fit(pair).save(paths.pair)
         sys.stderr.write(f"wrote {path}\n")
     _show(
-        nla,
-        lambda pair: measure_confidence(read_sample(pair, documents, seed, temperature), thorough),
+        pair,
+        lambda loaded: measure_confidence(
+            read_sample(loaded, documents, seed, temperature), thorough
+        ),
         output,
         json,
     )
@@ -238,45 +248,72 @@ def select(
     documents: Annotated[int, Parameter(help="Held-out documents.")] = 200,
     seed: Seed = 1,
     temperature: Annotated[float, Parameter(help="That explanations are drawn at.")] = 1.0,
-    nla: Nla = None,
+    pair: PairOptions = BUNDLED,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Draw 1, 4 and 8 explanations and keep the best by fidelity, and by confidence."""
-    _show(nla, lambda pair: measure_select(pair, documents, seed, temperature), output, json)
+    _show(pair, lambda loaded: measure_select(loaded, documents, seed, temperature), output, json)
 
 
 def compare(
-    other: Annotated[str, Parameter(help="The second pair, named or a directory, as in --nla.")],
+    other: Annotated[
+        str | None, Parameter(help="The second pair, named or a directory, as in --nla.")
+    ] = None,
     /,
     *,
     documents: Documents = 500,
     seed: Seed = 1,
     temperature: Temperature = 0.0,
-    nla: Nla = None,
+    pair: PairOptions = BUNDLED,
+    other_av: str | None = None,
+    other_ar: str | None = None,
     output: Output = None,
     json: Json = False,
 ) -> None:
-    """FVE, precision and recall of the pair less those of OTHER, each with its interval."""
+    """FVE, precision and recall of the pair less those of OTHER, each with its interval.
+
+    Both read the same places, and FVE of both is held against the mean of the first.
+
+    Parameters
+    ----------
+    other_av
+        Instead of OTHER: directory or hub name of the second verbalizer, over the same target.
+    other_ar
+        The reconstructor to it.
+    """
+    second = _other(other, other_av, other_ar, pair)
+    second.check()
     _show(
-        nla,
-        lambda pair: measure_comparison(pair, load_pair(other), documents, seed, temperature),
+        pair,
+        lambda loaded: measure_comparison(loaded, second.load(), documents, seed, temperature),
         output,
         json,
     )
 
 
-def _fit(nla: str | None) -> ClaimConfidence:
+def _other(name: str | None, av: str | None, ar: str | None, first: PairOptions) -> PairOptions:
+    """The second pair of a comparison; its parts are over the target of the first."""
+    if (name is None) == (av is None and ar is None):
+        raise InputError("Give OTHER, or --other-av and --other-ar: the pair to compare with.")
+    if name is not None:
+        return PairOptions(nla=name)
+    paths = first.paths()
+    target = first.target if paths is None else str(paths.shared / "target")
+    return PairOptions(av=av, ar=ar, target=target, mean=first.mean)
+
+
+def _fit(pair: PairOptions) -> ClaimConfidence:
     with Console(stderr=True).status(f"fitting on {CALIBRATION_DOCUMENTS} documents …"):
-        return fit_confidence(load_pair(nla), CALIBRATION_DOCUMENTS, CALIBRATION_SEED)
+        return fit_confidence(pair.load(), CALIBRATION_DOCUMENTS, CALIBRATION_SEED)
 
 
 def _show(
-    nla: str | None, measure: Callable[[Pair], Section], output: Path | None, json: bool
+    pair: PairOptions, measure: Callable[[Pair], Section], output: Path | None, json: bool
 ) -> None:
     _check(output)
     with _measuring():
-        section = measure(load_pair(nla))
+        section = measure(pair.load())
     _give(section, output, json)
 
 

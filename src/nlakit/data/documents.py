@@ -18,6 +18,11 @@ from nlakit.storyworld.grammar import document
 
 SKIPPED_TOKENS = 8
 """Tokens at a document's head that are not read: almost nothing is known there."""
+PASSED_OVER_MOST = 500
+"""Documents in a row that are too long for a target, before it is taken for one that reads none.
+
+They have no end, so the search for one that fits would have none either.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,25 @@ def encode_document(target: Target, made: Document) -> EncodedDocument:
 
 
 def readable_documents(target: Target, made: Iterable[Document]) -> Iterator[EncodedDocument]:
-    """The documents that fit the target's context, encoded; longer ones are passed over."""
+    """The documents that fit the target's context, encoded; longer ones are passed over.
+
+    Raises:
+        InputError: `PASSED_OVER_MOST` in a row did not fit.
+    """
+    passed_over = 0
     for each in made:
         try:
-            yield encode_document(target, each)
-        except InputError:
-            continue
+            encoded = encode_document(target, each)
+        except InputError as error:
+            passed_over += 1
+            if passed_over < PASSED_OVER_MOST:
+                continue
+            raise InputError(
+                f"None of {passed_over} documents of the storyworld fits the target's context of "
+                f"{target.max_tokens} tokens. The last: {error}"
+            ) from error
+        passed_over = 0
+        yield encoded
 
 
 def readable_positions(

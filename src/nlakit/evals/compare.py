@@ -6,6 +6,8 @@ each draw of documents gives both figures, so the interval is of the difference 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,7 @@ def compare(
     """FVE, precision, recall and readable recall of both, and the first less the second.
 
     Args:
-        other: reads the same target.
+        other: reads the same target; its FVE is held against the mean of `pair`.
         documents: held-out documents of `seed`, one place in each.
         probe_rows: training rows of the probes that say which facts are readable.
 
@@ -47,7 +49,9 @@ def compare(
             "same. Compare pairs that were trained on one."
         )
     ours = read_sample(pair, documents, seed, temperature)
-    theirs = read_vectors(other, ours.sample, seed, temperature)
+    # One mean and one scale for both, or their FVEs would not be of the same variance.
+    alike = replace(other, mean_D=pair.mean_D, scale=pair.scale)
+    theirs = read_vectors(alike, ours.sample, seed, temperature)
     probes = measure_probes(pair.target, ours.sample, ours.states, probe_rows)
     ratios = [_ratios(each, probes) for each in (ours, theirs)]
     lines = [
@@ -67,7 +71,7 @@ def compare(
         "difference, from the same draws of documents for both. readable recall: of the facts that "
         "the MLP probe names rightly with a confidence of 0.8 or more.",
         [*lines, Line(name=DIFFERENCE, figures=differences)],
-        suspicions=_suspicions(differences),
+        suspicions=[*_silent(lines), *_suspicions(differences)],
     )
 
 
@@ -101,6 +105,16 @@ def _difference(ours: Ratio, theirs: Ratio, documents: list[str]) -> Figure:
     return Figure(
         value=values[0] - values[1], interval=difference_interval(ours, theirs, documents)
     )
+
+
+def _silent(lines: list[Line]) -> list[str]:
+    """Pairs that say nothing of which the truth could be compared."""
+    return [
+        f"Says nothing that can be checked: {line.name} makes no claim, so its FVE has no truth "
+        "beside it."
+        for line in lines
+        if line.figures["precision"].value is None
+    ]
 
 
 def _suspicions(differences: dict[str, Figure]) -> list[str]:

@@ -51,6 +51,7 @@ class Pair:
         control_ar: an AR that never saw an explanation of the AV, trained on labels as long as the
             pair's own was trained in all, if it was kept.
         confidence: the calibrator that lies beside the pair, if one does.
+        notes: what a reader of its figures has to know of how they were made.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Pair:
     control_ar: Reconstruct | None = None
     confidence: ClaimConfidence | None = None
     weights: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def rebuild(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         """Explanations read by the pair's own AR, on the CPU."""

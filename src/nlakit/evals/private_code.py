@@ -189,56 +189,80 @@ def _shuffled_floor(sample: ReadSample) -> Line:
 def _suspicions(sample: ReadSample, lines: Sequence[Line]) -> list[str]:
     by_name = {line.name: line.figures for line in lines}
     whole = by_name["as written"]
-    return [
-        found
-        for found in (
-            _says_nothing(whole["FVE"], by_name["another document's explanation"]["FVE"]),
-            *(_loses(name, by_name[name]["kept"]) for name in SAME_MEANING if name in by_name),
-            _only_its_own(whole["FVE"], whole.get("control AR")),
-            _copies(whole["copied"]),
-            _claimless(sample),
-        )
-        if found is not None
-    ]
-
-
-def _says_nothing(own: Figure, other: Figure) -> str | None:
-    if own.value is None or other.value is None or own.value - other.value > BLIND_MOST:
-        return None
-    return (
-        f"Content-blind: another document's explanation gives an FVE of {other.value:.3f}, "
-        f"its own {own.value:.3f}."
+    control = whole.get("control AR")
+    return suspicions_of(
+        fve=whole["FVE"].value,
+        other=by_name["another document's explanation"]["FVE"].value,
+        kept={name: by_name[name]["kept"].value for name in SAME_MEANING if name in by_name},
+        control=None if control is None else control.value,
+        copied=whole["copied"].value,
+        claims_a_place=_num_claims(sample) / len(sample.states),
     )
 
 
-def _loses(name: str, kept: Figure) -> str | None:
-    if kept.value is None or kept.value >= KEPT_LEAST:
-        return None
-    return f"Private code: {name}, the explanations keep {kept.value:.0%} of their FVE."
-
-
-def _only_its_own(own: Figure, control: Figure | None) -> str | None:
-    if control is None or control.value is None or own.value is None or own.value <= 0:
-        return None
-    if control.value >= KEPT_LEAST * own.value:
-        return None
-    return (
-        f"Private code: an AR trained on labels only reads an FVE of {control.value:.3f} from "
-        f"the explanations, the pair's own {own.value:.3f}."
-    )
-
-
-def _copies(found: Figure) -> str | None:
-    if found.value is None or found.value <= COPIED_MOST:
-        return None
-    return f"Copies the text: {found.value:.0%} of the explanations' 4-grams stand in it."
-
-
-def _claimless(sample: ReadSample) -> str | None:
+def _num_claims(sample: ReadSample) -> int:
     rows = zip(sample.reading.texts, sample.states, strict=True)
-    claims = sum(len(verdicts(text, state)) for text, state in rows)
-    if claims / len(sample.states) >= 1:
+    return sum(len(verdicts(text, state)) for text, state in rows)
+
+
+def suspicions_of(
+    *,
+    fve: float | None,
+    other: float | None,
+    kept: Mapping[str, float | None],
+    control: float | None,
+    copied: float | None,
+    claims_a_place: float,
+) -> list[str]:
+    """Ways in which explanations seem to say something else than their words.
+
+    Args:
+        other: FVE of another document's explanations.
+        kept: share of FVE that is left when the same is said in another way, by its name.
+        control: FVE, read by an AR that was trained on labels only.
+        copied: share of the explanations' 4-grams that stand in the text.
+    """
+    found = (
+        _says_nothing(fve, other),
+        *(_loses(name, share_kept) for name, share_kept in kept.items()),
+        _only_its_own(fve, control),
+        _copies(copied),
+        _claimless(claims_a_place),
+    )
+    return [each for each in found if each is not None]
+
+
+def _says_nothing(own: float | None, other: float | None) -> str | None:
+    if own is None or other is None or own - other > BLIND_MOST:
         return None
     return (
-        f"Says nothing that can be checked: {claims} claims in {len(sample.states)} explanations."
+        f"Content-blind: another document's explanation gives an FVE of {other:.3f}, "
+        f"its own {own:.3f}."
     )
+
+
+def _loses(name: str, kept: float | None) -> str | None:
+    if kept is None or kept >= KEPT_LEAST:
+        return None
+    return f"Private code: {name}, the explanations keep {kept:.0%} of their FVE."
+
+
+def _only_its_own(own: float | None, control: float | None) -> str | None:
+    if control is None or own is None or own <= 0 or control >= KEPT_LEAST * own:
+        return None
+    return (
+        f"Private code: an AR trained on labels only reads an FVE of {control:.3f} from "
+        f"the explanations, the pair's own {own:.3f}."
+    )
+
+
+def _copies(found: float | None) -> str | None:
+    if found is None or found <= COPIED_MOST:
+        return None
+    return f"Copies the text: {found:.0%} of the explanations' 4-grams stand in it."
+
+
+def _claimless(claims_a_place: float) -> str | None:
+    if claims_a_place >= 1:
+        return None
+    return f"Says nothing that can be checked: {claims_a_place:.2f} claims an explanation."

@@ -72,6 +72,7 @@ class ReadSample:
             temperature=self.temperature,
             lines=tuple(lines),
             suspicions=tuple(suspicions),
+            notes=self.pair.notes,
         )
 
 

@@ -60,6 +60,8 @@ class Section(FrozenModel):
     lines: tuple[Line, ...]
     suspicions: tuple[str, ...] = ()
     """Ways in which the pair seems to cheat, each with the number that says so."""
+    notes: tuple[str, ...] = ()
+    """What the pair did not say and was measured, or had to be left out."""
 
     def figure(self, line: str, name: str) -> Figure:
         """One figure by its names. Raises `KeyError` for a name that is not there."""
@@ -81,7 +83,8 @@ class Section(FrozenModel):
             cells = [shown(line.figures.get(name)) for name in self.columns]
             table.add_row(Text(line.name), *cells, style="dim" if line.floor else None)
         warnings = [Text(f"! {each}", style="yellow") for each in self.suspicions]
-        return Group(table, *warnings)
+        notes = [Text(each, style="dim") for each in self.notes]
+        return Group(table, *warnings, *notes)
 
 
 def shown(figure: Figure | None) -> str:

@@ -40,7 +40,7 @@ from .pair import (
     read_rows,
     rebuild,
 )
-from .private_code import reworded
+from .private_code import copied, reworded, suspicions_of
 from .probes import ProbeResult, ProbeScore, fit_probes
 
 PROBE_SEED, PROBE_ROWS, PROBE_POSITIONS = 70_001, 12_000, 5
@@ -129,6 +129,10 @@ class StoryworldReport(FrozenModel):
     samples: tuple[Sample, ...]
     weights: dict[str, str] = {}
     """SHA-256 of every weight file of the pair, by its path: whose report this is."""
+    suspicions: tuple[str, ...] = ()
+    """Ways in which the pair seems to cheat, each with the number that says so."""
+    notes: tuple[str, ...] = ()
+    """What the pair did not say and was measured, or had to be left out."""
 
 
 def evaluate(
@@ -220,6 +224,8 @@ def _report(found: _Measured) -> StoryworldReport:
     pair, reading, warm = found.pair, found.reading, found.warm
     doc_ids, labels = found.doc_ids, _labels(found.sample)
     claims = score_claims(reading.texts, found.states, found.probes)
+    floors, kept = _floors(found), _paraphrase_kept(found)
+    control = _other_fve(found, pair.control_ar)
     return StoryworldReport(
         nla=pair.name,
         documents=len(set(doc_ids)),
@@ -234,9 +240,9 @@ def _report(found: _Measured) -> StoryworldReport:
         variance=reading.result.variance,
         fve_warm_start=warm.result.fve if warm else None,
         fve_frozen_ar=_other_fve(found, pair.warm_start.reconstruct if pair.warm_start else None),
-        fve_control_ar=_other_fve(found, pair.control_ar),
-        paraphrase_kept=_paraphrase_kept(found),
-        floors=_floors(found),
+        fve_control_ar=control,
+        paraphrase_kept=kept,
+        floors=floors,
         claims=claims.model_copy(update={"ece": found.calibration and found.calibration.ece}),
         claims_warm_start=score_claims(warm.texts, found.states, found.probes) if warm else None,
         claims_teacher=score_claims(labels, found.states, found.probes),
@@ -248,7 +254,24 @@ def _report(found: _Measured) -> StoryworldReport:
         extraction_rate=sum(each.closed for each in reading.completions) / len(doc_ids),
         samples=_samples(found, labels),
         weights=pair.weights,
+        suspicions=tuple(
+            suspicions_of(
+                fve=reading.result.fve,
+                other=floors.shuffled,
+                kept={"re-worded": kept},
+                control=control,
+                copied=_copied(found),
+                claims_a_place=(claims.checked + claims.uncheckable) / len(doc_ids),
+            )
+        ),
+        notes=pair.notes,
     )
+
+
+def _copied(found: _Measured) -> float:
+    """Share of the explanations' 4-grams that stand in the text, a place."""
+    shares = copied(found.reading.texts, found.sample.rows.column("text").to_pylist())
+    return sum(shares) / len(shares)
 
 
 def _other_fve(found: _Measured, reconstruct: Reconstruct | None) -> float | None:

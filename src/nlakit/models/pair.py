@@ -94,8 +94,14 @@ def load_pair(
     av, ar = read_meta(source.av), read_meta(source.ar)
     _check_together(av, ar)
     known = None if baseline is None else read_baseline(baseline, av.d_model)
+    target = Target.load(source.target, av.extraction.layer_index, dtype)
+    if target.d_model != av.d_model:
+        raise CheckpointError(
+            f"The pair reads vectors of {av.d_model} numbers; activations of {source.target} have "
+            f"{target.d_model}. Give the target that it was trained on."
+        )
     return Pair(
-        Target.load(source.target, av.extraction.layer_index, dtype),
+        target,
         Verbalizer.load(source.av, dtype, base=source.target),
         Reconstructor.load(source.ar, dtype, base=source.target),
         _card(source, av, known),
