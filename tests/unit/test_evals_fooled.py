@@ -6,17 +6,22 @@ reconstructor understands.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from tests.support.serving import tiny_nla
 from torch import Tensor
 
 from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import Completion
 from nlakit.engines.fake import FakeEngine
+from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
 from nlakit.evals.baselines import INVERTED, NEAREST, baselines, keyword_reading, missed_claims
 from nlakit.evals.calibrate import fit_confidence, measure
-from nlakit.evals.cause import cause, nearest_rows, pca_code, prompts_of
+from nlakit.evals.cause import cause, labels_of, nearest_rows, pca_code, prompts_of
+from nlakit.evals.compare import DIFFERENCE, compare
 from nlakit.evals.inversion import Search
 from nlakit.evals.pair import Pair
 from nlakit.evals.planned import due_places, planned
@@ -31,9 +36,11 @@ from nlakit.evals.private_code import (
 )
 from nlakit.evals.report import read_section, render_sections, sections_in, write_section
 from nlakit.evals.round_trips import claims_kept, round_trips
-from nlakit.evals.rows import ReadSample, read_vectors
+from nlakit.evals.rows import ReadSample, read_sample, read_vectors
 from nlakit.evals.section import explained, ratio_figure, share
+from nlakit.evals.select import select
 from nlakit.evals.steering import line_end, steering
+from nlakit.evals.storyworld import evaluate
 from nlakit.storyworld.claims import parse
 from nlakit.storyworld.document import State
 from nlakit.storyworld.grammar import document
@@ -56,7 +63,7 @@ class CipherEngine(FakeEngine):
         return torch.stack([self._plain(text) for text in explanations])
 
     def _cipher(self, vector_D: Tensor) -> Completion:
-        levels = ((vector_D / vector_D.abs().max() + 1) * 12).round().int().tolist()
+        levels = ((vector_D / vector_D.abs().max().clamp_min(1e-6) + 1) * 12).round().int().tolist()
         words = "".join(chr(ord("a") + level) for level in levels)
         text = f"Q{words[:8]}. Z{words[8:]}."
         return Completion(text, text, tuple(text.encode()), (0.0,) * len(text), True)
@@ -104,6 +111,26 @@ def cipher(tiny_target, places, mean_D) -> ReadSample:
 
     pair = Pair("cipher", tiny_target, CipherEngine(), mean_D, 4.0, control_ar=labels_only)
     return read_vectors(pair, places, 3)
+
+
+class NoisyCipher(CipherEngine):
+    """Drawn again it writes the vector less exactly: the more is drawn, the better the best."""
+
+    def verbalize(self, vectors_ND, sampling, on_text=None, first=0):
+        generator = torch.Generator().manual_seed(sampling.seed)
+        noise = torch.randn(sampling.samples, *vectors_ND.shape, generator=generator)
+        drawn_SND = vectors_ND + 0.8 * vectors_ND.std() * noise
+        return [
+            [self._cipher(drawn_SND[sample, row]) for sample in range(sampling.samples)]
+            for row in range(len(vectors_ND))
+        ]
+
+
+def copying_reader(pair, rows, seed, temperature=0.0) -> ReadSample:
+    """Takes the place of `read_vectors`: whoever verbalizes has seen the text."""
+    texts = [text[-160:] for text in rows.rows.column("text").to_pylist()]
+    engine = FakeEngine(texts, D_MODEL, fixed_direction)
+    return read_vectors(replace(pair, engine=engine), rows, seed, temperature)
 
 
 def said(section, *words: str) -> bool:
@@ -279,6 +306,15 @@ def test_due_places_lie_between_plan_and_word(tiny_target):
     assert text[ends[1]] == " "
 
 
+def test_copied_text_and_cipher_name_nothing_that_is_due(fixed, cipher, monkeypatch):
+    assert said(planned(cipher.pair, 2, 5), "Names nothing", "at none of")
+    assert not said(planned(fixed.pair, 2, 5), "Names nothing")
+    monkeypatch.setattr("nlakit.evals.planned.read_vectors", copying_reader)
+    section = planned(fixed.pair, 2, 5)
+    assert said(section, "Names nothing")
+    assert section.figure("rhyme", "named").value == 0.0
+
+
 # -- steering --------------------------------------------------------------------------------------
 def test_steering_by_a_reconstructor_that_does_not_read_is_found_out(tiny_target, mean_D):
     deaf = FakeEngine([FIXED], D_MODEL, lambda text: torch.ones(D_MODEL))
@@ -294,6 +330,13 @@ def test_steering_without_a_rhyme_to_edit_is_found_out(cipher):
     assert said(steering(cipher.pair, 2, 5, (1.0,), 20), "No explanation names a rhyme")
 
 
+def test_copied_text_names_no_rhyme_that_could_be_edited(fixed, monkeypatch):
+    monkeypatch.setattr("nlakit.evals.steering.read_vectors", copying_reader)
+    section = steering(fixed.pair, 3, 5, (1.0,), 20)
+    assert section.figure("line end: names a rhyme", "share").value == 0.0
+    assert said(section, "No explanation names a rhyme")
+
+
 def test_last_word_of_the_line():
     assert line_end(" bowed before the crowned king.\nMira sang.") == "king"
     assert line_end("\nInes turned,\n") == "turned"
@@ -306,6 +349,120 @@ def test_engine_without_probabilities_has_no_confidences(fixed):
         measure(fixed)
     with pytest.raises(InputError, match="no probabilities"):
         fit_confidence(fixed.pair, 2, 5)
+
+
+class Writing(LocalEngine):
+    """Writes what it is told to of a vector, with the probabilities of its own verbalizer."""
+
+    def __init__(self, text_of) -> None:
+        nla = tiny_nla()
+        super().__init__(nla.target, nla.engine.verbalizer, nla.engine.reconstructor)
+        self.text_of = text_of
+
+    @torch.no_grad()
+    def verbalize(self, vectors_ND, sampling, on_text=None, first=0):
+        return [[self._written(each)] * sampling.samples for each in vectors_ND]
+
+    def _written(self, vector_D: Tensor) -> Completion:
+        text = self.text_of(vector_D)
+        ids = self.verbalizer.encode_response(text)
+        logprobs, _ = self.verbalizer.logprobs(vector_D[None], [ids])
+        raw = self.verbalizer.decode(ids)
+        return Completion(text, raw, tuple(ids), tuple(logprobs[0].tolist()), True)
+
+
+def confidence_of(text_of, documents=40):
+    engine = Writing(text_of)
+    mean_D = torch.full((engine.target.d_model,), 0.1)
+    pair = Pair("writing", engine.target, engine, mean_D, engine.target.d_model**0.5)
+    return measure(read_sample(pair, documents, 3))
+
+
+def test_confidences_of_a_fixed_sentence_tell_nothing():
+    """It is as sure of what is false there as of what is true."""
+    section = confidence_of(lambda vector_D: "A calm text.")
+    assert section.figure("confidence", "ECE").count == 40
+    assert section.figure("confidence", "AUROC").value < 0.6
+    assert said(section, "Confidence tells nothing")
+
+
+def test_a_cipher_has_no_confidence():
+    code = CipherEngine()
+    section = confidence_of(lambda vector_D: code._cipher(vector_D.repeat(2)).text, 8)
+    assert said(section, "No confidence")
+
+
+# -- best of N -------------------------------------------------------------------------------------
+BEST = "best of 8 by fidelity"
+
+
+def test_the_best_of_several_ciphers_is_a_private_gain(cipher):
+    section = select(replace(cipher.pair, engine=NoisyCipher()), 12, 3, counts=(1, 8))
+    one, best = (section.figure(name, "FVE").value for name in ("one drawn", BEST))
+    assert best > one + 0.05
+    assert section.figure(BEST, "precision").value is None
+    assert said(section, "Private gain")
+
+
+def test_copied_text_leaves_nothing_to_choose(fixed, places):
+    """Whatever is drawn, it is the text."""
+    texts = [text[-160:] for text in places.rows.column("text").to_pylist()]
+    twice = [text for text in texts for _ in range(2)]
+    pair = replace(fixed.pair, engine=FakeEngine(twice, D_MODEL, fixed_direction))
+    assert said(select(pair, 24, 3, counts=(2,)), "Nothing to choose")
+
+
+# -- two pairs -------------------------------------------------------------------------------------
+TRUTH = "A story. A poem. A chat. A quiz. A sum in words."
+
+
+@pytest.fixture(scope="module")
+def plain(fixed) -> Pair:
+    """Says what is true somewhere, and rebuilds nothing."""
+    return replace(fixed.pair, name="plain", engine=FakeEngine([TRUTH], D_MODEL, fixed_direction))
+
+
+def test_a_cipher_beats_the_truth_by_fve_alone(cipher, plain):
+    section = compare(cipher.pair, plain, 8, 3, probe_rows=60)
+    assert section.figure(DIFFERENCE, "FVE").value > 0.5
+    assert section.figure(DIFFERENCE, "precision").value is None
+    assert said(section, "nothing that can be checked", "cipher")
+    assert said(section, "Lower recall")
+
+
+def test_copied_text_tells_less_than_who_understands_it(copying, fixed):
+    """What is copied is mostly true, so only a pair that says more shows what is missing."""
+    labels = labels_of(copying.sample, range(len(copying.doc_ids)))
+    reader = replace(fixed.pair, name="reader", engine=FakeEngine(labels, D_MODEL, fixed_direction))
+    section = compare(copying.pair, reader, 24, 3, probe_rows=60)
+    assert section.figure("copying", "precision").value > 0.5
+    assert section.figure(DIFFERENCE, "recall").interval.high < 0
+    assert said(section, "Lower recall")
+
+
+# -- the report ------------------------------------------------------------------------------------
+def reported(sample: ReadSample):
+    return evaluate(sample.pair, 24, 3, probe_rows=60)
+
+
+def test_report_of_a_fixed_sentence_says_so(fixed):
+    report = reported(fixed)
+    assert report.floors.shuffled == pytest.approx(report.fve, abs=1e-5)
+    assert said(report, "Content-blind")
+    assert not said(report, "Copies the text")
+
+
+def test_report_of_a_cipher_says_so(cipher):
+    report = reported(cipher)
+    assert report.fve > 0.9 and report.claims.checked == 0
+    assert said(report, "Private code", "labels only")
+    assert said(report, "nothing that can be checked")
+
+
+def test_report_of_copied_text_says_so(copying):
+    report = reported(copying)
+    assert said(report, "Copies the text")
+    assert report.claims.abstained > 0.5
 
 
 # -- figures and pages -----------------------------------------------------------------------------

@@ -172,6 +172,10 @@ def _named(text: str, sample: ReadSample, place: Place, row: int) -> tuple[bool,
 
 
 def _suspicions(lines: Sequence[Line]) -> list[str]:
+    whole = [line for line in lines if line.name in PLANNED]
+    if not any(line.figures["precision"].count for line in whole):
+        places = sum(line.figures["named"].count or 0 for line in whole)
+        return [f"Names nothing: at none of {places} places it claims anything of what is due."]
     found = []
     for line in lines:
         own, other, chance = (

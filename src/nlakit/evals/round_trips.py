@@ -86,7 +86,7 @@ def _suspicions(lines: Sequence[Line]) -> list[str]:
         found.append("Nothing to keep: the explanations make no claims.")
     elif once < FORGOTTEN:
         found.append(f"Unstable: after one trip {once:.0%} of the claims are left.")
-    if last is not None and floor is not None and last <= floor + 0.02:
+    if last is not None and floor and last <= floor + 0.02:
         found.append(
             f"Says the same of all: {floor:.0%} of the claims are in another document's "
             f"explanation too, {last:.0%} in its own after the last trip."
