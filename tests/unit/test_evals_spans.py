@@ -97,6 +97,13 @@ def test_hedges_take_the_place_of_some_claims_and_empty_sentences_go():
     assert hedged(text, list(claims.values())) == ""
 
 
+def test_what_is_dropped_is_not_said_a_second_time():
+    text = "A ship left Genoa. The ship burned, and Genoa mourned."
+    genoa = next(claim for claim in find_spans(text) if claim.value == "Genoa")
+    hidden = "someone or something"
+    assert hedged(text, [genoa]) == f"A ship left {hidden}. The ship burned, and {hidden} mourned."
+
+
 def test_a_sentence_without_claims_stays():
     text = "It is so. A ship."
     (ship,) = find_spans(text)

@@ -77,13 +77,18 @@ def find_spans(explanation: str) -> list[Claim]:
 
     Kinds: `quote` (what stands in quotation marks, without them), `number`, `name`, `phrase`.
     """
+    unique: dict[tuple[str, str], Claim] = {}
+    for claim in _mentions(explanation):
+        unique.setdefault((claim.kind, claim.value), claim)
+    return list(unique.values())
+
+
+def _mentions(explanation: str) -> list[Claim]:
+    """As `find_spans`, with every place at which a value stands."""
     found: list[Claim] = []
     for finder in (_quotes, _numbers, _names, _phrases):
         found += finder(explanation, [(each.start, each.end) for each in found])
-    unique: dict[tuple[str, str], Claim] = {}
-    for claim in sorted(found, key=lambda claim: claim.start):
-        unique.setdefault((claim.kind, claim.value), claim)
-    return list(unique.values())
+    return sorted(found, key=lambda claim: claim.start)
 
 
 def own_words(explanation: str, claim: Claim) -> Extent:
@@ -173,15 +178,15 @@ HEDGES = {"quote": "…", "number": "some", "name": "someone or something", "phr
 def hedged(explanation: str, dropped: Collection[Claim]) -> str:
     """The explanation without some of the claims that `find_spans` finds in it.
 
-    A sentence of which no claim is left goes; in the others the claim's words give way to a hedge.
-    Paragraphs stay paragraphs.
+    A sentence of which no claim is left goes; in the others the claim's words give way to a hedge,
+    wherever they are said again. Paragraphs stay paragraphs.
     """
-    places = {(claim.start, claim.end) for claim in dropped}
-    claims = find_spans(explanation)
+    values = {(claim.kind, claim.value) for claim in dropped}
+    claims = _mentions(explanation)
     kept: list[str] = []
     for paragraph in re.finditer(r"[^\n]+", explanation):
         said = [
-            _hedged_sentence(explanation, sentence.span(), claims, places)
+            _hedged_sentence(explanation, sentence.span(), claims, values)
             for sentence in SENTENCE.finditer(explanation, *paragraph.span())
         ]
         kept.append(" ".join(part for part in said if part))
@@ -189,10 +194,10 @@ def hedged(explanation: str, dropped: Collection[Claim]) -> str:
 
 
 def _hedged_sentence(
-    text: str, span: Span, claims: Sequence[Claim], places: Collection[Span]
+    text: str, span: Span, claims: Sequence[Claim], values: Collection[tuple[str, str]]
 ) -> str:
     inside = [claim for claim in claims if span[0] <= claim.start and claim.end <= span[1]]
-    gone = [claim for claim in inside if (claim.start, claim.end) in places]
+    gone = [claim for claim in inside if (claim.kind, claim.value) in values]
     if gone and len(gone) == len(inside):
         return ""
     parts, at = [], span[0]
