@@ -1,77 +1,57 @@
-"""A tiny pair of every family, from training to a server: the same words all the way."""
+"""A tiny pair of every family, by `nlakit train` and on to a server: the same words all the way."""
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-import torch
-from safetensors.torch import save_file
-from support.families import CASES, D_MODEL, make
-from support.serving import client_for, tiny_tokenizer
+from safetensors.torch import load_file
+from support.families import CASES, make, make_multimodal
+from support.serving import client_for, closed, tiny_tokenizer
 
 import nlakit
-from nlakit.card import MEAN_NAME, NlaCard, write_card
-from nlakit.config import parse_config
-from nlakit.contract import Extraction, NlaMeta, PromptTemplates, Role, measure_tokens
-from nlakit.core.site import Site
-from nlakit.data.datasets import PairSet
+from nlakit.cli import run
 from nlakit.engines.base import Completion, Sampling
-from nlakit.models.families import FAMILIES
-from nlakit.models.reconstructor import Reconstructor
-from nlakit.models.target import Target
-from nlakit.models.verbalizer import Verbalizer
-from nlakit.publish.checks import mean_and_variance
+from nlakit.engines.local import LocalEngine
+from nlakit.models.families import FAMILIES, WRAPPERS
 from nlakit.publish.export import export, source_of_nla
 from nlakit.storyworld.grammar import generate
-from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
-from nlakit.train.recipe import Recipe
-from nlakit.train.sft import train_reconstructor, train_verbalizer
-from nlakit.train.tokenizer import MARKER
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "smoke.toml"
-SHORT = ("steps=3", "batch_size=8", "held_out=8", "evaluate_every=9")
-TEXT, ROWS = "Basil rowed by the pier.", 24
-
-
-def meta_for(role: Role, target: Target) -> NlaMeta:
-    return NlaMeta(
-        role=role,
-        d_model=D_MODEL,
-        extraction=Extraction(layer_index=1, injection_scale=5.0),
-        tokens=measure_tokens(target.tokenizer, MARKER, AV_TEMPLATE, AR_TEMPLATE),
-        prompt_templates=PromptTemplates(av=AV_TEMPLATE, ar=AR_TEMPLATE),
-    )
+RECIPE = Path(__file__).parents[2] / "recipes" / "qwen2.5-0.5b-1gpu.toml"
+TINY = (
+    "precision=float32", "target.layer=1", "teacher.model=fake", "corpus.documents=8",
+    "corpus.rl_documents=4", "corpus.positions_per_document=3", "corpus.minimum_position=4",
+    "corpus.max_tokens=48", "corpus.held_out_documents=4", "warm_start.batch_size=8",
+    "warm_start.optimizer={lr=5e-3, warmup_steps=1}", "rl.steps=1", "rl.vectors=2", "rl.group=2",
+    "rl.max_new_tokens=8", "rl.optimizer={lr=1e-3, warmup_steps=1}",
+)  # fmt: skip
+STAGES = {"verbalizer": 2, "reconstructor": 2, "rl": 1}
+TEXT, CONTEXT = "Basil rowed by the pier.", 1024
 
 
-def pairs_for(target: Target) -> PairSet:
-    texts = [document.text[:120] for document in islice(generate(3, "train"), ROWS)]
-    vectors = [target.activations([target.encode(text).ids])[0][-1] for text in texts]
-    rows = pa.table({"row": list(range(ROWS))})
-    return PairSet(torch.stack(vectors), [f"A text about {text[:20]}" for text in texts], rows)
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    made = [*islice(generate(3, "train"), 16), *islice(generate(3, "heldout"), 4)]
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    path.write_text("\n".join(json.dumps({"text": each.text}) for each in made), encoding="utf-8")
+    return path
 
 
-def train(target: Target, directory: Path, work: Path) -> None:
-    """Both warm starts, a few steps of each, and the NLA's directory."""
-    overrides = [f"{part}.{each}" for part in ("verbalizer", "reconstructor") for each in SHORT]
-    recipe = parse_config(Recipe, RECIPE, overrides)
-    av = Verbalizer.from_target(target.model, target.tokenizer, meta_for("av", target))
-    ar = Reconstructor.from_target(target.model, target.tokenizer, meta_for("ar", target))
-    pairs = pairs_for(target)
-    mean_D, variance = mean_and_variance(pairs.vectors, D_MODEL**0.5)
-    before = av.model.state_dict()["lm_head.weight"].clone()
-    train_verbalizer(recipe, av, pairs, work / "av")
-    train_reconstructor(recipe, ar, pairs, mean_D, work / "ar")
-    assert not before.equal(av.model.state_dict()["lm_head.weight"])
-    for name, part in (("target", target), ("av", av), ("ar", ar)):
-        part.save(directory / name)
-    save_file({"mean": mean_D}, directory / MEAN_NAME)
-    write_card(
-        directory,
-        NlaCard(name="tiny", layer=1, d_model=D_MODEL, variance=variance, num_training_rows=ROWS),
-    )
+def save_checkpoint(family: str, directory: Path) -> None:
+    """A random checkpoint as its family is released, by transformers."""
+    tokenizer = tiny_tokenizer()
+    build = make_multimodal if family in WRAPPERS else lambda *sizes: make(family, *sizes)
+    build(len(tokenizer), CONTEXT).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def train(base: Path, corpus: Path, output: Path) -> Path:
+    """The command: activations, labels, both warm starts, a step of RL; returns the pair."""
+    paths = (f"target.checkpoint={base}", f"corpus.source={corpus}")
+    assert run(["train", str(RECIPE), *paths, *TINY, "--output", str(output)]) == 0
+    return output / "nla"
 
 
 def answers(nla: nlakit.NLA) -> list[Completion]:
@@ -81,18 +61,31 @@ def answers(nla: nlakit.NLA) -> list[Completion]:
     return [group[0] for group in nla.engine.verbalize(vectors, Sampling(max_new_tokens=10))]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_words_are_equal_from_training_to_a_server(family, tmp_path):
-    assert CASES[family][0] == family
-    tokenizer = tiny_tokenizer()
-    target = Target(make(family, len(tokenizer)), tokenizer, Site(1))
-    train(target, tmp_path / "trained", tmp_path / "work")
-    trained = nlakit.load(tmp_path / "trained")
+def check_trained(pair: Path) -> None:
+    """Every stage made its steps, RL's with something to learn, and the AV is not the target."""
+    logs = {name: (pair / "run" / f"{name}.jsonl").read_text().splitlines() for name in STAGES}
+    last = {name: json.loads(lines[-1]) for name, lines in logs.items()}
+    assert {name: record["step"] for name, record in last.items()} == STAGES
+    assert last["rl"]["reward_spread"] > 0 and last["rl"]["av_grad_norm"] > 0
+    target, av = (load_file(pair / role / "model.safetensors") for role in ("target", "av"))
+    assert target.keys() == av.keys()
+    assert not [n for n, t in target.items() if t.ndim == 2 and ".1." in n and t.equal(av[n])]
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *WRAPPERS])
+def test_words_are_equal_from_training_to_a_server(family, corpus, tmp_path):
+    assert family in WRAPPERS or CASES[family][0] == family
+    save_checkpoint(family, tmp_path / "base")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalEngine, "completion", closed)
+        pair = train(tmp_path / "base", corpus, tmp_path / "run")
+    check_trained(pair)
+    trained = nlakit.load(pair)
     before = trained.explain(TEXT, last=2, max_new_tokens=10)
     # Random models may repeat one token whatever the vector; their probabilities still tell.
     first, second = answers(trained)
     assert first.logprobs != second.logprobs
-    export(source_of_nla(tmp_path / "trained"), tmp_path / "out")
+    export(source_of_nla(pair), tmp_path / "out")
     again = nlakit.load(tmp_path / "out")
     assert again.explain(TEXT, last=2, max_new_tokens=10) == before
     assert answers(again) == [first, second]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.families import CASES, D_MODEL, GEMMA, SHAPE, make
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from support.families import CASES, D_MODEL, make, make_multimodal
+from transformers import AutoModelForCausalLM
 
 from nlakit.contract import Extraction, NlaMeta, PromptTemplates, measure_tokens
 from nlakit.core.site import Site
@@ -204,14 +204,7 @@ def test_a_base_model_gets_a_plain_chat_template(tokenizer, tmp_path):
 
 def test_the_text_model_is_read_out_of_the_multimodal_gemma(tokenizer, tmp_path):
     """As transformers saves it, by the names it has in memory, and cut to a reconstructor's."""
-    text = {**SHAPE, **GEMMA, "vocab_size": len(tokenizer), "layer_types": GEMMA["layer_types"][:3]}
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-              "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
-    config = AutoConfig.for_model(
-        "gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4, eos_token_id=[1, 5]
-    )
-    torch.manual_seed(0)
-    whole = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
+    whole = make_multimodal(len(tokenizer))
     whole.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     ids = torch.tensor([[0, 5, 9, 44, 17, 3, 2, 8, 21, 60, 61, 7]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 D_MODEL, WINDOW = 32, 8
 SHAPE = {
@@ -14,7 +14,6 @@ SHAPE = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
     "initializer_range": 0.3,
     "bos_token_id": 0,
     "eos_token_id": 1,
@@ -40,10 +39,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def make(case: str, vocab_size: int) -> Any:
+def make(case: str, vocab_size: int, context: int = 256) -> Any:
     """A random model whose logits are spread enough for greedy choices to be clear."""
     model_type, changes = CASES[case]
-    options = {**SHAPE, **changes}
+    options = {**SHAPE, **changes, "max_position_embeddings": context}
     if model_type.startswith("gpt"):
         del options["num_key_value_heads"]
     if "layer_types" in options:
@@ -59,3 +58,17 @@ def make(case: str, vocab_size: int) -> Any:
             elif name.endswith("c_proj.weight"):
                 parameter.mul_(3)
     return built
+
+
+def make_multimodal(vocab_size: int, context: int = 256) -> Any:
+    """A random Gemma 3 as it is released: a model of images with the language model inside."""
+    kinds = GEMMA["layer_types"][: SHAPE["num_hidden_layers"]]
+    text = {**SHAPE, **GEMMA, "layer_types": kinds, "vocab_size": vocab_size}
+    text["max_position_embeddings"] = context
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+              "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = AutoConfig.for_model(
+        "gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4, eos_token_id=[1, 5]
+    )
+    torch.manual_seed(0)
+    return AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
