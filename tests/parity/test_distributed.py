@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import shlex
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -15,13 +19,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from support.docs import DOCS
 from support.families import make
-from support.serving import tiny_tokenizer
+from support.serving import closed, tiny_tokenizer
 from torch import nn
 
+import nlakit
 from nlakit.core.site import Site
-from nlakit.engines.base import Completion
-from nlakit.engines.local import LocalEngine, Row
+from nlakit.engines.local import LocalEngine
 from nlakit.models.io import load_backbone, load_sharded
 from nlakit.models.recompute import recomputing
 from nlakit.models.sharding import held_bytes
@@ -79,11 +84,16 @@ def test_shares_are_the_whole_batch(monkeypatch):
 def recipe_for(
     root: Path, recipe: Path, count: int = 1, parallel: str = "none"
 ) -> CheckpointRecipe:
-    paths = (f"target.checkpoint={root / 'base'}", f"corpus.source={root / 'corpus.jsonl'}")
     devices = (f"devices.count={count}", f"devices.parallel={parallel}")
-    found = read_recipe(recipe, [*paths, *TINY, *SMALL[recipe], *devices])
+    found = read_recipe(recipe, [*overrides(root, recipe), *devices])
     assert isinstance(found, CheckpointRecipe)
     return found
+
+
+def overrides(root: Path, recipe: Path) -> list[str]:
+    """What makes a recipe tiny."""
+    paths = (f"target.checkpoint={root / 'base'}", f"corpus.source={root / 'corpus.jsonl'}")
+    return [*paths, *TINY, *SMALL[recipe]]
 
 
 def join(rank: int, port: int) -> None:
@@ -219,12 +229,6 @@ def test_gradients_are_summed_and_missing_ones_are_zero(tmp_path):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == [[[3.0, 6.0], [5.0]], 2.0]
 
 
-def closed(engine: LocalEngine, row: Row) -> Completion:
-    """What a random model never does: end every explanation with its tag."""
-    text = engine.reconstructor.fitting(engine.verbalizer.parse(row.ids).text)
-    return Completion(text, text, tuple(row.ids), tuple(row.logprobs), closed=True)
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     """A directory with a random base and a corpus, for runs to be made in."""
@@ -263,7 +267,11 @@ def steps_of(run: Path, stage: str) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize(("recipe", "parallel", "stage"), COMPARED)
 def test_two_processes_learn_what_one_does(runs, recipe, parallel, stage):
-    one, two = runs[recipe, "none"], runs[recipe, parallel]
+    assert_same_training(runs[recipe, "none"], runs[recipe, parallel], recipe, stage)
+
+
+def assert_same_training(one: Path, two: Path, recipe: Path, stage: str) -> None:
+    """What the steps of a stage logged, and what they made."""
     steps = [steps_of(run, stage) for run in (one, two)]
     assert len(steps[0]) == len(steps[1]) > 0
     for expected, found in zip(*steps, strict=True):
@@ -319,6 +327,31 @@ def test_gradients_of_a_warm_start_are_those_of_one_process(runs, recipe, parall
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_gradients_of_rl_are_those_of_one_process(rl_runs, parallel, number):
     assert 0 < largest_difference(rl_runs["none"], rl_runs[parallel], number) < 1e-5
+
+
+def torchrun_line() -> list[str]:
+    """What `docs/scale-out.md` tells the owner of eight devices to type; for two."""
+    page = (DOCS / "scale-out.md").read_text(encoding="utf-8")
+    first = page.split("```\n", 1)[1].split("```", 1)[0]
+    return shlex.split(first.replace("\\\n", "").replace("8 ", "2 ").replace("=8", "=2"))
+
+
+def test_the_line_of_the_docs_trains_what_one_process_does(root, runs):
+    launcher, *line = torchrun_line()
+    assert launcher == "torchrun" and line.count("2") == 1 and "devices.count=2" in line
+    output = root / "torchrun"
+    command = [sys.executable, "-m", "torch.distributed.run", *line, *overrides(root, ADAPTERS)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    launched = subprocess.Popen(
+        [*command, "--output", str(output)], cwd=RECIPES.parent, env=environment
+    )
+    try:
+        assert launched.wait(3 * WORK) == 0
+    finally:
+        launched.terminate()  # it ends its children
+    for stage in ("3-verbalizer", "4-reconstructor"):
+        assert_same_training(runs[ADAPTERS, "none"], output, ADAPTERS, stage)
+    assert nlakit.load(output / "nla").explain("Basil rowed.", last=1, max_new_tokens=4).tokens
 
 
 def test_the_steps_compared_had_something_to_learn(runs):
