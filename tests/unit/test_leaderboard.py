@@ -254,7 +254,7 @@ def test_page_tells_greedy_submissions_from_sampled_ones(render, submission, tmp
 def test_page_has_every_block_of_its_own(render):
     page = (ROOT / "docs" / "truth.md").read_text(encoding="utf-8")
     names = {match[2] for match in render.BLOCK.finditer(page)}
-    ours = {"truth", "truth_sampled", "truth_kinds", "grounding_curve", "ablation"}
+    ours = {"truth", "truth_sampled", "truth_kinds", "grounding_curve", "ablation", "differences"}
     assert names == ours <= set(render.SOURCES)
 
 
