@@ -28,7 +28,8 @@ from nlakit.engines.base import (
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import CheckpointError, InputError
 from nlakit.evals.confidence import ClaimConfidence
-from nlakit.models.pair import find_pair, load_pair
+from nlakit.models.pair import PairSource, find_pair, load_models, load_pair
+from nlakit.models.placement import AUTO, placement
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Encoded, Target
 from nlakit.models.verbalizer import Verbalizer
@@ -47,6 +48,8 @@ def load(
     ar: str | Path | None = None,
     target: str | Path | None = None,
     mean: str | Path | None = None,
+    device: str | torch.device = AUTO,
+    dtype: str | torch.dtype = AUTO,
 ) -> NLA:
     """Load the NLA in the directory `path`; None or "bundled" is the one in the package.
 
@@ -57,27 +60,30 @@ def load(
         target: the model it reads; None: the one that the pair's contract names.
         mean: safetensors with the `mean` and the `variance` of training vectors. Without it no
             fidelity can be given, and the cosine takes its place.
+        device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes CUDA, else MPS, else the CPU.
+        dtype: of the weights in memory, as "bfloat16"; "auto" is float32 on a CPU, and on an
+            accelerator each checkpoint's own.
 
     Raises:
-        InputError: there is no such directory, or both an NLA and parts were given.
+        InputError: there is no such directory, both an NLA and parts were given, or this machine
+            has no such device.
         CheckpointError: a part is missing, corrupt, or belongs to another NLA.
         ContractError: a part's `nla_meta.yaml` and its tokenizer or config differ.
     """
+    where = placement(device, dtype)
     if (av, ar, target, mean) != (None, None, None, None):
         if path is not None or av is None or ar is None:
             raise InputError("A pair needs both av and ar, and no NLA beside them.")
-        pair = load_pair(find_pair(av, ar, target), mean)
+        pair = load_pair(find_pair(av, ar, target), mean, where)
         engine = LocalEngine(pair.target, pair.verbalizer, pair.reconstructor)
         return NLA(engine, pair.target, pair.card, pair.mean_D)
     directory = resolve(path)
     card = read_card(directory)
     mean_D = _read_mean(directory / MEAN_NAME, card.d_model)
-    read = Target.load(directory / "target", card.layer)
-    verbalizer = Verbalizer.load(directory / "av")
-    reconstructor = Reconstructor.load(directory / "ar")
-    _check_together(directory, card, read, verbalizer, reconstructor)
-    engine = LocalEngine(read, verbalizer, reconstructor)
-    return NLA(engine, read, card, mean_D, ClaimConfidence.load(directory))
+    parts = PairSource(directory / "av", directory / "ar", directory / "target")
+    models = load_models(parts, card.layer, where)
+    _check_together(directory, card, *models)
+    return NLA(LocalEngine(*models), models.target, card, mean_D, ClaimConfidence.load(directory))
 
 
 class NLA:

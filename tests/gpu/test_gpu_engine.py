@@ -6,6 +6,7 @@ from benchmarks import checkpoints, gpu
 from benchmarks.gate import compare_greedy
 from benchmarks.specs import SPECS
 
+import nlakit
 from nlakit.engines.base import Sampling
 
 pytestmark = [
@@ -47,6 +48,27 @@ def test_bfloat16_logprobs_are_those_of_training(given):
     expected, mask = engine.verbalizer.logprobs(given, [list(each.ids) for each in answers])
     found = torch.tensor([each.logprobs for each in answers])
     assert (found - expected.float().cpu())[mask.cpu()].abs().mean() < 0.02
+
+
+def test_the_bundled_nla_reads_there_as_on_the_cpu():
+    text, (here, there) = (
+        "Basil rowed by the pier.",
+        (nlakit.load(device=device, dtype="float32") for device in ("cpu", "cuda")),
+    )
+    expected, found = (nla.explain(text, last=2).tokens for nla in (here, there))
+    assert [row.explanation for row in found] == [row.explanation for row in expected]
+    for row, same in zip(found, expected, strict=True):
+        assert row.fidelity == pytest.approx(same.fidelity, abs=1e-3)
+    steered = there.steer(text, -1, "a storm at sea", max_new_tokens=3)
+    assert steered.plain == here.steer(text, -1, "a storm at sea", max_new_tokens=3).plain
+
+
+def test_by_default_a_pair_is_there_as_it_is_stored():
+    nla = nlakit.load()
+    models = nla.target.model, nla.engine.verbalizer.model, nla.engine.reconstructor.backbone
+    assert {(each.device.type, each.dtype) for each in models} == {("cuda", torch.bfloat16)}
+    row = nla.explain("Basil rowed by the pier.", last=1).tokens[0]
+    assert row.samples[0].closed and row.cosine > 0.5
 
 
 def test_reconstruction_equals_the_cpu():

@@ -255,7 +255,9 @@ def test_page_has_every_block_of_its_own(render):
     page = (ROOT / "docs" / "truth.md").read_text(encoding="utf-8")
     names = {match[2] for match in render.BLOCK.finditer(page)}
     ours = {"truth", "truth_sampled", "truth_kinds", "grounding_curve", "ablation", "differences"}
-    assert names == ours <= set(render.SOURCES)
+    sections = {path.stem.replace("-", "_") for path in render.SECTIONS.glob("*.json")}
+    assert names == ours | sections <= set(render.SOURCES)
+    assert len(sections) == 9
 
 
 def test_curves_stand_side_by_side(render):

@@ -101,7 +101,7 @@ class Reader(NamedTuple):
     @classmethod
     def load(cls, directory: Path, sampling: Sampling, device: str = "cpu") -> Reader:
         """Read an NLA, and put what writes and scores on a device. Raises as `nlakit.load`."""
-        nla = load(directory)
+        nla = load(directory, device="cpu", dtype="float32")
         engine = nla.engine
         assert isinstance(engine, LocalEngine)
         engine.verbalizer.model.to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from nlakit.publish.doctor import TEXTS, Diagnosis, diagnose, storyworld_texts, 
 from nlakit.publish.export import source_of_nla
 from nlakit.registry import BUNDLED_NAMES
 
+from .devices import AUTOMATIC, DeviceOptions
 from .explain import read_text
 from .progress import reading_progress
 
@@ -35,6 +37,7 @@ def doctor(
     max_new_tokens: int = MAX_NEW_TOKENS,
     write_mean_to: Annotated[Path | None, Parameter(name="--write-mean")] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
+    devices: DeviceOptions = AUTOMATIC,
 ) -> None:
     """Say what is wrong with a pair, and what to do; exit status 1 where something fails.
 
@@ -58,6 +61,8 @@ def doctor(
         Write mean and variance of all activations of the texts to this file, for --mean.
     json
         Print one JSON object.
+    devices
+        Where models run.
     """
     if av is not None and ar is not None:
         source = find_pair(av, ar, target)
@@ -68,17 +73,18 @@ def doctor(
     is_bundled = av is None and (nla is None or nla in BUNDLED_NAMES)
     texts = _texts(file, is_bundled)
     parts = {} if av is None else {"av": source.av, "ar": source.ar, "target": source.target}
+    made = partial(load, nla, mean=mean, **parts, **devices.chosen())
     with reading_progress() as on_text:
         found = diagnose(
             source,
-            lambda: load(nla, mean=mean, **parts),
+            made,
             texts,
             max_new_tokens=max_new_tokens,
             on_text=on_text,
         )
     _show(found, json)
     if write_mean_to is not None:
-        count = write_mean(load(nla, mean=mean, **parts), texts, write_mean_to)
+        count = write_mean(made(), texts, write_mean_to)
         Console(stderr=True).print(f"{write_mean_to}: mean of {count} activations", markup=False)
     if found.failed:
         sys.stdout.flush()

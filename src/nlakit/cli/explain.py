@@ -14,6 +14,7 @@ from nlakit.engines.remote import RemoteNLA
 from nlakit.errors import InputError
 from nlakit.nla import MAX_NEW_TOKENS, load
 
+from .devices import AUTOMATIC, DeviceOptions
 from .progress import reading_progress
 from .serve import read_secret
 
@@ -41,6 +42,7 @@ def explain(
     server: str | None = None,
     secret_file: Annotated[Path | None, Parameter(negative=())] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
+    devices: DeviceOptions = AUTOMATIC,
 ) -> None:
     """Read a text with an NLA, token by token.
 
@@ -82,12 +84,15 @@ def explain(
         File with the secret that the server asks for.
     json
         Print one JSON object.
+    devices
+        Where models run.
     """
     if tokens and (last is not None or positions is not None):
         raise InputError("--tokens reads every token. Leave out --last and --positions, or it.")
     passage = read_text(text, file)
     places = None if positions is None else parse_positions(positions)
     parts = {"path": nla, "av": av, "ar": ar, "target": target, "mean": mean}
+    parts |= devices.chosen()
     reader = load(**parts) if server is None else connect(server, secret_file, parts)
     with reading_progress() as on_text:
         reading = reader.explain(
@@ -111,7 +116,9 @@ def explain(
 def connect(server: str, secret_file: Path | None, parts: dict[str, Any]) -> RemoteNLA:
     """The NLA of a server. Raises `InputError` where one of this machine was named too."""
     if any(part is not None for part in parts.values()):
-        raise InputError("--server has its own NLA. Leave out --nla and its parts, or it.")
+        raise InputError(
+            "--server has its own NLA. Leave out --nla, its parts, --device and --dtype, or it."
+        )
     return RemoteNLA(server, None if secret_file is None else read_secret(secret_file))
 
 

@@ -6,16 +6,21 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import torch
 from rich.console import Console
 
 from nlakit.data.corpora import HUGGING_FACE, Corpus
 from nlakit.data.corpus_extraction import Workers, extract_corpus
 from nlakit.data.pools import HERE as THIS_PROCESS
 from nlakit.errors import InputError
+from nlakit.models.placement import AUTO, Placement, placement, precision
 from nlakit.models.target import Target
 from nlakit.train.run import count_bar
 
+from .devices import AUTOMATIC, DeviceOptions
 from .workers import HERE, WorkerOptions
+
+CPU = torch.device("cpu")
 
 
 def extract(
@@ -31,6 +36,7 @@ def extract(
     split: Literal["train", "heldout"] = "train",
     shard_rows: int = 20_000,
     workers: WorkerOptions = HERE,
+    devices: DeviceOptions = AUTOMATIC,
 ) -> None:
     """Read a corpus with a target into shards of raw activations; a killed run is continued.
 
@@ -59,6 +65,8 @@ def extract(
         About so many vectors in a file; so many at most are read again after a kill.
     workers
         Who does the work.
+    devices
+        Where the target runs. Several processes stay on the CPU unless --device names another.
     """
     counts = {"documents": documents, "positions": positions, "shard-rows": shard_rows}
     for name, value in counts.items():
@@ -70,10 +78,12 @@ def extract(
             "minimum from 0 on and below the maximum."
         )
     pool = workers.pool
-    make = partial(load_target, target.absolute(), layer, workers.device)
+    where, alone = place_target(devices, workers), pool == THIS_PROCESS
+    make = partial(load_target, target.absolute(), layer, where)
     with count_bar("activations", documents) as progress:
         made = extract_corpus(
-            Target.load(target, layer),
+            # Whoever shares the work out reads no activation, but its weights name the target.
+            load_target(target, layer, where if alone else where._replace(device=CPU)),
             Corpus(absolute(corpus)),
             output.absolute(),
             split=split,
@@ -82,7 +92,7 @@ def extract(
             minimum_position=minimum_position,
             max_tokens=max_tokens,
             shard_rows=shard_rows,
-            workers=None if pool == THIS_PROCESS else Workers(pool, make),
+            workers=None if alone else Workers(pool, make),
             progress=progress,
         )
     if made.num_empty:
@@ -90,10 +100,26 @@ def extract(
     print(output)
 
 
-def load_target(directory: Path, layer: int, device: str) -> Target:
+def place_target(devices: DeviceOptions, workers: WorkerOptions) -> Placement:
+    """Where whoever does the work has the target. Raises `InputError`.
+
+    The precision is decided here, once: it is a part of what the shards are of.
+    """
+    if workers.ray is not None:
+        if devices.device != AUTO:
+            raise InputError("--ray-gpus says where Ray's workers run. Leave out --device.")
+        # Of a worker's machine, which need not be this one.
+        device = torch.device(workers.device)
+        return Placement(device, precision(device, devices.dtype))
+    several = workers.pool != THIS_PROCESS
+    device = workers.device if several and devices.device == AUTO else devices.device
+    return placement(device, devices.dtype)
+
+
+def load_target(directory: Path, layer: int, where: Placement) -> Target:
     """Read a model directory onto a device. Raises as `Target.load`."""
-    target = Target.load(directory, layer)
-    target.model.to(device)
+    target = Target.load(directory, layer, where.dtype_of(directory))
+    target.model.to(where.device)
     return target
 
 

@@ -20,6 +20,8 @@ from rich.console import Console
 from nlakit.errors import InputError
 from nlakit.serve.settings import Settings
 
+from .devices import AUTOMATIC, DeviceOptions
+
 DATA_DIR_VARIABLE = "NLAKIT_DATA_DIR"
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 
@@ -34,6 +36,7 @@ def serve(
     allowed_host: Annotated[list[str] | None, Parameter(negative=())] = None,
     allowed_origin: Annotated[list[str] | None, Parameter(negative=())] = None,
     max_rows: int = 64,
+    devices: DeviceOptions = AUTOMATIC,
 ) -> None:
     """Serve an NLA: a page to read in, and the interface that NLA clients speak.
 
@@ -55,6 +58,8 @@ def serve(
         Origin of a page, such as https://example.org, whose requests are let in.
     max_rows
         Explanations written side by side.
+    devices
+        Where models run.
     """
     settings = make_settings(
         host=host,
@@ -71,7 +76,7 @@ def serve(
         from nlakit.registry import resolve
         from nlakit.serve.app import create_app
 
-        app = create_app(load(nla), settings, load_probes(resolve(nla)))
+        app = create_app(load(nla, **devices.chosen()), settings, load_probes(resolve(nla)))
         run(app, settings, listener, browse=not no_browser)
 
 

@@ -70,6 +70,16 @@ def load_config(directory: str | Path) -> Any:
     return config
 
 
+def stored_dtype(directory: str | Path) -> torch.dtype:
+    """The precision that a directory's config names; float32 where it names none.
+
+    Raises:
+        CheckpointError: as `load_config` does.
+    """
+    found = load_config(directory).dtype
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
 def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a directory, with the family's chat template where it has none.
 
@@ -132,6 +142,7 @@ def _without_surplus(raw: dict[str, Any]) -> dict[str, Any]:
 def _text_config(config: Any, raw: dict[str, Any]) -> Any:
     text = getattr(config, WRAPPERS[config.model_type])
     family_of(text.model_type)
+    text.dtype = text.dtype or config.dtype
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if raw.get(name) is not None:
             setattr(text, name, raw[name])

@@ -14,6 +14,8 @@ from nlakit.card import CARD_NAME, NlaCard, read_card
 from nlakit.contract import NlaMeta, read_meta
 from nlakit.errors import CheckpointError, ContractError, InputError
 from nlakit.models.hub import locate
+from nlakit.models.lora import open_checkpoint
+from nlakit.models.placement import ON_CPU, Placement
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
@@ -78,14 +80,43 @@ def find_pair(av: str | Path, ar: str | Path, target: str | Path | None = None) 
     return PairSource(av_path, ar_path, locate(named))
 
 
+class Models(NamedTuple):
+    """The three of a pair, on one device."""
+
+    target: Target
+    verbalizer: Verbalizer
+    reconstructor: Reconstructor
+
+
+def load_models(source: PairSource, layer: int, where: Placement = ON_CPU) -> Models:
+    """Load the three models of a pair onto a device.
+
+    The reconstructor's head stays float32 whatever the precision is.
+
+    Raises:
+        ContractError, CheckpointError: a part cannot be used.
+    """
+    target = Target.load(source.target, layer, where.dtype_of(source.target))
+    target.model.to(where.device)
+    weights = [open_checkpoint(part, source.target).weights for part in (source.av, source.ar)]
+    av_dtype, ar_dtype = map(where.dtype_of, weights)
+    verbalizer = Verbalizer.load(source.av, av_dtype, base=source.target)
+    verbalizer.model.to(where.device)
+    reconstructor = Reconstructor.load(source.ar, ar_dtype, base=source.target)
+    reconstructor.backbone.to(where.device)
+    reconstructor.head.to(where.device)
+    return Models(target, verbalizer, reconstructor)
+
+
 def load_pair(
-    source: PairSource, baseline: str | Path | None = None, dtype: torch.dtype = torch.float32
+    source: PairSource, baseline: str | Path | None = None, where: Placement = ON_CPU
 ) -> Pair:
     """Load the three models; each one's contract, and that they belong together, is checked first.
 
     Args:
         baseline: file with `mean` and `variance` (see `read_baseline`); None: fidelities are bare
             cosines, and say so.
+        where: device and precision of the models.
 
     Raises:
         ContractError, CheckpointError: a part cannot be used, or belongs to another pair.
@@ -94,16 +125,14 @@ def load_pair(
     av, ar = read_meta(source.av), read_meta(source.ar)
     _check_together(av, ar)
     known = None if baseline is None else read_baseline(baseline, av.d_model)
-    target = Target.load(source.target, av.extraction.layer_index, dtype)
-    if target.d_model != av.d_model:
+    models = load_models(source, av.extraction.layer_index, where)
+    if models.target.d_model != av.d_model:
         raise CheckpointError(
             f"The pair reads vectors of {av.d_model} numbers; activations of {source.target} have "
-            f"{target.d_model}. Give the target that it was trained on."
+            f"{models.target.d_model}. Give the target that it was trained on."
         )
     return Pair(
-        target,
-        Verbalizer.load(source.av, dtype, base=source.target),
-        Reconstructor.load(source.ar, dtype, base=source.target),
+        *models,
         _card(source, av, known),
         torch.zeros(av.d_model) if known is None else known.mean_D,
     )

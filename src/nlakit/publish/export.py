@@ -20,7 +20,7 @@ from nlakit.card import CARD_NAME, MEAN_NAME, NlaCard, read_card, write_card
 from nlakit.config import write_text_atomic
 from nlakit.contract import read_meta
 from nlakit.errors import CheckpointError, InputError
-from nlakit.models.io import load_config
+from nlakit.models.io import stored_dtype
 from nlakit.models.lora import open_checkpoint
 from nlakit.models.pair import PairSource
 from nlakit.models.reconstructor import Reconstructor
@@ -88,7 +88,7 @@ def export(
         write_text_atomic(output / role / "README.md", render_card(facts, role))
     written = [output / "av", output / "ar"]
     if source.card is not None and source.directory is not None:
-        target = Target.load(pair.target, source.card.layer, _stored(pair.target))
+        target = Target.load(pair.target, source.card.layer, stored_dtype(pair.target))
         target.save(output / TARGET_NAME)
         _write_baseline(source.directory, source.card, output)
         written += [output / TARGET_NAME, output / MEAN_NAME, output / CARD_NAME]
@@ -131,13 +131,8 @@ def _save(
     dtype: torch.dtype | None,
 ) -> None:
     """One model at a time, in the precision it is stored in: a whole pair need not fit twice."""
-    stored = _stored(open_checkpoint(directory, base).weights)
+    stored = stored_dtype(open_checkpoint(directory, base).weights)
     model_cls.load(directory, dtype or stored, base=base).save(output, dtype or stored)
-
-
-def _stored(directory: Path) -> torch.dtype:
-    found = load_config(directory).dtype
-    return found if isinstance(found, torch.dtype) else torch.float32
 
 
 def _write_baseline(directory: Path, card: NlaCard, output: Path) -> None:
