@@ -31,7 +31,8 @@ def train(
     only
         Make one stage and stop: target, activations, verbalizer, reconstructor or rl, and where the
         recipe has a grounding: grounding, grounded-verbalizer, grounded-reconstructor, grounded-rl
-        or controls; of a released model activations, labels, verbalizer, reconstructor or rl.
+        or controls; of a released model activations, labels, grounding where the recipe has it,
+        verbalizer, reconstructor or rl.
     """
     directory = output or RUNS / recipe.stem
     with distributed.joined():

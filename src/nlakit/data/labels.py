@@ -108,15 +108,7 @@ def write_labels(
         refusals.update(_refusals(table))
         if progress is not None:
             progress(done, len(reader))
-    found = LabelSet(
-        teacher=teacher.name,
-        num_rows=done,
-        num_refused=refusals.total(),
-        refusals=dict(refusals),
-        activations_hash=reader.manifest.config_hash,
-    )
-    write_text_atomic(directory / SET_NAME, found.model_dump_json(indent=2))
-    return found
+    return _finish_set(directory, teacher.name, done, refusals, reader.manifest)
 
 
 def read_labels(path: str | Path, manifest: Manifest) -> pa.Table:
@@ -136,6 +128,32 @@ def read_labels(path: str | Path, manifest: Manifest) -> pa.Table:
             f"asked for {manifest.config_hash[:12]}…). Label these rows again."
         )
     return pa.concat_tables([_read_table(part) for part in parts])
+
+
+def write_label_set(
+    out: str | Path, labels: pa.Table, teacher: str, manifest: Manifest
+) -> LabelSet:
+    """Write labels of all rows of `manifest`, such as `read_labels` gave, changed, as a new set."""
+    directory, first = Path(out), 0
+    for record in manifest.shards:
+        write_table(_part(directory, record.number), labels.slice(first, record.num_rows))
+        first += record.num_rows
+    refusals = Counter(_refusals(labels))
+    return _finish_set(directory, teacher, labels.num_rows, refusals, manifest)
+
+
+def _finish_set(
+    directory: Path, teacher: str, num_rows: int, refusals: Counter[str], manifest: Manifest
+) -> LabelSet:
+    found = LabelSet(
+        teacher=teacher,
+        num_rows=num_rows,
+        num_refused=refusals.total(),
+        refusals=dict(refusals),
+        activations_hash=manifest.config_hash,
+    )
+    write_text_atomic(directory / SET_NAME, found.model_dump_json(indent=2))
+    return found
 
 
 def places_of(rows: pa.Table) -> Iterator[Place]:

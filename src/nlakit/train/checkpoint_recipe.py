@@ -16,10 +16,13 @@ from nlakit.config import FrozenModel, load_toml, parse_config
 from nlakit.errors import ConfigError, InputError
 
 from .learner import OptimizerConfig, Precision
-from .recipe import Recipe, RlConfig, SftConfig
+from .recipe import GroundedRlConfig, Recipe, RlConfig, SftConfig
 from .tokenizer import MARKER
 
 MIN_LABELS = 16
+
+AnyRl = pydantic.SerializeAsAny[RlConfig] | GroundedRlConfig
+"""Written with the fields of its own class, and read back as that class."""
 
 
 class ModelShape(FrozenModel):
@@ -131,6 +134,22 @@ class WarmStartConfig(FrozenModel):
     optimizer: OptimizerConfig
 
 
+class SpanGroundingConfig(FrozenModel):
+    """Labels without the claims that no activation carries (`checkpoint_grounding`).
+
+    A claim is a span of the teacher's prose (`evals.spans`). It stays where both hold.
+    """
+
+    threshold: float = Field(ge=0, le=1)
+    """The least probability of a claim's words, given the vector. Nobody knows how else it might
+    be said, so in free prose that of a true claim is far below 1."""
+    least_gain: float = Field(default=0.0, ge=0, lt=1)
+    """The least p / (p + p'), p' being the probability given other documents' vectors: 0.5 where
+    the vector adds nothing. 0 does not ask."""
+    epochs: int = Field(default=2, ge=1)
+    """Of each judge, over half of the labels: 2 are as many steps as one over all of them."""
+
+
 class VllmConfig(FrozenModel):
     """Rollouts by vLLM, which holds weights and cache of its own beside the trainer's."""
 
@@ -155,10 +174,23 @@ class JointRlConfig(FrozenModel):
     unclosed_reward: float = -2.0
     optimizer: OptimizerConfig
     """Of the AV's and of the AR's."""
+    judge_weight: float = Field(default=0.0, ge=0)
+    """Of what an explanation's claims are worth to a judge of `[grounding]`, in the reward."""
+    judge_neutral: float | None = Field(default=None, gt=0, le=1)
+    """The probability at which a claim is worth as much as silence."""
     evaluate_every: int = Field(default=50, ge=1)
     rollouts: Literal["local", "vllm"] = "local"
     """Who writes the explanations. A run may go on with the other: both sample the same policy."""
     vllm: VllmConfig = VllmConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _says_what_a_claim_is_worth(self) -> Self:
+        if (self.judge_weight > 0) != (self.judge_neutral is not None):
+            raise ValueError(
+                f"judge_weight = {self.judge_weight:g} with judge_neutral = {self.judge_neutral}: "
+                "give both, or neither"
+            )
+        return self
 
     @property
     def most_k3(self) -> float | None:
@@ -198,7 +230,7 @@ class PairTraining(FrozenModel):
     source: Origin
     verbalizer: SftConfig
     reconstructor: SftConfig
-    rl: RlConfig
+    rl: AnyRl
 
     def stage(self, *parts: str) -> StageSettings:
         """What decides a stage: the source, and the named ones of the three that follow it."""
@@ -217,6 +249,7 @@ class Origin(FrozenModel):
     corpus: CorpusConfig
     teacher: str
     lora: LoraConfig | None = None
+    grounding: SpanGroundingConfig | None = None
 
 
 class StageSettings(FrozenModel):
@@ -227,7 +260,7 @@ class StageSettings(FrozenModel):
     source: Origin
     verbalizer: SftConfig | None = None
     reconstructor: SftConfig | None = None
-    rl: RlConfig | None = None
+    rl: AnyRl | None = None
 
 
 class CheckpointRecipe(FrozenModel):
@@ -242,6 +275,7 @@ class CheckpointRecipe(FrozenModel):
     teacher: TeacherConfig
     lora: LoraConfig | None = None
     warm_start: WarmStartConfig
+    grounding: SpanGroundingConfig | None = None
     rl: JointRlConfig
     devices: DevicesConfig = DevicesConfig()
 
@@ -253,6 +287,31 @@ class CheckpointRecipe(FrozenModel):
                 "base is not sharded. Leave one of them out: 70B in 4 bits take 36 GiB"
             )
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _judges_what_it_has_not_seen(self) -> Self:
+        if self.rl.judge_weight > 0 and self.grounding is None:
+            raise ValueError(
+                f"rl.judge_weight = {self.rl.judge_weight:g} without [grounding]: its judges are "
+                "made there. Add [grounding], or leave judge_weight out"
+            )
+        if self.rl.judge_weight > 0 and self.corpus.rl_documents == 0:
+            raise ValueError(
+                f"rl.judge_weight = {self.rl.judge_weight:g} with corpus.rl_documents = 0: the "
+                "judge has learned from these vectors. Give RL documents of its own"
+            )
+        return self
+
+    @property
+    def origin(self) -> Origin:
+        """What decides the labels and the models that learn from them."""
+        return Origin(
+            target=self.target,
+            corpus=self.corpus,
+            teacher=self.teacher.model,
+            lora=self.lora,
+            grounding=self.grounding,
+        )
 
     def training(self, num_labels: int) -> PairTraining:
         """The settings of warm start and RL; a tenth of the labels, at most 256, is held out.
@@ -266,7 +325,7 @@ class CheckpointRecipe(FrozenModel):
                 f"{MIN_LABELS}. Give more documents, or look into the refusals."
             )
         held_out = min(256, max(8, num_labels // 10))
-        warm, rl = self.warm_start, self.rl
+        warm = self.warm_start
         steps = max(1, warm.epochs * (num_labels - held_out) // warm.batch_size)
         sft = SftConfig(
             steps=steps,
@@ -279,18 +338,26 @@ class CheckpointRecipe(FrozenModel):
             seed=self.seed,
             precision=self.precision,
             checkpoint_every=self.checkpoint_every,
-            source=Origin(
-                target=self.target, corpus=self.corpus, teacher=self.teacher.model, lora=self.lora
-            ),
+            source=self.origin,
             verbalizer=sft,
             reconstructor=sft,
-            rl=RlConfig(
-                **rl.model_dump(exclude={"optimizer", "rollouts", "vllm"}),
-                length_allowance=rl.max_new_tokens,
-                length_cost=0.0,
-                verbalizer=rl.optimizer,
-                reconstructor=rl.optimizer,
-            ),
+            rl=self._joint_rl(),
+        )
+
+    def _joint_rl(self) -> RlConfig | GroundedRlConfig:
+        judged = {"judge_weight", "judge_neutral"}
+        plain = RlConfig(
+            **self.rl.model_dump(exclude={"optimizer", "rollouts", "vllm", *judged}),
+            length_allowance=self.rl.max_new_tokens,
+            length_cost=0.0,
+            verbalizer=self.rl.optimizer,
+            reconstructor=self.rl.optimizer,
+        )
+        if self.rl.judge_weight == 0:
+            return plain
+        # Nobody can re-word what no grammar wrote.
+        return GroundedRlConfig(
+            **plain.model_dump(), **self.rl.model_dump(include=judged), reword_share=0.0
         )
 
 

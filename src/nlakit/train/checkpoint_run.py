@@ -2,6 +2,8 @@
 
     1-activations  2-labels  3-verbalizer  4-reconstructor  5-rl  nla (the pair)
 
+and, with `[grounding]`, 2b-grounding: labels that keep to what the activations carry.
+
 With `[lora]` the target, the pair, its frozen start and the rollouts share one base in memory, and
 a stage's result is an adapter of a few megabytes; the published pair is merged. Without, both are
 trained whole. A killed run goes on where it stopped.
@@ -41,6 +43,7 @@ from nlakit.data.shards import ShardReader
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import ConfigError
 from nlakit.evals.checkpoint import CheckpointReport, evaluate_checkpoint
+from nlakit.evals.claim_probability import FINDERS
 from nlakit.evals.pair import Pair
 from nlakit.models.adapters import adapted, load_adapter
 from nlakit.models.families import backbone_of, truncated
@@ -56,17 +59,22 @@ from nlakit.teachers.named import CACHE_NAME, teacher_named
 from nlakit.teachers.remote import RemoteTeacher
 
 from . import distributed
+from .checkpoint_grounding import LABELS_NAME, ground_labels, judge_directory
 from .checkpoint_recipe import CheckpointRecipe, PairTraining
 from .evaluation import HeldOut
+from .grounding import ClaimJudge
 from .prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE, checkpoint_tokens
 from .publication import REPORT_NAME
-from .rl import train_rl
+from .recipe import GroundedRlConfig
+from .rl import TruthTerms, train_rl
 from .rollouts import check_rollouts, policy_engine
 from .run import count_bar, finished, read_json
 from .sft import train_reconstructor, train_verbalizer
 from .workspace import injection_scale, mean_vector
 
 STAGES = ("activations", "labels", "verbalizer", "reconstructor", "rl")
+GROUNDING, GROUNDING_DIRECTORY = "grounding", "2b-grounding"
+"""Made after the labels where the recipe has it; the others' numbers are the same without."""
 WARM_START, RL, HELD_OUT = "warm-start", "rl", "held-out"
 AV_SEED, AR_SEED = 31, 32
 
@@ -87,18 +95,20 @@ def run_checkpoint(recipe: CheckpointRecipe, output: Path, only: str | None = No
     """
     _check_devices(recipe)
     check_rollouts(recipe)
-    if only is not None and only not in STAGES:
-        raise ConfigError(f"There is no stage {only!r}. The stages are {', '.join(STAGES)}.")
     making = CheckpointRun(recipe, output)
     # What it says is needed after the labels, and can be wrong before they are paid for.
     _ = making.tokens
+    grounding = {} if recipe.grounding is None else {GROUNDING: lambda: making.lessons}
     stages: dict[str, Callable[[], object]] = {
         "activations": lambda: (making.warm_start_rows, making.rl_vectors, making.held_out_rows),
         "labels": lambda: making.pairs,
+        **grounding,
         "verbalizer": making.warm_start_verbalizer,
         "reconstructor": making.warm_start_reconstructor,
         "rl": making.joint_rl,
     }
+    if only is not None and only not in stages:
+        raise ConfigError(f"There is no stage {only!r}. The stages are {', '.join(stages)}.")
     for name, stage in stages.items():
         if only in (None, name):
             making.console.rule(f"{recipe.name}: {name}")
@@ -147,6 +157,8 @@ class CheckpointRun:
 
     def stage(self, name: str) -> Path:
         """The directory of a stage."""
+        if name == GROUNDING:
+            return self.root / GROUNDING_DIRECTORY
         return self.root / f"{STAGES.index(name) + 1}-{name}"
 
     @property
@@ -258,6 +270,17 @@ class CheckpointRun:
             write_labels(shards, teacher, directory, progress)
         return load_pairs(shards, directory)
 
+    @cached_property
+    def lessons(self) -> PairSet:
+        """What both warm starts learn from: the pairs, grounded where the recipe asks for it."""
+        pairs = self.pairs
+        if self.recipe.grounding is None:
+            return pairs
+        shards = self.stage("activations") / WARM_START
+        return ground_labels(
+            self.recipe, shards, self.stage("labels"), self.stage(GROUNDING), self.verbalizer
+        )
+
     def _named_teacher(self, cache: Path) -> Teacher:
         asked = self.recipe.teacher
         price = asked.price and Price(input=asked.price[0], output=asked.price[1])
@@ -274,7 +297,7 @@ class CheckpointRun:
     @cached_property
     def training(self) -> PairTraining:
         """The settings of the stages that learn."""
-        return self.recipe.training(len(self.pairs))
+        return self.recipe.training(len(self.lessons))
 
     @cached_property
     def mean_D(self) -> Tensor:
@@ -343,14 +366,14 @@ class CheckpointRun:
     def warm_start_verbalizer(self) -> None:
         """The AV learns to write the labels."""
         directory = self.stage("verbalizer")
-        train_verbalizer(self.training, self.verbalizer(), self.pairs, directory, ("verbalizer",))
+        train_verbalizer(self.training, self.verbalizer(), self.lessons, directory, ("verbalizer",))
 
     def warm_start_reconstructor(self) -> None:
         """The AR learns to rebuild activations from the labels."""
         train_reconstructor(
             self.training,
             self.reconstructor(),
-            self.pairs,
+            self.lessons,
             self.mean_D,
             self.stage("reconstructor"),
             ("reconstructor",),
@@ -369,9 +392,24 @@ class CheckpointRun:
                 self.rl_vectors,
                 HeldOut(held_out_ND, None, self.mean_D, longest),
                 self.stage("rl"),
+                self._truth_terms(),
                 parts=("verbalizer", "reconstructor", "rl"),
                 most_k3=self.recipe.rl.most_k3,
             )
+
+    def _truth_terms(self) -> TruthTerms | None:
+        """The judge that stays on in RL: one of the two, as all documents of RL are new to both."""
+        config = self.training.rl
+        if not isinstance(config, GroundedRlConfig):
+            return None
+        model = finished(judge_directory(self.stage(GROUNDING), 0)) / "model"
+        judge = ClaimJudge(
+            self.verbalizer(model, frozen=True),
+            self.recipe.precision,
+            FINDERS["spans"],
+            self.recipe.rl.micro_batch,
+        )
+        return TruthTerms(config, judge, self.target)
 
     def engine(self, av: Path, ar: Path, *, frozen: bool = False) -> LocalEngine:
         """Runs a pair that some stage left; its rollouts are written side by side."""
@@ -435,7 +473,7 @@ class CheckpointRun:
             layer=recipe.target.layer,
             d_model=self.target.d_model,
             variance=float((unit_ND - self.mean_D).square().mean()),
-            num_training_rows=len(self.pairs),
+            num_training_rows=len(self.lessons),
             floors=report.floors.model_dump(),
             fve=report.fve,
             provenance={
@@ -452,3 +490,6 @@ class CheckpointRun:
         write_resolved(self.recipe, directory / "recipe.toml")
         for name in STAGES[2:]:
             shutil.copy(self.stage(name) / "metrics.jsonl", directory / f"{name}.jsonl")
+        if self.recipe.grounding is not None:
+            counts = self.stage(GROUNDING) / LABELS_NAME / "done.json"
+            shutil.copy(counts, directory / f"{GROUNDING}.json")

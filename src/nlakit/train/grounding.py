@@ -54,11 +54,16 @@ class JudgedClaim:
 
 @dataclass(frozen=True)
 class ClaimJudge:
-    """A frozen AV that reads how likely each claim of an explanation is, given the vector."""
+    """A frozen AV that reads how likely each claim of an explanation is, given the vector.
+
+    Attributes:
+        micro_batch: explanations in memory at once.
+    """
 
     verbalizer: Verbalizer
     precision: Precision = "auto"
     finder: ClaimFinder = STORYWORLD
+    micro_batch: int = MICRO_BATCH
 
     @torch.no_grad()
     def judge(
@@ -68,8 +73,8 @@ class ClaimJudge:
         responses = [self.verbalizer.encode_response(text) for text in explanations]
         judged: list[list[JudgedClaim]] = [[] for _ in explanations]
         order = sorted(range(len(responses)), key=lambda row: len(responses[row]))
-        for start in range(0, len(order), MICRO_BATCH):
-            rows = order[start : start + MICRO_BATCH]
+        for start in range(0, len(order), self.micro_batch):
+            rows = order[start : start + self.micro_batch]
             with autocast(self.precision, self.verbalizer.model.device):
                 logprobs, _ = self.verbalizer.logprobs(
                     vectors_ND[rows], [responses[row] for row in rows]
@@ -208,7 +213,7 @@ def judge_curves(
             without = sum(found[row][place].probability for found in shuffled) / SHUFFLES
             truth.append(verdict == "true")
             probability.append(each.probability)
-            gain.append(each.probability / (each.probability + without + 1e-9))
+            gain.append(gain_over(each.probability, without))
     return tuple(
         JudgeCurve(
             score=name,
@@ -218,6 +223,15 @@ def judge_curves(
         )
         for name, scores in (("probability", probability), ("gain over shuffled", gain))
     )
+
+
+def gain_over(probability: float, without: float) -> float:
+    """What the vector adds to a claim: 0.5 is nothing, 1 all of it.
+
+    Args:
+        without: its probability under the vectors of other documents.
+    """
+    return probability / (probability + without + 1e-9)
 
 
 def _point(truth: Sequence[bool], scores: Sequence[float], threshold: float) -> CurvePoint:
