@@ -75,6 +75,28 @@ def test_formulas_by_hand():
     assert lora_parameters(shape, 1, 1) == 4 * 3584 + 2 * (3584 + 512) + 3 * (3584 + 18944)
 
 
+def test_grounding_trains_each_label_as_often_as_epochs_and_reads_it_three_times():
+    plain = {stage.name: stage for stage in planned("qwen2.5-7b-lora-1gpu").stages}
+    made = planned("qwen2.5-7b-lora-1gpu", "grounding.threshold=0.1", "grounding.epochs=3")
+    stages = {stage.name: stage for stage in made.stages}
+    assert [*stages] == ["activations", "grounding", "verbalizer", "reconstructor", "rl"]
+    one_pass = plain["verbalizer"].flops / 3  # adapters, with checkpointing
+    assert stages["grounding"].flops == pytest.approx((3 * 3 + 3) * one_pass)
+    assert stages["verbalizer"] == plain["verbalizer"]
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("qwen2.5-7b-lora-1gpu", "frozen adapters"), ("qwen2.5-0.5b-1gpu", "frozen weights")],
+)
+def test_a_judge_in_rl_is_one_more_verbalizer_in_memory(name, part):
+    judged = ("grounding.threshold=0.1", "rl.judge_weight=0.5", "rl.judge_neutral=0.1")
+    shape = read_recipe(RECIPES / f"{name}.toml").target.shape
+    more = planned(name, *judged).memory_bytes[part] - planned(name).memory_bytes[part]
+    adapters = 4 * lora_parameters(shape, 64, shape.num_layers)
+    assert more == pytest.approx(adapters if "lora" in name else 2 * shape.parameters)
+
+
 def test_label_cost_is_tokens_times_price():
     found = planned("qwen2.5-7b-8gpu", "teacher.batch=false", "teacher.price=[2.0, 10.0]")
     assert found.label_dollars == pytest.approx(500_000 * ((300 + 300) * 2 + 130 * 10) / 1e6)

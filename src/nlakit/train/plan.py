@@ -13,6 +13,7 @@ from nlakit.config import FrozenModel
 from nlakit.errors import ConfigError
 
 from .checkpoint_recipe import CheckpointRecipe, LoraConfig, ModelShape
+from .grounding import SHUFFLES
 from .recipe import Recipe
 
 BYTES, GIB = 2, 1024**3
@@ -180,6 +181,13 @@ class Setting:
             self.stage("reconstructor", ar_tokens, self.factor * self.ar_flops(rows, answer)),
         )
 
+    def grounding(self, rows: float, answer: float, epochs: int) -> Stage:
+        """Two judges, each taught half of the labels; all labels read with the right vectors and
+        with others."""
+        passes = self.factor * epochs + 1 + SHUFFLES
+        tokens = (1 + self.suffix + answer) * rows * (epochs + 1 + SHUFFLES)
+        return self.stage("grounding", tokens, passes * self.av_flops(rows, answer))
+
     def rl(self, steps: int, rows: int, answer: int) -> Stage:
         """Joint RL: write, score under the policy and the reference, update both."""
         width = 1 + self.suffix + answer
@@ -206,11 +214,13 @@ def _plan_checkpoint(recipe: CheckpointRecipe, device: Device, num_devices: int)
     )  # fmt: skip
     tokens = float((corpus.documents + corpus.rl_documents) * corpus.mean_tokens)
     read = forward_flops(shape, tokens, corpus.mean_tokens / 2, setting.num_blocks, 0)
-    rows = corpus.documents * corpus.positions_per_document * recipe.warm_start.epochs
-    rl = recipe.rl
+    labels = corpus.documents * corpus.positions_per_document
+    rl, warm, grounding = recipe.rl, recipe.warm_start, recipe.grounding
+    judged = grounding and setting.grounding(labels, warm.label_tokens, grounding.epochs)
     stages = (
         setting.stage("activations", tokens, read),
-        *setting.warm_start(rows, recipe.warm_start.label_tokens),
+        *([judged] if judged else []),
+        *setting.warm_start(labels * warm.epochs, warm.label_tokens),
         setting.rl(rl.steps, rl.vectors * rl.group, rl.max_new_tokens),
     )
     return Plan(
@@ -261,11 +271,12 @@ def _adapted(recipe: CheckpointRecipe, lora: LoraConfig, num_devices: int) -> di
     blocks = shape.num_layers * shape.block_parameters
     base = blocks * BASE_BYTES[lora.base_bits] + (shape.parameters - blocks) * BYTES
     adapters = lora_parameters(shape, lora.rank, shape.num_layers + num_blocks) + shape.d_model**2
+    judge = lora_parameters(shape, lora.rank, shape.num_layers) if recipe.rl.judge_weight else 0
     return {
         "frozen weights": base / _num_sharing(recipe, num_devices),
         # Weights in bfloat16 beside what the optimiser keeps.
         "trained weights": float(adapters * (FULL_TRAINING_BYTES + BYTES)),
-        "frozen adapters": adapters * 4.0,
+        "frozen adapters": (adapters + judge) * 4.0,
     }
 
 
@@ -274,9 +285,9 @@ def _whole(recipe: CheckpointRecipe, num_devices: int) -> dict[str, float]:
     shape = recipe.target.shape
     cut = (recipe.target.layer + 1) * shape.block_parameters + shape.head_parameters
     sharing, head = _num_sharing(recipe, num_devices), shape.d_model**2
-    per_weight = FULL_TRAINING_BYTES + BYTES
+    per_weight, frozen = FULL_TRAINING_BYTES + BYTES, 3 if recipe.rl.judge_weight else 2
     return {
-        "frozen weights": (2 * shape.parameters + cut) * BYTES / sharing + head * 4,
+        "frozen weights": (frozen * shape.parameters + cut) * BYTES / sharing + head * 4,
         "trained weights": (shape.parameters + cut) * per_weight / sharing + head * per_weight,
     }
 
