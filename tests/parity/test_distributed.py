@@ -68,7 +68,7 @@ BASES = {"base": None, "tied": None, "cut": 2}
 RATE = OptimizerConfig(lr=1e-2, warmup_steps=0)
 IDS = torch.arange(5, 17).view(2, 6)
 SUM_GRADIENTS = Learner._sum_gradients
-WORK = 60
+WORK = 180
 """Seconds a child may take."""
 
 
@@ -346,7 +346,7 @@ def test_the_line_of_the_docs_trains_what_one_process_does(root, runs):
         [*command, "--output", str(output)], cwd=RECIPES.parent, env=environment
     )
     try:
-        assert launched.wait(3 * WORK) == 0
+        assert launched.wait(2 * WORK) == 0
     finally:
         launched.terminate()  # it ends its children
     for stage in ("3-verbalizer", "4-reconstructor"):
