@@ -144,6 +144,8 @@ def best_batch(model: str, plan: Plan) -> Facts:
 
     middle = plan.batches[len(plan.batches) // 2]
     dtypes = ("float32", "bfloat16") if plan.try_bf16 or has_bf16_units() else ("float32",)
+    if len(plan.batches) == len(dtypes) == 1:
+        return {"batch": middle, "dtype": dtypes[0], "tried": []}
     with Side("hf.explain", {"model": model, "rows": 1, "batch": 1, "new_tokens": 2}) as side:
         side.ready()
         for dtype in dtypes:
