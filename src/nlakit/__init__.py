@@ -26,14 +26,14 @@ if TYPE_CHECKING:
         ResumeError,
         UserError,
     )
-    from nlakit.nla import NLA, load
+    from nlakit.pair.pair import NLA, load
     from nlakit.reading import Reading, Score, TokenReading
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "NLA": "nla",
-    "load": "nla",
+    "NLA": "pair.pair",
+    "load": "pair.pair",
     "NlaCard": "card",
     "Reading": "reading",
     "Score": "reading",

@@ -19,7 +19,7 @@ from nlakit.engines.local import LocalEngine
 from nlakit.evals import baselines, cause, loose, storyworld
 from nlakit.evals.pair import Pair
 from nlakit.evals.steering import steering
-from nlakit.models.pair import PairSource
+from nlakit.pair.load import PairSource
 from nlakit.publish.doctor import write_mean
 
 DOCUMENTS, TOKENS, BANK = 3, 16, 30

@@ -24,7 +24,7 @@ from nlakit.evals.probe_store import Probes
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.nla import NLA
+from nlakit.pair.pair import NLA
 from nlakit.serve.app import create_app
 from nlakit.serve.settings import Settings
 from nlakit.storyworld.grammar import generate

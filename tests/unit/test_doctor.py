@@ -17,8 +17,8 @@ from nlakit.cli import run
 from nlakit.core.fidelity import fve
 from nlakit.engines.base import Completion
 from nlakit.engines.fake import FakeEngine
-from nlakit.models.pair import PairSource
-from nlakit.nla import NLA
+from nlakit.pair.load import PairSource
+from nlakit.pair.pair import NLA
 from nlakit.publish.checks import Check, check_script
 from nlakit.publish.doctor import (
     check_behaviour,

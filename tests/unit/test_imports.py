@@ -128,7 +128,7 @@ def test_importing_nlakit_loads_no_torch():
 
 
 def test_reading_loads_nothing_that_only_training_on_many_devices_needs():
-    loaded = modules_after("import nlakit.nla")
+    loaded = modules_after("import nlakit.pair.pair")
     assert "nlakit.engines.local" in loaded
     assert not loaded & {"torch.distributed.fsdp", "peft", "vllm", "ray", "trl"}
 

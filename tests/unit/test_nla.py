@@ -24,7 +24,7 @@ from nlakit.errors import CheckpointError, InputError
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.nla import NLA
+from nlakit.pair.pair import NLA
 from nlakit.reading import Reading, TokenReading
 from nlakit.registry import resolve
 from nlakit.storyworld.grammar import generate

@@ -14,9 +14,9 @@ from nlakit.cli.extract import place_target
 from nlakit.cli.workers import WorkerOptions
 from nlakit.errors import InputError
 from nlakit.models.io import stored_dtype
-from nlakit.models.pair import PairSource, load_models
 from nlakit.models.placement import Placement, placement
-from nlakit.nla import NLA
+from nlakit.pair.load import PairSource, load_models
+from nlakit.pair.pair import NLA
 from nlakit.registry import bundled_path
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

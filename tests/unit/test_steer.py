@@ -8,7 +8,7 @@ from tests.support.serving import tiny_nla
 
 from nlakit.errors import InputError
 from nlakit.models.patch import continuations, next_logprobs
-from nlakit.steer import edit_words, steering_vector
+from nlakit.pair.steer import edit_words, steering_vector
 
 
 @pytest.fixture(scope="module")

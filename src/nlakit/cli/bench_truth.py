@@ -26,7 +26,7 @@ from nlakit.evals.leaderboard import (
 )
 from nlakit.evals.pair import Pair
 from nlakit.evals.storyworld import StoryworldReport, evaluate
-from nlakit.models.pair import find_pair
+from nlakit.pair.load import find_pair
 
 from .eval import summary
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nlakit.engines.base import OnText
-from nlakit.nla import NLA, load
+from nlakit.pair.pair import NLA, load
 from nlakit.reading import Reading
 from nlakit.storyworld.document import Document, Fact
 from nlakit.storyworld.grammar import generate

@@ -17,7 +17,7 @@ from nlakit.data.shards import file_sha256
 from nlakit.engines.base import MAX_NEW_TOKENS, Sampling, sampling_for
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
-from nlakit.nla import NLA, load
+from nlakit.pair.pair import NLA, load
 from nlakit.registry import resolve
 
 from .progress import counting_progress

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nlakit.errors import InputError
-from nlakit.models.pair import find_pair
-from nlakit.nla import MAX_NEW_TOKENS, load
+from nlakit.pair.load import find_pair
+from nlakit.pair.pair import MAX_NEW_TOKENS, load
 from nlakit.publish.doctor import TEXTS, Diagnosis, diagnose, storyworld_texts, write_mean
 from nlakit.publish.export import source_of_nla
 from nlakit.registry import BUNDLED_NAMES

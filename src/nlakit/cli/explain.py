@@ -12,7 +12,7 @@ from rich.console import Console
 
 from nlakit.engines.remote import RemoteNLA
 from nlakit.errors import InputError
-from nlakit.nla import MAX_NEW_TOKENS, load
+from nlakit.pair.pair import MAX_NEW_TOKENS, load
 
 from .devices import AUTOMATIC, DeviceOptions
 from .progress import reading_progress

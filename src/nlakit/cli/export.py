@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from nlakit.errors import InputError
-from nlakit.models.pair import find_pair
+from nlakit.pair.load import find_pair
 from nlakit.publish.export import Source, source_of_nla
 from nlakit.publish.export import export as write
 

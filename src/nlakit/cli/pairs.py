@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from nlakit.errors import InputError
 from nlakit.evals.loose import load_loose
 from nlakit.evals.pair import Pair, load_pair
-from nlakit.models.pair import find_pair
+from nlakit.pair.load import find_pair
 from nlakit.registry import PairPaths, resolve_pair
 
 

@@ -72,7 +72,7 @@ def serve(
     with bind(settings.host, settings.port) as listener:
         # What can be refused has been; now the models, and torch with them.
         from nlakit.evals.probe_store import load_probes
-        from nlakit.nla import load
+        from nlakit.pair.pair import load
         from nlakit.registry import resolve
         from nlakit.serve.app import create_app
 

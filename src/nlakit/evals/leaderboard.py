@@ -21,9 +21,9 @@ from nlakit.contract import read_meta
 from nlakit.core.scale import resolve_scale
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import CheckpointError, InputError
-from nlakit.models.pair import PairSource
-from nlakit.models.pair import load_pair as load_models
 from nlakit.models.reconstructor import Reconstructor
+from nlakit.pair.load import PairSource
+from nlakit.pair.load import load_pair as load_models
 from nlakit.registry import WARM_START, resolve, resolve_pair
 
 from .bootstrap import Interval

@@ -17,9 +17,9 @@ from nlakit.core.scale import resolve_scale, to_norm
 from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
-from nlakit.models.pair import PairSource
-from nlakit.models.pair import load_pair as load_models
 from nlakit.models.target import Target
+from nlakit.pair.load import PairSource
+from nlakit.pair.load import load_pair as load_models
 
 from .calibrate import QUICK_DOCUMENTS
 from .pair import Pair, weight_hashes

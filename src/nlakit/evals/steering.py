@@ -22,7 +22,7 @@ from nlakit.data.documents import EncodedDocument, readable_documents
 from nlakit.data.extraction import read_places
 from nlakit.errors import InputError
 from nlakit.models.patch import continuations, next_logprobs
-from nlakit.steer import edit_direction, steering_vector
+from nlakit.pair.steer import edit_direction, steering_vector
 from nlakit.storyworld import lexicon as lex
 from nlakit.storyworld.claims import parse
 from nlakit.storyworld.document import Fact, Split

@@ -20,8 +20,8 @@ from nlakit.errors import InputError, UserError
 from nlakit.models.families import cut_config
 from nlakit.models.io import load_config, load_tokenizer, save_tensors
 from nlakit.models.lora import open_checkpoint
-from nlakit.models.pair import PairSource
-from nlakit.nla import NLA
+from nlakit.pair.load import PairSource
+from nlakit.pair.pair import NLA
 from nlakit.publish.checks import (
     Check,
     Evidence,

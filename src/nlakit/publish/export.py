@@ -22,10 +22,10 @@ from nlakit.contract import read_meta
 from nlakit.errors import CheckpointError, InputError
 from nlakit.models.io import stored_dtype
 from nlakit.models.lora import open_checkpoint
-from nlakit.models.pair import PairSource
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.pair.load import PairSource
 from nlakit.publish.model_card import Facts, render_card
 from nlakit.registry import bundled_path, resolve
 

@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from nlakit import __version__
 from nlakit.errors import InputError
 from nlakit.evals.probe_store import Probes
-from nlakit.nla import NLA
+from nlakit.pair.pair import NLA
 
 from .metrics import Counting
 from .queue import Busy, Unavailable

@@ -21,7 +21,7 @@ from nlakit.core.fidelity import reconstruction_mse
 from nlakit.engines.base import Completion
 from nlakit.engines.local import Row
 from nlakit.errors import NlakitError
-from nlakit.nla import NLA
+from nlakit.pair.pair import NLA
 from nlakit.reading import Score
 
 from .metrics import Metrics

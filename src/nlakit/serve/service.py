@@ -18,7 +18,7 @@ from nlakit.engines.base import Sampling
 from nlakit.engines.decode import Decoder
 from nlakit.errors import InputError
 from nlakit.evals.probe_store import Probes
-from nlakit.nla import NLA
+from nlakit.pair.pair import NLA
 
 from . import completion
 from .metrics import Metrics

@@ -8,11 +8,21 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from ..queue import Outcome
-from ..schemas import Problem
-from ..security import require_secret
-from ..service import Service
-from ..stream import Beat, Event, EventStream, Line, Progress, Queued, frame, frames_of, now
+from nlakit.serve.queue import Outcome
+from nlakit.serve.schemas import Problem
+from nlakit.serve.security import require_secret
+from nlakit.serve.service import Service
+from nlakit.serve.stream import (
+    Beat,
+    Event,
+    EventStream,
+    Line,
+    Progress,
+    Queued,
+    frame,
+    frames_of,
+    now,
+)
 
 SECRET = [Depends(require_secret)]
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
 
-from ..completion import Completion
-from ..queue import Unavailable
-from ..schemas import CompletionRequest, TokenInfo, Tokenized
-from ..service import Service
-from ..spans import NO_SPAN, Fragment, FragmentStream, Span
-from ..stream import DONE, Deadline, EventStream, Line, frame, now, unless_gone
-from ..tokens import Prompt, decoder, terminal_ids, token_info
+from nlakit.serve.completion import Completion
+from nlakit.serve.queue import Unavailable
+from nlakit.serve.schemas import CompletionRequest, TokenInfo, Tokenized
+from nlakit.serve.service import Service
+from nlakit.serve.spans import NO_SPAN, Fragment, FragmentStream, Span
+from nlakit.serve.stream import DONE, Deadline, EventStream, Line, frame, now, unless_gone
+from nlakit.serve.tokens import Prompt, decoder, terminal_ids, token_info
+
 from .common import MODEL_CALL, SECRET, Served, problems, sse
 
 router = APIRouter(dependencies=SECRET, tags=["wire"])

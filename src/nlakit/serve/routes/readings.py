@@ -6,8 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 
-from ..schemas_v1 import NewReading, SavedHead, SavedList, SavedReading
-from ..store import Saved
+from nlakit.serve.schemas_v1 import NewReading, SavedHead, SavedList, SavedReading
+from nlakit.serve.store import Saved
+
 from .common import SECRET, Served, problems
 
 router = APIRouter(prefix="/v1/readings", dependencies=SECRET, tags=["readings"])

@@ -11,12 +11,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
 from nlakit import __version__
+from nlakit.serve.metrics import CONTENT_TYPE
+from nlakit.serve.schemas import Status
+from nlakit.serve.schemas_v1 import Health
+from nlakit.serve.security import require_secret
+from nlakit.serve.service import Service
 
-from ..metrics import CONTENT_TYPE
-from ..schemas import Status
-from ..schemas_v1 import Health
-from ..security import require_secret
-from ..service import Service
 from .common import SECRET, Served, problems
 
 router = APIRouter(tags=["system"])

@@ -16,11 +16,10 @@ from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
 from nlakit.errors import InputError
-
-from .. import records
-from ..passages import passages as find_passages
-from ..schemas import Extracted
-from ..schemas_v1 import (
+from nlakit.serve import records
+from nlakit.serve.passages import passages as find_passages
+from nlakit.serve.schemas import Extracted
+from nlakit.serve.schemas_v1 import (
     DescribedV1,
     DescribeQuery,
     DescribeRequestV1,
@@ -31,10 +30,11 @@ from ..schemas_v1 import (
     Models,
     Passages,
 )
-from ..service import Service, as_rows, norms, resolve_positions
-from ..settings import LIMITS
-from ..stream import collect
-from ..truth import reads_storyworld
+from nlakit.serve.service import Service, as_rows, norms, resolve_positions
+from nlakit.serve.settings import LIMITS
+from nlakit.serve.stream import collect
+from nlakit.serve.truth import reads_storyworld
+
 from .common import MODEL_CALL, SECRET, Frames, Served, problems, sse, stream
 from .wire import explain_head, extracted, index_of
 

@@ -8,9 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from nlakit.errors import InputError
-
-from .. import records
-from ..schemas import (
+from nlakit.serve import records
+from nlakit.serve.schemas import (
     Compared,
     CompareRequest,
     Described,
@@ -24,9 +23,10 @@ from ..schemas import (
     ScoreRequest,
     Tokenized,
 )
-from ..service import as_rows, norms, resolve_positions
-from ..stream import collect
-from ..tokens import Prompt
+from nlakit.serve.service import as_rows, norms, resolve_positions
+from nlakit.serve.stream import collect
+from nlakit.serve.tokens import Prompt
+
 from .common import GUARDED, MODEL_CALL, SECRET, Frames, Served, problems, sse, stream
 
 router = APIRouter(dependencies=SECRET, tags=["wire"])

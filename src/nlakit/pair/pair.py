@@ -28,14 +28,14 @@ from nlakit.engines.base import (
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import CheckpointError, InputError
 from nlakit.evals.confidence import ClaimConfidence
-from nlakit.models.pair import PairSource, find_pair, load_models, load_pair
 from nlakit.models.placement import AUTO, placement
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Encoded, Target
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.pair.load import PairSource, find_pair, load_models, load_pair
+from nlakit.pair.steer import Edit, Steered, steer_at
 from nlakit.reading import ReadClaim, Reading, Sample, Score, TokenReading
 from nlakit.registry import resolve
-from nlakit.steer import Edit, Steered, steer_at
 
 Message = Mapping[str, Any]
 Vectors = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
