@@ -196,8 +196,8 @@ def telling(request, tmp_path_factory) -> Pair:
 
 
 def test_claims_have_their_tokens_and_confidences(telling):
+    from nlakit.claims.confidence import token_spans
     from nlakit.evals.calibrate import measure
-    from nlakit.evals.confidence import token_spans
     from nlakit.evals.rows import read_sample
     from nlakit.storyworld.claims import parse
 

@@ -9,11 +9,8 @@ import pytest
 import torch
 from tests.support.serving import tiny_nla
 
-from nlakit.engines.base import Completion
-from nlakit.errors import CheckpointError, InputError
-from nlakit.evals.calibration import auroc, calibration
-from nlakit.evals.claim_probability import FINDERS, claim_tokens
-from nlakit.evals.confidence import (
+from nlakit.claims.calibration import auroc, calibration
+from nlakit.claims.confidence import (
     CONFIDENCE_NAME,
     ClaimConfidence,
     ClaimFeatures,
@@ -23,6 +20,9 @@ from nlakit.evals.confidence import (
     support,
     token_spans,
 )
+from nlakit.claims.probability import FINDERS, claim_tokens
+from nlakit.engines.base import Completion
+from nlakit.errors import CheckpointError, InputError
 from nlakit.reading import Reading
 from nlakit.storyworld.claims import Claim, parse
 from nlakit.train.grounding import ClaimJudge

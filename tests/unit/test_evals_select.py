@@ -6,12 +6,12 @@ import pytest
 import torch
 from tests.support.serving import tiny_nla
 
+from nlakit.claims.confidence import Calibrator, ClaimConfidence
 from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import Completion
 from nlakit.engines.fake import FakeEngine
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
-from nlakit.evals.confidence import Calibrator, ClaimConfidence
 from nlakit.evals.pair import Pair
 from nlakit.evals.select import select
 

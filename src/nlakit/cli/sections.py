@@ -12,6 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from nlakit.claims.confidence import ClaimConfidence
 from nlakit.data.extraction import Progress
 from nlakit.errors import InputError
 from nlakit.evals.baselines import baselines as measure_baselines
@@ -19,7 +20,6 @@ from nlakit.evals.calibrate import CALIBRATION_DOCUMENTS, CALIBRATION_SEED, fit_
 from nlakit.evals.calibrate import measure as measure_confidence
 from nlakit.evals.cause import cause as measure_cause
 from nlakit.evals.compare import compare as measure_comparison
-from nlakit.evals.confidence import ClaimConfidence
 from nlakit.evals.pair import Pair
 from nlakit.evals.planned import planned as measure_planned
 from nlakit.evals.private_code import BY_TEACHER, Change, asked, explanation_places

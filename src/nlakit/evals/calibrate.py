@@ -11,6 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nlakit.claims.calibration import Bin, Calibration, auroc, calibration
+from nlakit.claims.confidence import (
+    Calibrator,
+    ClaimConfidence,
+    ClaimFeatures,
+    claim_features,
+    fit_calibrator,
+    support,
+)
 from nlakit.data.documents import encode_document, states_of
 from nlakit.data.extraction import read_places, sample_storyworld
 from nlakit.engines.base import Engine, Sampling
@@ -21,15 +30,6 @@ from nlakit.storyworld.claims import check, parse
 from nlakit.storyworld.document import State
 from nlakit.storyworld.grammar import document
 
-from .calibration import Bin, Calibration, auroc, calibration
-from .confidence import (
-    Calibrator,
-    ClaimConfidence,
-    ClaimFeatures,
-    claim_features,
-    fit_calibrator,
-    support,
-)
 from .fidelity import row_fidelity
 from .pair import MAX_NEW_TOKENS, Pair, RowReadings, read_rows
 from .rows import ReadSample

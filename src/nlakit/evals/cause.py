@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nlakit.claims.confidence import null_logprobs
 from nlakit.core.scale import to_norm
 from nlakit.data.documents import encode_document
 from nlakit.data.extraction import ActivationRows, sample_storyworld
@@ -21,7 +22,6 @@ from nlakit.storyworld.grammar import document
 from nlakit.storyworld.teacher import label
 
 from .calibrate import verbalizer_of
-from .confidence import null_logprobs
 from .pair import Pair
 from .rows import ReadSample
 from .section import Figure, Line, Section, explained

@@ -16,6 +16,7 @@ import pydantic
 from pydantic import Field
 
 from nlakit.card import MEAN_NAME, Finite, read_card
+from nlakit.claims.confidence import ClaimConfidence
 from nlakit.config import FrozenModel, describe_errors, write_text_atomic
 from nlakit.contract import read_meta
 from nlakit.core.scale import resolve_scale
@@ -28,7 +29,6 @@ from nlakit.registry import WARM_START, resolve, resolve_pair
 
 from .bootstrap import Interval
 from .claims import KindScore
-from .confidence import ClaimConfidence
 from .floors import Floors
 from .pair import CONTROL_AR, Pair, load_engine, weight_hashes
 from .probes import ProbeScore

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nlakit.card import MEAN_NAME, read_card
+from nlakit.claims.confidence import ClaimConfidence
 from nlakit.contract import read_meta
 from nlakit.core.fidelity import FveResult, fve
 from nlakit.core.scale import resolve_scale
@@ -28,7 +29,6 @@ from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.registry import ROWS, PairPaths, resolve_pair
 
-from .confidence import ClaimConfidence
 from .fidelity import RowErrors, row_errors
 from .probes import PROBES_NAME
 

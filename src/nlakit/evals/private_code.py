@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
+from nlakit.claims.spans import SENTENCE
 from nlakit.data.labels import Place, Teacher, ask
 from nlakit.storyworld.rewording import reword
 
 from .claims import verdicts
 from .rows import ReadSample
 from .section import Figure, Line, Section, fve_figure, ratio_figure, share
-from .spans import SENTENCE
 
 QUOTED = re.compile(r'\s*"[^"]*"')
 

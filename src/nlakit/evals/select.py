@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nlakit.claims.confidence import Calibrator, claim_features
 from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import Completion, Sampling
 from nlakit.errors import InputError
 
 from .calibrate import calibrator_for, verbalizer_of
-from .confidence import Calibrator, claim_features
 from .fidelity import row_fidelity
 from .pair import MAX_NEW_TOKENS, Pair
 from .rows import ReadSample, read_vectors

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from nlakit.claims.calibration import Calibration
 from nlakit.config import FrozenModel
 from nlakit.data.documents import states_of
 from nlakit.data.extraction import ActivationRows, sample_storyworld
@@ -27,7 +28,6 @@ from nlakit.storyworld.teacher import label
 
 from .bootstrap import Interval, fve_interval
 from .calibrate import calibrator_for, claim_calibration
-from .calibration import Calibration
 from .claims import ClaimScores, score_claims, verdicts
 from .fidelity import row_fidelity
 from .floors import Floors, measure_floors

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nlakit.card import MEAN_NAME, NlaCard, read_card
+from nlakit.claims.confidence import ClaimConfidence
 from nlakit.core.fidelity import reconstruction_mse
 from nlakit.core.inject import check_vectors
 from nlakit.engines.base import (
@@ -27,7 +28,6 @@ from nlakit.engines.base import (
 )
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import CheckpointError, InputError
-from nlakit.evals.confidence import ClaimConfidence
 from nlakit.models.placement import AUTO, placement
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Encoded, Target

@@ -22,12 +22,12 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nlakit.claims.probability import FINDERS
+from nlakit.claims.spans import hedged
 from nlakit.data.datasets import PairSet, load_pairs
 from nlakit.data.labels import read_labels, write_label_set
 from nlakit.data.shards import ShardReader, write_table
 from nlakit.errors import InputError
-from nlakit.evals.claim_probability import FINDERS
-from nlakit.evals.spans import hedged
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.claims import Claim
 

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nlakit.card import MEAN_NAME, NlaCard, write_card
+from nlakit.claims.probability import FINDERS
 from nlakit.config import write_resolved, write_text_atomic
 from nlakit.contract import (
     Extraction,
@@ -43,7 +44,6 @@ from nlakit.data.shards import ShardReader
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import ConfigError
 from nlakit.evals.checkpoint import CheckpointReport, evaluate_checkpoint
-from nlakit.evals.claim_probability import FINDERS
 from nlakit.evals.pair import Pair
 from nlakit.models.adapters import adapted, load_adapter
 from nlakit.models.families import backbone_of, truncated

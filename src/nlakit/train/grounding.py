@@ -22,11 +22,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nlakit.claims.calibration import auroc
+from nlakit.claims.probability import STORYWORLD, ClaimFinder, claim_tokens
 from nlakit.config import FrozenModel, write_text_atomic
 from nlakit.data.labels import LABEL_SCHEMA, SET_NAME, LabelSet
 from nlakit.data.shards import write_table
-from nlakit.evals.calibration import auroc
-from nlakit.evals.claim_probability import STORYWORLD, ClaimFinder, claim_tokens
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.claims import Claim, check
 from nlakit.storyworld.document import State

@@ -27,7 +27,7 @@ from nlakit.models.verbalizer import OPEN_TAG, Verbalizer
 from nlakit.reading import ReadClaim
 from nlakit.storyworld.claims import Claim
 
-from .claim_probability import FINDERS, STORYWORLD, ClaimFinder, FinderName, claim_tokens
+from .probability import FINDERS, STORYWORLD, ClaimFinder, FinderName, claim_tokens
 
 CONFIDENCE_NAME = "calibrator.json"
 ROWS_PER_PASS = 64
