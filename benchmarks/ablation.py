@@ -25,7 +25,6 @@ from torch import Tensor
 
 from nlakit.config import parse_config, write_text_atomic
 from nlakit.core.scale import resolve_scale
-from nlakit.data.documents import states_of
 from nlakit.data.extraction import ActivationRows, sample_storyworld
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError, UserError
@@ -34,15 +33,16 @@ from nlakit.evals.claims import score_claims
 from nlakit.evals.pair import Pair, read_rows
 from nlakit.evals.private_code import reworded
 from nlakit.evals.probes import ProbeResult
-from nlakit.evals.storyworld import measure_probes
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.document import State
-from nlakit.train import pipeline
-from nlakit.train.plain_stages import make_pairs, make_target
 from nlakit.train.recipe import Recipe
-from nlakit.train.workspace import Workspace, mean_vector
+from nlakit.worlds.storyworld import pipeline
+from nlakit.worlds.storyworld.documents import states_of
+from nlakit.worlds.storyworld.plain_stages import make_pairs, make_target
+from nlakit.worlds.storyworld.report import measure_probes
+from nlakit.worlds.storyworld.workspace import Workspace, mean_vector
 
 from .ablation_rows import Ablation, Row, read_ablation
 from .results import path_of

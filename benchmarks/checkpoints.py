@@ -30,8 +30,8 @@ from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.grammar import generate
-from nlakit.train.target import special_ids
-from nlakit.train.tokenizer import MARKER, TAGS, train_tokenizer
+from nlakit.worlds.storyworld.target import special_ids
+from nlakit.worlds.storyworld.tokenizer import MARKER, TAGS, train_tokenizer
 
 from .specs import PREFIX_TOKENS, SPECS, SUFFIX_TOKENS, Spec
 

@@ -33,7 +33,7 @@ from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.registry import bundled_path
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
-from nlakit.train.tokenizer import MARKER
+from nlakit.worlds.storyworld.tokenizer import MARKER
 
 CASES = ("nothing", "base", "one_base", "three_checkpoints")
 MIB = 1024**2

@@ -30,8 +30,8 @@ from nlakit.storyworld.grammar import generate
 from nlakit.train.checkpoint_recipe import CheckpointRecipe, CheckpointTarget, read_recipe
 from nlakit.train.checkpoint_run import run_checkpoint
 from nlakit.train.plan import device_named, plan
-from nlakit.train.target import special_ids
-from nlakit.train.tokenizer import MARKER
+from nlakit.worlds.storyworld.target import special_ids
+from nlakit.worlds.storyworld.tokenizer import MARKER
 
 from .checkpoints import CONTEXT, make_tokenizer
 

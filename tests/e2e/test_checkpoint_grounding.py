@@ -24,7 +24,7 @@ from nlakit.train.checkpoint_recipe import CheckpointRecipe, SpanGroundingConfig
 from nlakit.train.checkpoint_run import run_checkpoint
 from nlakit.train.prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE
 from nlakit.train.run import read_json
-from nlakit.train.tokenizer import train_tokenizer
+from nlakit.worlds.storyworld.tokenizer import train_tokenizer
 
 WHOLE = Path(__file__).parents[2] / "recipes" / "qwen2.5-0.5b-1gpu.toml"
 HALF = "grounding.threshold=0.5"

@@ -16,11 +16,12 @@ from nlakit.cli import run
 from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import Completion
 from nlakit.engines.local import LocalEngine
-from nlakit.evals import baselines, cause, loose, storyworld
+from nlakit.evals import baselines, cause, loose
 from nlakit.evals.pair import Pair
-from nlakit.evals.steering import steering
 from nlakit.pair.load import PairSource
 from nlakit.publish.doctor import write_mean
+from nlakit.worlds.storyworld import report as storyworld
+from nlakit.worlds.storyworld.steering import steering
 
 DOCUMENTS, TOKENS, BANK = 3, 16, 30
 SECTIONS = {
@@ -197,9 +198,9 @@ def telling(request, tmp_path_factory) -> Pair:
 
 def test_claims_have_their_tokens_and_confidences(telling):
     from nlakit.claims.confidence import token_spans
-    from nlakit.evals.calibrate import measure
     from nlakit.evals.rows import read_sample
     from nlakit.storyworld.claims import parse
+    from nlakit.worlds.storyworld.calibrate import measure
 
     sample = read_sample(telling, 8, 3)
     completion = sample.reading.completions[0]
@@ -214,7 +215,7 @@ def test_claims_have_their_tokens_and_confidences(telling):
 
 
 def test_edited_rhymes_are_tried_on_the_target(telling, monkeypatch):
-    monkeypatch.setattr("nlakit.evals.steering.UNRELATED_DOCUMENTS", 4)
+    monkeypatch.setattr("nlakit.worlds.storyworld.steering.UNRELATED_DOCUMENTS", 4)
     section = steering(telling, 2, 5, (1.0,), 6)
     for place in ("line end", "before the hint"):
         assert section.figure(f"{place}: names a rhyme", "share").value == 1.0

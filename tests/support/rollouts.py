@@ -19,7 +19,7 @@ from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.grammar import generate
 from nlakit.train.prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE
-from nlakit.train.tokenizer import MARKER, train_tokenizer
+from nlakit.worlds.storyworld.tokenizer import MARKER, train_tokenizer
 
 D_MODEL, CONTEXT, SCALE = 64, 512, 8.0
 

@@ -29,7 +29,7 @@ from nlakit.serve.app import create_app
 from nlakit.serve.settings import Settings
 from nlakit.storyworld.grammar import generate
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
-from nlakit.train.tokenizer import MARKER, train_tokenizer
+from nlakit.worlds.storyworld.tokenizer import MARKER, train_tokenizer
 
 D_MODEL, CONTEXT = 8, 512
 CARD = NlaCard(

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from nlakit.core.site import Site
 from nlakit.models.target import Target
 from nlakit.storyworld.grammar import generate
-from nlakit.train.tokenizer import train_tokenizer
+from nlakit.worlds.storyworld.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")

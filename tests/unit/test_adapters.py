@@ -26,7 +26,7 @@ from nlakit.models.verbalizer import Verbalizer
 from nlakit.train.checkpoint_recipe import ModelShape
 from nlakit.train.plan import lora_parameters
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
-from nlakit.train.tokenizer import MARKER
+from nlakit.worlds.storyworld.tokenizer import MARKER
 
 BLOCKS, RANK = 2, 4
 # Matrices of a block where they are not Llama's seven; "c_proj" is two.

@@ -24,12 +24,6 @@ from nlakit.data.datasets import (
     load_pairs,
     training_mean,
 )
-from nlakit.data.documents import (
-    encode_document,
-    readable_documents,
-    sample_positions,
-    states_of,
-)
 from nlakit.data.extraction import extract_storyworld, sample_storyworld
 from nlakit.data.labels import write_labels
 from nlakit.data.shards import ShardReader
@@ -37,7 +31,13 @@ from nlakit.errors import CheckpointError, InputError, ResumeError
 from nlakit.storyworld.grammar import document, generate
 from nlakit.storyworld.teacher import label
 from nlakit.teachers.fake import FakeTeacher
-from nlakit.teachers.storyworld import StoryworldTeacher
+from nlakit.worlds.storyworld.documents import (
+    encode_document,
+    readable_documents,
+    sample_positions,
+    states_of,
+)
+from nlakit.worlds.storyworld.teacher import StoryworldTeacher
 
 AV, AR = "Say: <concept>{injection_char}</concept> now.", "Text: {explanation} <summary>"
 

@@ -31,11 +31,11 @@ from nlakit.evals.report import (
     training_curves,
     write_report,
 )
-from nlakit.evals.storyworld import evaluate
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.registry import PairPaths, bundled_path, resolve_pair
 from nlakit.storyworld.document import State
+from nlakit.worlds.storyworld.report import evaluate
 
 AV, AR = "Say: <concept>{injection_char}</concept> now.", "Text: {explanation} <summary>"
 

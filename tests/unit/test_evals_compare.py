@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nlakit.data.documents import states_of
 from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.fake import FakeEngine
 from nlakit.errors import InputError
@@ -15,7 +14,8 @@ from nlakit.evals.bootstrap import difference_interval, ratio_interval
 from nlakit.evals.claims import score_claims, tally_rows
 from nlakit.evals.compare import DIFFERENCE, compare
 from nlakit.evals.pair import Pair
-from nlakit.evals.storyworld import measure_probes
+from nlakit.worlds.storyworld.documents import states_of
+from nlakit.worlds.storyworld.report import measure_probes
 
 WIDTH, DOCUMENTS = 16, 12
 TRUTH = "A story. A poem. A chat. A quiz. A sum in words."

@@ -19,12 +19,10 @@ from nlakit.engines.fake import FakeEngine
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
 from nlakit.evals.baselines import INVERTED, NEAREST, baselines, keyword_reading, missed_claims
-from nlakit.evals.calibrate import fit_confidence, measure
 from nlakit.evals.cause import cause, labels_of, nearest_rows, pca_code, prompts_of
 from nlakit.evals.compare import DIFFERENCE, compare
 from nlakit.evals.inversion import Search
 from nlakit.evals.pair import Pair
-from nlakit.evals.planned import due_places, planned
 from nlakit.evals.private_code import (
     BY_TEACHER,
     asked,
@@ -39,12 +37,14 @@ from nlakit.evals.round_trips import claims_kept, round_trips
 from nlakit.evals.rows import ReadSample, read_sample, read_vectors
 from nlakit.evals.section import explained, ratio_figure, share
 from nlakit.evals.select import select
-from nlakit.evals.steering import line_end, steering
-from nlakit.evals.storyworld import evaluate
 from nlakit.storyworld.claims import parse
 from nlakit.storyworld.document import State
 from nlakit.storyworld.grammar import document
 from nlakit.teachers.fake import FakeTeacher
+from nlakit.worlds.storyworld.calibrate import fit_confidence, measure
+from nlakit.worlds.storyworld.planned import due_places, planned
+from nlakit.worlds.storyworld.report import evaluate
+from nlakit.worlds.storyworld.steering import line_end, steering
 
 FIXED = 'A calm story about the sea. The rhyme will be "night". It ends on "x", then a noun.'
 D_MODEL = 16
@@ -289,7 +289,7 @@ def test_fixed_rhyme_is_a_guess(fixed):
 
 
 def test_due_places_lie_between_plan_and_word(tiny_target):
-    from nlakit.evals.steering import couplet_documents, couplet_place
+    from nlakit.worlds.storyworld.steering import couplet_documents, couplet_place
 
     pair = Pair("x", tiny_target, FakeEngine(["x"], D_MODEL), torch.ones(D_MODEL), 4.0)
     ((encoded, facts), *_) = couplet_documents(pair, 5, "heldout", 1)
@@ -309,7 +309,7 @@ def test_due_places_lie_between_plan_and_word(tiny_target):
 def test_copied_text_and_cipher_name_nothing_that_is_due(fixed, cipher, monkeypatch):
     assert said(planned(cipher.pair, 2, 5), "Names nothing", "at none of")
     assert not said(planned(fixed.pair, 2, 5), "Names nothing")
-    monkeypatch.setattr("nlakit.evals.planned.read_vectors", copying_reader)
+    monkeypatch.setattr("nlakit.worlds.storyworld.planned.read_vectors", copying_reader)
     section = planned(fixed.pair, 2, 5)
     assert said(section, "Names nothing")
     assert section.figure("rhyme", "named").value == 0.0
@@ -331,7 +331,7 @@ def test_steering_without_a_rhyme_to_edit_is_found_out(cipher):
 
 
 def test_copied_text_names_no_rhyme_that_could_be_edited(fixed, monkeypatch):
-    monkeypatch.setattr("nlakit.evals.steering.read_vectors", copying_reader)
+    monkeypatch.setattr("nlakit.worlds.storyworld.steering.read_vectors", copying_reader)
     section = steering(fixed.pair, 3, 5, (1.0,), 20)
     assert section.figure("line end: names a rhyme", "share").value == 0.0
     assert said(section, "No explanation names a rhyme")

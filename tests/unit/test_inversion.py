@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nlakit.data.documents import encode_document
 from nlakit.errors import InputError
 from nlakit.evals.inversion import Search, invert
 from nlakit.storyworld.grammar import document
+from nlakit.worlds.storyworld.documents import encode_document
 
 EVERY_TOKEN = 10_000
 

@@ -31,8 +31,8 @@ from nlakit.evals.leaderboard import (
 )
 from nlakit.evals.pair import Pair, weight_hashes
 from nlakit.evals.probes import ProbeScore
-from nlakit.evals.storyworld import evaluate
 from nlakit.registry import resolve
+from nlakit.worlds.storyworld.report import evaluate
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = {"target/model.safetensors": "ab12", "av/model.safetensors": "cd34"}

@@ -29,7 +29,7 @@ from nlakit.reading import Reading, TokenReading
 from nlakit.registry import resolve
 from nlakit.storyworld.grammar import generate
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
-from nlakit.train.tokenizer import MARKER, train_tokenizer
+from nlakit.worlds.storyworld.tokenizer import MARKER, train_tokenizer
 
 NAMES = ("bos", "eos", "pad")
 ROLES: tuple[Role, ...] = ("av", "ar")

@@ -8,13 +8,13 @@ import torch
 from nlakit.storyworld.document import split_of
 from nlakit.storyworld.grammar import generate
 from nlakit.train.recipe import FutureWordsConfig, OptimizerConfig, TargetConfig
-from nlakit.train.target import (
+from nlakit.worlds.storyworld.target import (
     future_words_loss,
     language_model_loss,
     train_documents,
     training_text,
 )
-from nlakit.train.tokenizer import train_tokenizer
+from nlakit.worlds.storyworld.tokenizer import train_tokenizer
 
 CONFIG = TargetConfig(steps=1, optimizer=OptimizerConfig(lr=1e-3))
 

@@ -25,8 +25,8 @@ from nlakit.evals.leaderboard import (
     write_submission,
 )
 from nlakit.evals.pair import Pair
-from nlakit.evals.storyworld import StoryworldReport, evaluate
 from nlakit.pair.load import find_pair
+from nlakit.worlds.storyworld.report import StoryworldReport, evaluate
 
 from .eval import summary
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from nlakit.errors import InputError
 from nlakit.evals.report import training_curves, write_report
-from nlakit.evals.storyworld import StoryworldReport, evaluate
+from nlakit.worlds.storyworld.report import StoryworldReport, evaluate
 
 from .pairs import BUNDLED, PairOptions
 

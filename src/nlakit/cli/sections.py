@@ -16,12 +16,9 @@ from nlakit.claims.confidence import ClaimConfidence
 from nlakit.data.extraction import Progress
 from nlakit.errors import InputError
 from nlakit.evals.baselines import baselines as measure_baselines
-from nlakit.evals.calibrate import CALIBRATION_DOCUMENTS, CALIBRATION_SEED, fit_confidence
-from nlakit.evals.calibrate import measure as measure_confidence
 from nlakit.evals.cause import cause as measure_cause
 from nlakit.evals.compare import compare as measure_comparison
 from nlakit.evals.pair import Pair
-from nlakit.evals.planned import planned as measure_planned
 from nlakit.evals.private_code import BY_TEACHER, Change, asked, explanation_places
 from nlakit.evals.private_code import private_code as measure_private_code
 from nlakit.evals.report import write_section
@@ -30,13 +27,20 @@ from nlakit.evals.round_trips import round_trips as measure_round_trips
 from nlakit.evals.rows import read_sample
 from nlakit.evals.section import Section
 from nlakit.evals.select import select as measure_select
-from nlakit.evals.steering import steering as measure_steering
 from nlakit.teachers.base import Teacher
 from nlakit.teachers.cost import Price
 from nlakit.teachers.named import CACHE_NAME, teacher_named
 from nlakit.teachers.prompt import Task
 from nlakit.teachers.remote import RemoteTeacher
 from nlakit.teachers.rewriting import PARAPHRASE, SUMMARY, translation
+from nlakit.worlds.storyworld.calibrate import (
+    CALIBRATION_DOCUMENTS,
+    CALIBRATION_SEED,
+    fit_confidence,
+)
+from nlakit.worlds.storyworld.calibrate import measure as measure_confidence
+from nlakit.worlds.storyworld.planned import planned as measure_planned
+from nlakit.worlds.storyworld.steering import steering as measure_steering
 
 from .pairs import BUNDLED, PairOptions
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from nlakit.errors import ConfigError
-from nlakit.train import distributed, pipeline
+from nlakit.train import distributed
 from nlakit.train.checkpoint_recipe import CheckpointRecipe, read_recipe
 from nlakit.train.checkpoint_run import run_checkpoint
+from nlakit.worlds.storyworld import pipeline
 
 RUNS = Path("runs")
 

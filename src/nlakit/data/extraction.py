@@ -25,13 +25,13 @@ from nlakit.models.sharding import whole_weights
 from nlakit.models.target import Target
 from nlakit.storyworld.document import Split
 from nlakit.storyworld.grammar import generate
-
-from .documents import (
+from nlakit.worlds.storyworld.documents import (
     EncodedDocument,
     readable_documents,
     readable_positions,
     sample_positions,
 )
+
 from .shards import (
     MANIFEST_NAME,
     ROW_SCHEMA,

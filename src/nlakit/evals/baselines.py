@@ -16,7 +16,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nlakit.data.documents import states_of
 from nlakit.data.extraction import ActivationRows, Progress, sample_storyworld
 from nlakit.models.families import backbone_of, family_of, head_of
 from nlakit.models.patch import continuations
@@ -25,6 +24,7 @@ from nlakit.storyworld import lexicon as lex
 from nlakit.storyworld.claims import check, parse
 from nlakit.storyworld.document import State, last_words
 from nlakit.storyworld.teacher import describe
+from nlakit.worlds.storyworld.documents import states_of
 
 from .cause import BANK_DOCUMENTS, BANK_SEED, labels_of, nearest_rows, prompts_of
 from .inversion import Inverted, Search, invert

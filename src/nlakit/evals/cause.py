@@ -15,13 +15,13 @@ from torch import Tensor
 
 from nlakit.claims.confidence import null_logprobs
 from nlakit.core.scale import to_norm
-from nlakit.data.documents import encode_document
 from nlakit.data.extraction import ActivationRows, sample_storyworld
 from nlakit.models.patch import next_logprobs
 from nlakit.storyworld.grammar import document
 from nlakit.storyworld.teacher import label
+from nlakit.worlds.storyworld.calibrate import verbalizer_of
+from nlakit.worlds.storyworld.documents import encode_document
 
-from .calibrate import verbalizer_of
 from .pair import Pair
 from .rows import ReadSample
 from .section import Figure, Line, Section, explained

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nlakit.errors import InputError
+from nlakit.worlds.storyworld.report import PROBE_ROWS, measure_probes
 
 from .bootstrap import difference_interval
 from .claims import tally_rows
@@ -19,7 +20,6 @@ from .pair import Pair
 from .probes import ProbeResult
 from .rows import ReadSample, read_sample, read_vectors
 from .section import Figure, Line, Section, ratio_figure
-from .storyworld import PROBE_ROWS, measure_probes
 
 Ratio = tuple[Tensor, Tensor]
 DIFFERENCE = "difference"

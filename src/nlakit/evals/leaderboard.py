@@ -26,13 +26,13 @@ from nlakit.models.reconstructor import Reconstructor
 from nlakit.pair.load import PairSource
 from nlakit.pair.load import load_pair as load_models
 from nlakit.registry import WARM_START, resolve, resolve_pair
+from nlakit.worlds.storyworld.report import StoryworldReport
 
 from .bootstrap import Interval
 from .claims import KindScore
 from .floors import Floors
 from .pair import CONTROL_AR, Pair, load_engine, weight_hashes
 from .probes import ProbeScore
-from .storyworld import StoryworldReport
 
 SEED = 90_001
 """Of the held-out documents that every submission is read on."""

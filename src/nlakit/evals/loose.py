@@ -20,8 +20,8 @@ from nlakit.errors import InputError
 from nlakit.models.target import Target
 from nlakit.pair.load import PairSource
 from nlakit.pair.load import load_pair as load_models
+from nlakit.worlds.storyworld.calibrate import QUICK_DOCUMENTS
 
-from .calibrate import QUICK_DOCUMENTS
 from .pair import Pair, weight_hashes
 
 MEAN_SEED, MEAN_DOCUMENTS, MEAN_POSITIONS = 70_007, 1_000, 5

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 
 from nlakit.card import read_card
 from nlakit.config import FrozenModel, describe_errors, write_text_atomic
-from nlakit.data.documents import states_of
 from nlakit.data.extraction import sample_storyworld
 from nlakit.data.shards import file_sha256
 from nlakit.errors import CheckpointError
 from nlakit.models.target import Target
 from nlakit.registry import resolve
 from nlakit.storyworld.document import State
+from nlakit.worlds.storyworld.documents import states_of
+from nlakit.worlds.storyworld.report import PROBE_POSITIONS, PROBE_ROWS, PROBE_SEED
 
 from .probes import (
     MIN_TRAIN_ROWS,
@@ -41,7 +42,6 @@ from .probes import (
     linear_probe,
     train_probe,
 )
-from .storyworld import PROBE_POSITIONS, PROBE_ROWS, PROBE_SEED
 
 PROBE_CARD_NAME = "probes.json"
 DOCUMENTS = PROBE_ROWS // PROBE_POSITIONS

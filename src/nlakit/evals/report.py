@@ -14,9 +14,9 @@ import pydantic
 from nlakit.config import write_text_atomic
 from nlakit.errors import CheckpointError
 from nlakit.registry import PLAIN_RL, PairPaths
+from nlakit.worlds.storyworld.report import StoryworldReport
 
 from .section import Section, shown
-from .storyworld import StoryworldReport
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 SECTIONS = Path(__file__).with_name("sections.html.j2")

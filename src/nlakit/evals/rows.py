@@ -9,10 +9,10 @@ from functools import cached_property
 from jaxtyping import Float
 from torch import Tensor
 
-from nlakit.data.documents import states_of
 from nlakit.data.extraction import ActivationRows, sample_storyworld
 from nlakit.errors import InputError
 from nlakit.storyworld.document import State
+from nlakit.worlds.storyworld.documents import states_of
 
 from .fidelity import RowErrors
 from .floors import derangement

@@ -18,8 +18,8 @@ from nlakit.claims.confidence import Calibrator, claim_features
 from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import Completion, Sampling
 from nlakit.errors import InputError
+from nlakit.worlds.storyworld.calibrate import calibrator_for, verbalizer_of
 
-from .calibrate import calibrator_for, verbalizer_of
 from .fidelity import row_fidelity
 from .pair import MAX_NEW_TOKENS, Pair
 from .rows import ReadSample, read_vectors

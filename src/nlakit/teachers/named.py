@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nlakit.errors import ConfigError
+from nlakit.worlds.storyworld.teacher import StoryworldTeacher
 
 from .base import Teacher
 from .cache import AnswerCache
@@ -14,7 +15,6 @@ from .fake import FakeTeacher, last_words
 from .huggingface import HuggingFaceTeacher
 from .prompt import LABELS, Task
 from .remote import RemoteTeacher
-from .storyworld import StoryworldTeacher
 
 CACHE_NAME = "answers.sqlite"
 BATCH_DISCOUNT = 0.5

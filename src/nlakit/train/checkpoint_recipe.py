@@ -14,10 +14,10 @@ from pydantic import Field
 
 from nlakit.config import FrozenModel, load_toml, parse_config
 from nlakit.errors import ConfigError, InputError
+from nlakit.worlds.storyworld.tokenizer import MARKER
 
 from .learner import OptimizerConfig, Precision
 from .recipe import GroundedRlConfig, Recipe, RlConfig, SftConfig
-from .tokenizer import MARKER
 
 MIN_LABELS = 16
 

@@ -57,6 +57,8 @@ from nlakit.storyworld.document import Split
 from nlakit.teachers.cost import Price
 from nlakit.teachers.named import CACHE_NAME, teacher_named
 from nlakit.teachers.remote import RemoteTeacher
+from nlakit.worlds.storyworld.publication import REPORT_NAME
+from nlakit.worlds.storyworld.workspace import injection_scale, mean_vector
 
 from . import distributed
 from .checkpoint_grounding import LABELS_NAME, ground_labels, judge_directory
@@ -64,13 +66,11 @@ from .checkpoint_recipe import CheckpointRecipe, PairTraining
 from .evaluation import HeldOut
 from .grounding import ClaimJudge
 from .prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE, checkpoint_tokens
-from .publication import REPORT_NAME
 from .recipe import GroundedRlConfig
 from .rl import TruthTerms, train_rl
 from .rollouts import check_rollouts, policy_engine
 from .run import count_bar, finished, read_json
 from .sft import train_reconstructor, train_verbalizer
-from .workspace import injection_scale, mean_vector
 
 STAGES = ("activations", "labels", "verbalizer", "reconstructor", "rl")
 GROUNDING, GROUNDING_DIRECTORY = "grounding", "2b-grounding"

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from nlakit.core.fidelity import fve
 from nlakit.core.scale import resolve_scale
-from nlakit.data.documents import states_of
 from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import Engine, Sampling
 from nlakit.evals.claims import score_claims
@@ -17,6 +16,7 @@ from nlakit.evals.probes import fit_probes
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.storyworld.document import State
+from nlakit.worlds.storyworld.documents import states_of
 
 EVALUATION_TOKENS = 120
 PROBE_DOCUMENTS, PROBE_POSITIONS, PROBE_TRAIN_SHARE = 1600, 4, 0.75

@@ -9,12 +9,12 @@ from nlakit.engines.local import LocalEngine
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.teachers.storyworld import StoryworldTeacher
+from nlakit.train.recipe import Recipe
+from nlakit.train.rl import train_rl
+from nlakit.train.run import finished
+from nlakit.train.sft import train_reconstructor, train_verbalizer
+from nlakit.worlds.storyworld.teacher import StoryworldTeacher
 
-from .recipe import Recipe
-from .rl import train_rl
-from .run import finished
-from .sft import train_reconstructor, train_verbalizer
 from .target import train_target
 from .workspace import Workspace, held_out_rows, mean_vector, pair_meta
 

@@ -20,20 +20,19 @@ from nlakit.claims.confidence import (
     fit_calibrator,
     support,
 )
-from nlakit.data.documents import encode_document, states_of
 from nlakit.data.extraction import read_places, sample_storyworld
 from nlakit.engines.base import Engine, Sampling
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
+from nlakit.evals.fidelity import row_fidelity
+from nlakit.evals.pair import MAX_NEW_TOKENS, Pair, RowReadings, read_rows
+from nlakit.evals.rows import ReadSample
+from nlakit.evals.section import Figure, Line, Section
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.claims import check, parse
 from nlakit.storyworld.document import State
 from nlakit.storyworld.grammar import document
-
-from .fidelity import row_fidelity
-from .pair import MAX_NEW_TOKENS, Pair, RowReadings, read_rows
-from .rows import ReadSample
-from .section import Figure, Line, Section
+from nlakit.worlds.storyworld.documents import encode_document, states_of
 
 CALIBRATION_SEED = 70_003
 CALIBRATION_DOCUMENTS, QUICK_DOCUMENTS = 2_000, 600

@@ -17,21 +17,14 @@ from pydantic import Field
 
 from nlakit.claims.calibration import Calibration
 from nlakit.config import FrozenModel
-from nlakit.data.documents import states_of
 from nlakit.data.extraction import ActivationRows, sample_storyworld
 from nlakit.engines.base import Completion, Sampling
 from nlakit.errors import InputError
-from nlakit.models.target import Target
-from nlakit.storyworld.document import State
-from nlakit.storyworld.grammar import document
-from nlakit.storyworld.teacher import label
-
-from .bootstrap import Interval, fve_interval
-from .calibrate import calibrator_for, claim_calibration
-from .claims import ClaimScores, score_claims, verdicts
-from .fidelity import row_fidelity
-from .floors import Floors, measure_floors
-from .pair import (
+from nlakit.evals.bootstrap import Interval, fve_interval
+from nlakit.evals.claims import ClaimScores, score_claims, verdicts
+from nlakit.evals.fidelity import row_fidelity
+from nlakit.evals.floors import Floors, measure_floors
+from nlakit.evals.pair import (
     MAX_NEW_TOKENS,
     Pair,
     Reconstruct,
@@ -40,8 +33,15 @@ from .pair import (
     read_rows,
     rebuild,
 )
-from .private_code import copied, reworded, suspicions_of
-from .probes import ProbeResult, ProbeScore, fit_probes
+from nlakit.evals.private_code import copied, reworded, suspicions_of
+from nlakit.evals.probes import ProbeResult, ProbeScore, fit_probes
+from nlakit.models.target import Target
+from nlakit.storyworld.document import State
+from nlakit.storyworld.grammar import document
+from nlakit.storyworld.teacher import label
+from nlakit.worlds.storyworld.documents import states_of
+
+from .calibrate import calibrator_for, claim_calibration
 
 PROBE_SEED, PROBE_ROWS, PROBE_POSITIONS = 70_001, 12_000, 5
 NUM_SAMPLES, TAIL_CHARS = 30, 160

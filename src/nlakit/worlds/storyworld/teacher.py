@@ -6,8 +6,7 @@ from functools import lru_cache
 
 from nlakit.storyworld import teacher
 from nlakit.storyworld.grammar import document
-
-from .base import Place, TeacherLabel
+from nlakit.teachers.base import Place, TeacherLabel
 
 _document = lru_cache(maxsize=256)(document)
 

@@ -18,20 +18,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nlakit.core.scale import to_norm
-from nlakit.data.documents import EncodedDocument, readable_documents
 from nlakit.data.extraction import read_places
 from nlakit.errors import InputError
+from nlakit.evals.cause import prompts_of
+from nlakit.evals.pair import Pair
+from nlakit.evals.rows import ReadSample, read_sample, read_vectors
+from nlakit.evals.section import Figure, Line, Section, share
 from nlakit.models.patch import continuations, next_logprobs
 from nlakit.pair.steer import edit_direction, steering_vector
 from nlakit.storyworld import lexicon as lex
 from nlakit.storyworld.claims import parse
 from nlakit.storyworld.document import Fact, Split
 from nlakit.storyworld.grammar import generate
-
-from .cause import prompts_of
-from .pair import Pair
-from .rows import ReadSample, read_sample, read_vectors
-from .section import Figure, Line, Section, share
+from nlakit.worlds.storyworld.documents import EncodedDocument, readable_documents
 
 ALPHAS = (0.25, 0.5, 1.0, 2.0)
 PLACES = ("line end", "before the hint")

@@ -13,15 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from nlakit.data.documents import EncodedDocument, readable_documents
 from nlakit.data.extraction import read_places
 from nlakit.errors import InputError
+from nlakit.evals.pair import Pair
+from nlakit.evals.rows import ReadSample, read_vectors
+from nlakit.evals.section import Figure, Line, Section, share
 from nlakit.storyworld.claims import check, parse
 from nlakit.storyworld.grammar import generate
-
-from .pair import Pair
-from .rows import ReadSample, read_vectors
-from .section import Figure, Line, Section, share
+from nlakit.worlds.storyworld.documents import EncodedDocument, readable_documents
 
 PLANNED = {"rhyme": "couplet", "sum": "sums", "answer": "answers", "count": "chat", "drill": "chat"}
 """Kinds that are due but unsaid, and the genre that has them."""

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from nlakit.contract import Extraction, NlaMeta, PromptTemplates, Role, measure_tokens
 from nlakit.core.scale import resolve_scale, to_norm
-from nlakit.data.documents import states_of
 from nlakit.data.extraction import sample_storyworld
 from nlakit.models.target import Target
+from nlakit.train.evaluation import HeldOut
+from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
+from nlakit.train.recipe import Recipe, RlConfig
+from nlakit.worlds.storyworld.documents import states_of
 
-from .evaluation import HeldOut
-from .prompts import AR_TEMPLATE, AV_TEMPLATE
-from .recipe import Recipe, RlConfig
 from .tokenizer import MARKER
 
 PLAIN_STAGES = ("target", "activations", "verbalizer", "reconstructor", "rl")

@@ -15,18 +15,18 @@ from nlakit.config import write_resolved
 from nlakit.core.scale import resolve_scale, to_norm
 from nlakit.errors import InputError
 from nlakit.evals import probe_store
-from nlakit.evals.calibrate import CALIBRATION_DOCUMENTS, fit_confidence
 from nlakit.evals.pair import CONTROL_AR, load_pair
 from nlakit.evals.report import training_curves, write_report
-from nlakit.evals.storyworld import evaluate
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.registry import PLAIN_RL, PLAIN_WARM_START, ROWS, WARM_START, PairPaths
+from nlakit.train.recipe import Recipe
+from nlakit.train.run import finished, read_json
+from nlakit.worlds.storyworld.calibrate import CALIBRATION_DOCUMENTS, fit_confidence
+from nlakit.worlds.storyworld.report import evaluate
 
 from .grounded_stages import CURVES_NAME, grounded_rl_of
 from .plain_stages import make_pairs, make_target
-from .recipe import Recipe
-from .run import finished, read_json
 from .workspace import STAGES, Workspace, mean_vector
 
 PLAIN_WARM_START_ROW, PLAIN_RL_ROW = (f"{ROWS}/{name}" for name in (PLAIN_WARM_START, PLAIN_RL))

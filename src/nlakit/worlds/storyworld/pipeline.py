@@ -20,11 +20,11 @@ from rich.console import Console
 
 from nlakit.config import parse_config
 from nlakit.errors import ConfigError
+from nlakit.train.recipe import Recipe
 
 from . import grounded_stages as grounded
 from . import plain_stages as plain
 from .publication import REPORT_NAME, publish, write_pair_report
-from .recipe import Recipe
 from .workspace import GROUNDED_STAGES, STAGES, Workspace
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from torch import Tensor
 
 from nlakit.data.datasets import PairSet, join, load_pairs
-from nlakit.data.documents import states_of
 from nlakit.data.extraction import extract_storyworld, sample_storyworld
 from nlakit.data.shards import ShardReader
 from nlakit.engines.base import Sampling
@@ -25,15 +24,16 @@ from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.rewording import reword
+from nlakit.train.evaluation import EVALUATION_TOKENS
+from nlakit.train.grounding import ClaimJudge, full_labels, ground, judge_curves, write_grounded
+from nlakit.train.recipe import GroundedRlConfig, GroundingConfig, Recipe, RlConfig, SftConfig
+from nlakit.train.rl import STAGE_PARTS as PLAIN_RL_PARTS
+from nlakit.train.rl import TruthTerms, train_rl
+from nlakit.train.run import RunDirectory, finished, read_json, write_json
+from nlakit.train.sft import train_reconstructor, train_verbalizer
+from nlakit.worlds.storyworld.documents import states_of
 
-from .evaluation import EVALUATION_TOKENS
-from .grounding import ClaimJudge, full_labels, ground, judge_curves, write_grounded
 from .plain_stages import make_pairs, make_target
-from .recipe import GroundedRlConfig, GroundingConfig, Recipe, RlConfig, SftConfig
-from .rl import STAGE_PARTS as PLAIN_RL_PARTS
-from .rl import TruthTerms, train_rl
-from .run import RunDirectory, finished, read_json, write_json
-from .sft import train_reconstructor, train_verbalizer
 from .workspace import HELD_OUT_SEED, Workspace, held_out_rows, mean_vector, pair_meta
 
 GROUNDING_SEED, EXTRA_SEED, JUDGE_SEED = 7, 8, 9

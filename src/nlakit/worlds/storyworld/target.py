@@ -23,12 +23,12 @@ from nlakit.models.verbalizer import CLOSE_TAG, OPEN_TAG
 from nlakit.storyworld.document import Document, split_of
 from nlakit.storyworld.grammar import document, generate
 from nlakit.storyworld.teacher import label
+from nlakit.train.evaluation import probe_accuracies
+from nlakit.train.learner import Learner, autocast
+from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
+from nlakit.train.recipe import FutureWordsConfig, Recipe, TargetConfig
+from nlakit.train.run import RunDirectory, generator, train_steps
 
-from .evaluation import probe_accuracies
-from .learner import Learner, autocast
-from .prompts import AR_TEMPLATE, AV_TEMPLATE
-from .recipe import FutureWordsConfig, Recipe, TargetConfig
-from .run import RunDirectory, generator, train_steps
 from .tokenizer import ASSISTANT, USER, train_tokenizer
 
 FIRST_PLACE, CONTINUATION = 30, 200
