@@ -25,7 +25,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from nlakit.core.site import Site
 from nlakit.models.target import Target
-from nlakit.storyworld.document import Split
+from nlakit.split import Split
 from nlakit.storyworld.grammar import generate
 from nlakit.train.checkpoint_recipe import CheckpointRecipe, CheckpointTarget, read_recipe
 from nlakit.train.checkpoint_run import run_checkpoint

@@ -26,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nlakit.storyworld.document import Document, Split
+from nlakit.split import Split
+from nlakit.storyworld.document import Document
 from nlakit.storyworld.grammar import generate
 
 BLOCKS, LAYER, BATCH, GROUP = 3, 1, 32, 4  # h is the output of block 1, the second of three

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.support.serving import tiny_nla
 
+from nlakit.claim import Claim
 from nlakit.claims.calibration import auroc, calibration
 from nlakit.claims.confidence import (
     CONFIDENCE_NAME,
@@ -24,7 +25,7 @@ from nlakit.claims.probability import FINDERS, claim_tokens
 from nlakit.engines.base import Completion
 from nlakit.errors import CheckpointError, InputError
 from nlakit.reading import Reading
-from nlakit.storyworld.claims import Claim, parse
+from nlakit.storyworld.claims import parse
 from nlakit.train.grounding import ClaimJudge
 
 TEXT = 'A calm story about the sea. It ends on "wet sand"; then punctuation.'

@@ -8,9 +8,10 @@ from itertools import islice
 
 import pytest
 
+from nlakit.split import split_of
 from nlakit.storyworld import lexicon as lex
 from nlakit.storyworld.claims import check, next_value, parse
-from nlakit.storyworld.document import KINDS, last_words, split_of
+from nlakit.storyworld.document import KINDS, last_words
 from nlakit.storyworld.grammar import document, generate
 from nlakit.storyworld.teacher import label
 

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 import torch
 
-from nlakit.storyworld.document import split_of
+from nlakit.split import split_of
 from nlakit.storyworld.grammar import generate
 from nlakit.train.recipe import FutureWordsConfig, OptimizerConfig, TargetConfig
 from nlakit.worlds.storyworld.target import (

@@ -20,12 +20,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nlakit.claim import Claim
 from nlakit.config import FrozenModel, describe_errors, write_text_atomic
 from nlakit.engines.base import Completion
 from nlakit.errors import CheckpointError, InputError
 from nlakit.models.verbalizer import OPEN_TAG, Verbalizer
 from nlakit.reading import ReadClaim
-from nlakit.storyworld.claims import Claim
 
 from .probability import FINDERS, STORYWORLD, ClaimFinder, FinderName, claim_tokens
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nlakit.storyworld.claims import Claim, parse
-from nlakit.storyworld.extent import Extent, extent
+from nlakit.claim import Claim, Extent
+from nlakit.storyworld.claims import parse
+from nlakit.storyworld.extent import extent
 
 from .spans import find_spans, own_words
 

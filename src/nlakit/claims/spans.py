@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from nlakit.storyworld.claims import Claim
-from nlakit.storyworld.extent import Extent
+from nlakit.claim import Claim, Extent
 
 SENTENCE = re.compile(r'(?:"[^"]*"|[^.!?"]|"(?![^"]*"))+[.!?]*')
 """A sentence with its mark; a full stop in quotes ends none."""

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nlakit.errors import InputError
-from nlakit.storyworld.document import Document, Split
+from nlakit.split import Split
+from nlakit.storyworld.document import Document
 from nlakit.storyworld.grammar import generate
 
 Genre = Literal["story", "couplet", "answers", "sums", "chat", "spanish"]

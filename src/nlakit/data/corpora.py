@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nlakit.errors import InputError, MissingExtraError
-from nlakit.storyworld.document import Split, split_of
+from nlakit.split import Split, split_of
 
 from .fingerprints import edges
 

@@ -15,7 +15,7 @@ import torch
 
 from nlakit.errors import InputError
 from nlakit.models.target import Encoded, Target
-from nlakit.storyworld.document import Split
+from nlakit.split import Split
 
 from .corpora import Corpus, CorpusDocument
 from .extraction import (

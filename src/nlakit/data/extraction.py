@@ -23,7 +23,7 @@ from nlakit.config import FrozenModel, write_text_atomic
 from nlakit.errors import ResumeError
 from nlakit.models.sharding import whole_weights
 from nlakit.models.target import Target
-from nlakit.storyworld.document import Split
+from nlakit.split import Split
 from nlakit.storyworld.grammar import generate
 from nlakit.worlds.storyworld.documents import (
     EncodedDocument,

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from nlakit.claim import Claim, Verdict
 from nlakit.config import FrozenModel
-from nlakit.storyworld.claims import Claim, Verdict, check, next_value, parse
+from nlakit.storyworld.claims import check, next_value, parse
 from nlakit.storyworld.document import KINDS, State
 
 from .probes import ProbeResult

@@ -7,24 +7,12 @@ double quotes by the words of its own clause. A kind the world has not fixed yet
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+
+from nlakit.claim import Claim, Verdict
 
 from . import lexicon as lex
 from .document import State, last_words
 from .wording import KEYWORDS, NEXT_KEYWORDS
-
-Verdict = Literal["true", "false", "uncheckable"]
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """`explanation[start:end]` says that `kind` is `value`."""
-
-    kind: str
-    value: str
-    start: int
-    end: int
 
 
 def _alternatives(table: dict[str, str], lead: str = "") -> re.Pattern[str]:

@@ -7,16 +7,9 @@ how documents are made (`grammar`) or described (`teacher`).
 
 from __future__ import annotations
 
-import hashlib
 import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import Literal
-
-Split = Literal["train", "heldout"]
-
-# One eighth of all texts, whatever the seed that made them.
-HELDOUT_BUCKETS = 32
 
 KINDS = (
     "genre", "language", "topic", "mood", "register", "speaker", "goal", "person", "object", "day",
@@ -119,9 +112,3 @@ def last_words(prefix: str, num_words: int = 3) -> tuple[str, ...]:
     """
     tail = re.sub(r"<\|(\w+)\|>", r" \1: ", prefix[-120:])
     return tuple(tail.split()[-num_words:])
-
-
-def split_of(text: str) -> Split:
-    """Which split a text belongs to, by its own hash: no seed can put it into both."""
-    bucket = hashlib.sha256(text.encode()).digest()[0]
-    return "heldout" if bucket < HELDOUT_BUCKETS else "train"

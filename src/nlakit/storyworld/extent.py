@@ -8,22 +8,10 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import NamedTuple
 
-from .claims import Claim
+from nlakit.claim import Claim, Extent
+
 from .wording import NEXT, PHRASES
-
-
-class Extent(NamedTuple):
-    """`explanation[start:end]` is what the claim was free to say; `wordings` equally likely ways.
-
-    So the probability that a model which learned from the teacher gives to the claim is `wordings`
-    times what it gives to these characters, at most 1.
-    """
-
-    start: int
-    end: int
-    wordings: int
 
 
 def extent(explanation: str, claim: Claim) -> Extent:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
+from nlakit.split import Split, split_of
+
 from . import lexicon as lex
-from .document import Document, Fact, Message, Split, split_of
+from .document import Document, Fact, Message
 from .writer import ADJECTIVE, ADVERB, ASIDE, Hidden, Writer
 
 GENRE_WEIGHTS = {

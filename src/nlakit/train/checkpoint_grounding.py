@@ -22,6 +22,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nlakit.claim import Claim
 from nlakit.claims.probability import FINDERS
 from nlakit.claims.spans import hedged
 from nlakit.data.datasets import PairSet, load_pairs
@@ -29,7 +30,6 @@ from nlakit.data.labels import read_labels, write_label_set
 from nlakit.data.shards import ShardReader, write_table
 from nlakit.errors import InputError
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.storyworld.claims import Claim
 
 from . import distributed
 from .checkpoint_recipe import MIN_LABELS, CheckpointRecipe, SpanGroundingConfig, StageSettings

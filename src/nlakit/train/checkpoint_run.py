@@ -53,7 +53,7 @@ from nlakit.models.quantized import quantize
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.storyworld.document import Split
+from nlakit.split import Split
 from nlakit.teachers.cost import Price
 from nlakit.teachers.named import CACHE_NAME, teacher_named
 from nlakit.teachers.remote import RemoteTeacher

@@ -22,13 +22,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nlakit.claim import Claim
 from nlakit.claims.calibration import auroc
 from nlakit.claims.probability import STORYWORLD, ClaimFinder, claim_tokens
 from nlakit.config import FrozenModel, write_text_atomic
 from nlakit.data.labels import LABEL_SCHEMA, SET_NAME, LabelSet
 from nlakit.data.shards import write_table
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.storyworld.claims import Claim, check
+from nlakit.storyworld.claims import check
 from nlakit.storyworld.document import State
 from nlakit.storyworld.teacher import Label, Wish, describe
 

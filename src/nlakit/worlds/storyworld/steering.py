@@ -26,9 +26,10 @@ from nlakit.evals.rows import ReadSample, read_sample, read_vectors
 from nlakit.evals.section import Figure, Line, Section, share
 from nlakit.models.patch import continuations, next_logprobs
 from nlakit.pair.steer import edit_direction, steering_vector
+from nlakit.split import Split
 from nlakit.storyworld import lexicon as lex
 from nlakit.storyworld.claims import parse
-from nlakit.storyworld.document import Fact, Split
+from nlakit.storyworld.document import Fact
 from nlakit.storyworld.grammar import generate
 from nlakit.worlds.storyworld.documents import EncodedDocument, readable_documents
 

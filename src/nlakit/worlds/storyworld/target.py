@@ -20,7 +20,8 @@ from nlakit.core.site import Site
 from nlakit.models.padding import pad_right, real_tokens
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import CLOSE_TAG, OPEN_TAG
-from nlakit.storyworld.document import Document, split_of
+from nlakit.split import split_of
+from nlakit.storyworld.document import Document
 from nlakit.storyworld.grammar import document, generate
 from nlakit.storyworld.teacher import label
 from nlakit.train.evaluation import probe_accuracies

@@ -1,0 +1,30 @@
+"""What a claim is, whoever wrote the explanation and whoever checks it. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Verdict = Literal["true", "false", "uncheckable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`explanation[start:end]` says that `kind` is `value`."""
+
+    kind: str
+    value: str
+    start: int
+    end: int
+
+
+class Extent(NamedTuple):
+    """`explanation[start:end]` is what the claim was free to say; `wordings` equally likely ways.
+
+    So the probability that a model which learned from the teacher gives to the claim is `wordings`
+    times what it gives to these characters, at most 1.
+    """
+
+    start: int
+    end: int
+    wordings: int
