@@ -3,6 +3,7 @@
 No torch here: tokenizers and configs are used through their public methods only.
 """
 
+from nlakit.contract.encoding import EncodedText, encode_ids, encode_with_offsets
 from nlakit.contract.render import ArPrompt, PromptParts, measure_tokens, render_ar, render_av
 from nlakit.contract.schema import (
     AR_SLOT,
@@ -32,6 +33,7 @@ __all__ = [
     "ArPrompt",
     "DatasetExtraction",
     "DatasetMeta",
+    "EncodedText",
     "Extraction",
     "Injection",
     "NlaMeta",
@@ -41,6 +43,8 @@ __all__ = [
     "Scale",
     "Tokens",
     "disagreements",
+    "encode_ids",
+    "encode_with_offsets",
     "measure_tokens",
     "read_dataset_meta",
     "read_meta",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nlakit.contract.encoding import encode_ids
 from nlakit.contract.schema import AR_SLOT, AV_SLOT, NlaMeta, Tokens
 from nlakit.errors import ContractError
 
@@ -118,7 +119,7 @@ def encode_marker(tokenizer: PreTrainedTokenizerBase, injection_char: str) -> in
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
     """Ids of a text, with or without the tokens that the tokenizer adds of its own accord."""
-    return list(tokenizer.encode(text, add_special_tokens=special))
+    return encode_ids(tokenizer, text, add_special_tokens=special)
 
 
 def _template(meta: NlaMeta, role: str) -> str:
@@ -138,10 +139,10 @@ def _cut_chat(
             field="tokenizer.chat_template", found="nothing", expected="a chat template"
         )
     message = {"role": "user", "content": template.replace(AV_SLOT, injection_char)}
-    ids: Any = tokenizer.apply_chat_template(
-        [message], add_generation_prompt=True, tokenize=True, return_dict=False
+    rendered: Any = tokenizer.apply_chat_template(
+        [message], add_generation_prompt=True, tokenize=False
     )
-    return _cut_at(list(ids), marker_id)
+    return _cut_at(encode_ids(tokenizer, rendered), marker_id)
 
 
 def _cut_at(ids: list[int], marker_id: int) -> PromptParts:
@@ -179,9 +180,7 @@ def _ar_prompt(tokenizer: PreTrainedTokenizerBase, template: str) -> ArPrompt:
 
 def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of a text in which nothing is a special token."""
-    return list(
-        tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    )
+    return encode_ids(tokenizer, text, plain=True)
 
 
 def _common_tail(prompt: ArPrompt) -> tuple[int, ...]:

@@ -17,7 +17,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from nlakit.contract import NlaMeta, read_meta, render_ar, verify, write_meta
+from nlakit.contract import (
+    NlaMeta,
+    encode_with_offsets,
+    read_meta,
+    render_ar,
+    verify,
+    write_meta,
+)
 from nlakit.core.fused import Packing
 from nlakit.core.site import Site
 from nlakit.errors import InputError
@@ -147,14 +154,8 @@ class Reconstructor:
 
     def _token_starts(self, explanation: str) -> list[int]:
         """The first character of each token of an explanation that stands alone."""
-        encoded = self.tokenizer(
-            explanation,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        return [int(start) for start, _ in encoded["offset_mapping"]]
+        encoded = encode_with_offsets(self.tokenizer, explanation, plain=True)
+        return [start for start, _ in encoded.offsets]
 
     def forward(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
         """One float32 vector per prompt of `encode`, with gradients.

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from nlakit.contract import encode_ids, encode_with_offsets
 from nlakit.core.site import Site
 from nlakit.errors import InputError
 from nlakit.models.families import backbone_of, family_of, truncated
@@ -136,18 +137,13 @@ class Target:
     def _adds_bos(self) -> bool:
         if family_of(self.model.config.model_type).adds_bos:
             return True
-        return self.tokenizer.encode("a")[:1] == [self.tokenizer.bos_token_id]
+        return encode_ids(self.tokenizer, "a", add_special_tokens=True)[:1] == [
+            self.tokenizer.bos_token_id
+        ]
 
     def _encode(self, text: str, *, split_special_tokens: bool) -> Encoded:
-        output = self.tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=split_special_tokens,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        offsets = [(int(start), int(end)) for start, end in output["offset_mapping"]]
-        return Encoded(list(output["input_ids"]), offsets, [text[a:b] for a, b in offsets], text)
+        ids, offsets = encode_with_offsets(self.tokenizer, text, plain=split_special_tokens)
+        return Encoded(ids, offsets, [text[a:b] for a, b in offsets], text)
 
     def _checked(self, encoded: Encoded) -> Encoded:
         if len(encoded.ids) > self.max_tokens:

@@ -20,7 +20,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from nlakit.contract import NlaMeta, read_meta, render_av, verify, write_meta
+from nlakit.contract import (
+    NlaMeta,
+    encode_ids,
+    encode_with_offsets,
+    read_meta,
+    render_av,
+    verify,
+    write_meta,
+)
 from nlakit.core.fused import Packing, head_logprobs
 from nlakit.core.inject import add_norm_matched, check_vectors, replace_rows
 from nlakit.core.losses import token_logprobs
@@ -78,8 +86,8 @@ class Verbalizer:
         self.tokenizer = tokenizer
         self.meta = meta
         self.prefix_ids, self.suffix_ids = render_av(meta, tokenizer)
-        self.open_ids = tokenizer.encode(OPEN_TAG, add_special_tokens=False)
-        self.close_ids = tokenizer.encode(CLOSE_TAG, add_special_tokens=False)
+        self.open_ids = encode_ids(tokenizer, OPEN_TAG)
+        self.close_ids = encode_ids(tokenizer, CLOSE_TAG)
         self.eos_ids = _eos_ids(model.config, tokenizer)
         self.injection_scale = resolve_scale(meta.extraction.injection_scale, meta.d_model)
 
@@ -167,21 +175,13 @@ class Verbalizer:
 
     def encode_response(self, explanation: str) -> list[int]:
         """The answer to train on: tags, explanation as plain text, EOS; each piece on its own."""
-        text_ids = self.tokenizer.encode(
-            explanation, add_special_tokens=False, split_special_tokens=True
-        )
+        text_ids = encode_ids(self.tokenizer, explanation, plain=True)
         return [*self.open_ids, *text_ids, *self.close_ids, *self.eos_ids[:1]]
 
     def response_offsets(self, explanation: str) -> list[tuple[int, int]]:
         """Per token of `encode_response`, the characters of the explanation it covers; tags and
         EOS cover none, (0, 0)."""
-        encoded = self.tokenizer(
-            explanation,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-        )
-        inner = [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+        inner = encode_with_offsets(self.tokenizer, explanation, plain=True).offsets
         num_after = len(self.close_ids) + len(self.eos_ids[:1])
         return [*[(0, 0)] * len(self.open_ids), *inner, *[(0, 0)] * num_after]
 

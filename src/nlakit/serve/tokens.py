@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from nlakit.contract import encode_with_offsets
 from nlakit.errors import InputError
 from nlakit.models.target import Encoded, Target
 
@@ -225,16 +226,10 @@ def join(target: Target, pieces: Sequence[Piece]) -> Encoded:
     offsets: list[tuple[int, int]] = []
     text = ""
     for piece in pieces:
-        output = target.tokenizer(
-            piece.text,
-            add_special_tokens=False,
-            split_special_tokens=piece.plain,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        ids += output["input_ids"]
+        encoded = encode_with_offsets(target.tokenizer, piece.text, plain=piece.plain)
+        ids += encoded.ids
         shift = len(text)
-        offsets += [(int(a) + shift, int(b) + shift) for a, b in output["offset_mapping"]]
+        offsets += [(start + shift, end + shift) for start, end in encoded.offsets]
         text += piece.text
     return Encoded(ids, offsets, [text[a:b] for a, b in offsets], text)
 
