@@ -73,7 +73,7 @@ def test_a_template_without_a_system_role_refuses_it():
 
 
 def test_a_held_open_message_has_no_footer():
-    options = {"continue_final_message": True, "add_generation_prompt": True}
+    options = {"continue_final_message": True, "add_generation_prompt": False}
     prompt = read(with_template(IMPLICIT), [("user", "a"), ("assistant", "the cat")], **options)
     assert prompt.encoded.text.endswith("[assistant]the cat")
     assert text_of(prompt, 1, "footer") == "" and text_of(prompt, 1, "content") == "the cat"

@@ -166,13 +166,28 @@ def test_a_text_has_bos_once(client):
     assert given["text"] == "<|bos|>" + TEXT
 
 
-def test_role_tokens_that_people_write_are_plain_text(client):
+def test_special_tokens_in_a_text_are_those_of_the_tokenizer(client):
+    tokenizer = tiny_target().tokenizer
+    for text in ("a<|tool|>㈎<concept>", "<|bos|>a", "<|bos|>", "a<|eos|>", " <|bos|>a"):
+        found = client.post("/tokenize", json={"text": text}).json()
+        expected = tokenizer(text, add_special_tokens=not text.startswith("<|bos|>"))["input_ids"]
+        assert [token["token_id"] for token in found["tokens"]] == expected
+        assert found["text"] == text
+
+
+def test_a_conversation_that_was_rendered_is_read_as_text_at_the_same_positions(client):
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "well"}]
+    chat = client.post("/tokenize", json={"messages": turns}).json()
+    text = client.post("/tokenize", json={"text": chat["text"]}).json()
+    ids = [[token["token_id"] for token in each["tokens"]] for each in (chat, text)]
+    assert ids[0] == ids[1] and text["text"] == chat["text"]
+
+
+def test_special_tokens_in_messages_are_plain_text(client):
     target = tiny_target()
     special = set(target.tokenizer.all_special_ids)
-    text = client.post("/tokenize", json={"text": "a<|tool|>㈎<concept>"}).json()
     chat = {"messages": [{"role": "user", "content": "a<|tool|>㈎<|eos|>"}]}
     turn = client.post("/tokenize", json=chat).json()
-    assert [t["token_id"] in special for t in text["tokens"]].count(True) == 1  # BOS
     assert [t["token_id"] in special for t in turn["tokens"]].count(True) == 3  # BOS, two roles
     assert turn["text"] == "<|bos|><|user|>a<|tool|>㈎<|eos|><|assistant|>"
     parts = {t["section"] for t in turn["tokens"] if t["token"] == "tool"}
@@ -208,6 +223,14 @@ def test_a_held_open_message_ends_the_prompt(client):
         "header",
         "content",
     }
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/completion", "/explain", "/extract"])
+def test_a_message_held_open_has_no_generation_prompt_after_it(client, path):
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "well"}]
+    body = {"messages": turns, "continue_final_message": True}
+    found = client.post(path, json=body)
+    assert found.status_code == 400 and "add_generation_prompt" in found.json()["detail"]
 
 
 # -- /explain --------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """A request's text or conversation as the target reads it, every token with its place.
 
-What a person wrote is plain text: a role token, BOS or the marker character inside it never becomes
-the token of that name.
+A text is what the tokenizer makes of it: special tokens that it spells are special tokens, so that
+a conversation which a client rendered itself is read as one. The contents of messages are plain: a
+role token, BOS or the marker character inside one never becomes the token of that name.
 """
 
 from __future__ import annotations
@@ -86,17 +87,19 @@ def prepare(target: Target, request: PromptRequest) -> Prompt:
 
 
 def encode_text(target: Target, text: str) -> Encoded:
-    """A text, its own BOS at the start being that of the tokenizer, so that none is added."""
+    """A text as its tokenizer reads it, special tokens that stand in it included: clients render a
+    conversation once, and ask for positions in that text.
+
+    Nothing is added before a text that begins with BOS.
+    """
     bos = str(target.tokenizer.bos_token or "")
-    if not bos or not text.startswith(bos):
-        return target.encode(text)
-    bos_id, rest = target.tokenizer.bos_token_id, text[len(bos) :]
-    tail = target.encode(rest) if rest else Encoded([], [], [], "")
-    skip = 1 if tail.ids[:1] == [bos_id] and tail.offsets[0] == (0, 0) else 0
-    offsets = [(start + len(bos), end + len(bos)) for start, end in tail.offsets[skip:]]
-    ids, tokens = [bos_id, *tail.ids[skip:]], [bos, *tail.tokens[skip:]]
+    adds = not (bos and text.startswith(bos))
+    ids, offsets = encode_with_offsets(target.tokenizer, text, add_special_tokens=adds)
     _check_length(len(ids), target)
-    return Encoded(ids, [(0, len(bos)), *offsets], tokens, text)
+    named = target.tokenizer.convert_ids_to_tokens(ids)
+    pairs = zip(offsets, named, strict=True)
+    tokens = [text[start:end] or str(name) for (start, end), name in pairs]
+    return Encoded(ids, offsets, tokens, text)
 
 
 def decoder(target: Target) -> Any:
@@ -149,13 +152,22 @@ class Chat:
         Raises:
             InputError: the template refuses it, or it is longer than the target's context.
         """
-        held_open = self.request.continue_final_message
-        add_prompt = self.request.add_generation_prompt and not held_open
+        held_open, add_prompt = self._ending()
         encoded = self._encode(
             self.messages, add_generation_prompt=add_prompt, continue_final_message=held_open
         )
         _check_length(len(encoded.ids), self.target)
         return encoded, chat_spans(encoded.ids, self.turns, self._ids, held_open)
+
+    def _ending(self) -> tuple[bool, bool]:
+        """Whether the final message is held open, or a generation prompt follows it."""
+        held_open = self.request.continue_final_message
+        if held_open and self.request.add_generation_prompt:
+            raise InputError(
+                "`continue_final_message` cannot be combined with `add_generation_prompt`, which "
+                "is true by default. Send `add_generation_prompt: false` with it."
+            )
+        return held_open, self.request.add_generation_prompt
 
     def _ids_of(self, count: int, emptied: bool) -> list[int] | None:
         messages = self.messages[:count]
