@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "nlakit"
 # Lower rooms know nothing of higher ones. Rooms on one line may use each other, without a circle.
 ORDER = (
     {"errors", "config"},
-    {"registry", "contract", "card", "claim", "reading", "split", "storyworld"},
+    {"registry", "contract", "card", "claim", "reading", "split", "storyworld", "transcript"},
     {"core"},
     {"models"},
     {"engines", "data"},
