@@ -1,8 +1,13 @@
-"""Finds an NLA by its path, or the one in the package by name."""
+"""Finds an NLA by its path, or the one in the package by name.
+
+The package holds what a reader needs of the bundled NLA. What it is compared with (rows of other
+training, its warm start, its control AR) and the logs of its run lie in `assets/` of a checkout.
+"""
 
 from __future__ import annotations
 
 import importlib.resources
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +17,14 @@ from nlakit.errors import CheckpointError, InputError
 BUNDLED = "storyworld"
 BUNDLED_NAMES = ("bundled", BUNDLED)
 ROWS = "rows"
-WARM_START = "warm_start"
+WARM_START, CONTROL_AR, RUN = "warm_start", "control_ar", "run"
 GROUNDED_WARM_START = "grounded-warm-start"
 PLAIN_WARM_START, PLAIN_RL = "plain-warm-start", "plain-rl"
 ROW_NAMES = (PLAIN_WARM_START, PLAIN_RL, GROUNDED_WARM_START)
-"""Pairs made on the way to the bundled one or without its cure, kept beside it for comparison."""
+"""Pairs trained on the way to the bundled one or without grounding, kept for comparison."""
+
+ASSETS_VARIABLE = "NLAKIT_ASSETS"
+"""Environment variable that names the `assets/` of a checkout, for an installed package."""
 
 
 class PairPaths(NamedTuple):
@@ -25,15 +33,36 @@ class PairPaths(NamedTuple):
     Attributes:
         shared: holds the target, the mean and the card.
         pair: holds `av/`, `ar/` and perhaps `control_ar/`; often the same directory.
+        comparison: holds what is not in `pair`: its warm start, its control AR, the logs of its
+            run; None: nothing does.
     """
 
     shared: Path
     pair: Path
+    comparison: Path | None = None
+
+    def part(self, name: str) -> Path | None:
+        """The directory of an optional part, such as `warm_start`; None where there is none."""
+        homes = (self.pair, *filter(None, [self.comparison]))
+        return next((home / name for home in homes if (home / name).is_dir()), None)
+
+    @property
+    def run(self) -> Path | None:
+        """The directory of the training logs; None where they are not here."""
+        homes = (self.shared, *filter(None, [self.comparison, self.pair.parent.parent]))
+        return next((home / RUN for home in homes if (home / RUN).is_dir()), None)
 
 
 def bundled_path() -> Path:
     """Where the bundled NLA lies, installed or not."""
     return Path(str(importlib.resources.files("nlakit"))) / "assets" / BUNDLED
+
+
+def comparison_path() -> Path | None:
+    """Where what the bundled NLA is compared with lies; None outside a checkout."""
+    named = os.environ.get(ASSETS_VARIABLE)
+    root = Path(named) if named else bundled_path().parents[3] / "assets"
+    return root / BUNDLED if (root / BUNDLED).is_dir() else None
 
 
 def resolve(name: str | Path | None = None) -> Path:
@@ -65,16 +94,26 @@ def resolve_pair(name: str | Path | None = None) -> PairPaths:
         InputError, CheckpointError: as `resolve` does; so does a row that is not there, or not
             whole.
     """
-    if name == GROUNDED_WARM_START:
-        row = _whole_row(bundled_path() / WARM_START)
-        return PairPaths(resolve(), row)
-    is_row = isinstance(name, str) and name in ROW_NAMES
-    path = bundled_path() / ROWS / str(name) if is_row else Path(str(name))
-    if not is_row and (path.parent.name != ROWS or (path / CARD_NAME).exists()):
+    if isinstance(name, str) and name in ROW_NAMES:
+        inside = WARM_START if name == GROUNDED_WARM_START else f"{ROWS}/{name}"
+        return PairPaths(resolve(), _whole_row(_comparison_of_bundled(name) / inside))
+    path = Path(str(name))
+    if path.parent.name != ROWS or (path / CARD_NAME).exists():
         found = resolve(name)
-        return PairPaths(found, found)
+        return PairPaths(found, found, comparison_path() if found == bundled_path() else None)
     row = _whole_row(path)
     return PairPaths(resolve(path.parent.parent), row)
+
+
+def _comparison_of_bundled(name: str) -> Path:
+    path = comparison_path()
+    if path is None:
+        raise InputError(
+            f"Asked for the pair {name!r}, which is kept for comparison; found none, since the "
+            "installed package holds only what reading needs. Clone nlakit's repository, and run "
+            f"there or set {ASSETS_VARIABLE} to its assets/ directory."
+        )
+    return path
 
 
 def _whole_row(path: Path) -> Path:
@@ -85,7 +124,7 @@ def _whole_row(path: Path) -> Path:
     missing = [part for part in ("av", "ar") if not (path / part / "config.json").is_file()]
     if missing:
         raise CheckpointError(
-            f"{path} is not a whole pair; missing: {', '.join(missing)}. Make it again."
+            f"{path} is not a whole pair; missing: {', '.join(missing)}. Copy it again."
         )
     return path
 
@@ -96,5 +135,5 @@ def _row_advice(rows: Path) -> str:
     return f"Rows there: {have}. Give one of them, the directory of an NLA, or 'bundled'."
 
 
-_BUNDLED_ADVICE = "Install nlakit again, or make it: `nlakit train recipes/storyworld.toml`."
+_BUNDLED_ADVICE = "Install nlakit again, or train it: `nlakit train recipes/storyworld.toml`."
 _PATH_ADVICE = "Give the directory of an NLA, or 'bundled' for the one that comes with nlakit."

@@ -171,7 +171,7 @@ def test_every_evaluation_is_a_verb_that_refuses_a_pair_that_is_not_there(verb, 
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_rows_that_were_not_made_yet_are_refused_by_name(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("nlakit.registry.bundled_path", lambda: tmp_path)
+def test_rows_outside_the_package_are_refused_by_name(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("NLAKIT_ASSETS", str(tmp_path))
     assert run(["eval", "storyworld", "--nla", "plain-rl"]) == 2
     assert "'plain-rl'" in capsys.readouterr().err

@@ -33,7 +33,7 @@ from nlakit.evals.report import (
 )
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.registry import PairPaths, bundled_path, resolve_pair
+from nlakit.registry import PairPaths, bundled_path, comparison_path, resolve_pair
 from nlakit.storyworld.document import State
 from nlakit.worlds.storyworld.report import evaluate
 
@@ -384,7 +384,7 @@ def test_metrics_cut_by_a_kill_are_read_to_the_last_whole_line(tmp_path):
 )
 def test_curves_are_of_the_rl_that_made_the_pair(name, log):
     """The bundled pair's run holds the log of plain RL too."""
-    expected = read_metrics(bundled_path() / "run" / f"{log}.jsonl") if log else []
+    expected = read_metrics(comparison_path() / "run" / f"{log}.jsonl") if log else []
     assert training_curves(resolve_pair(name)) == expected
     assert log is None or len(expected) > 10
 
@@ -401,7 +401,7 @@ def test_verb_draws_the_curves_of_the_pair_it_measured(name, log, monkeypatch, t
     committed = read_report(bundled_path() / "report.json")
     monkeypatch.setattr("nlakit.cli.eval._measure", lambda *_: committed)
     assert run(["eval", "storyworld", "--nla", name, "--output", str(tmp_path)]) == 0
-    metrics = read_metrics(bundled_path() / "run" / f"{log}.jsonl")
+    metrics = read_metrics(comparison_path() / "run" / f"{log}.jsonl")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page == render_html(committed, metrics) != render_html(committed)
     assert committed.nla in capsys.readouterr().out

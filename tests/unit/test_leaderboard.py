@@ -31,7 +31,7 @@ from nlakit.evals.leaderboard import (
 )
 from nlakit.evals.pair import Pair, weight_hashes
 from nlakit.evals.probes import ProbeScore
-from nlakit.registry import resolve
+from nlakit.registry import PairPaths, resolve
 from nlakit.worlds.storyworld.report import evaluate
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +128,7 @@ def test_parts_are_read_over_a_copy_of_the_target(tmp_path):
 
 def test_what_lies_beside_a_pair_is_an_entry_too(tmp_path):
     (tmp_path / "control_ar").mkdir()
-    found = Entry(entry_of(None).source, tmp_path).directories()
+    found = Entry(entry_of(None).source, PairPaths(tmp_path, tmp_path)).directories()
     assert list(found) == ["av", "ar", "target", "control_ar"]
 
 

@@ -25,13 +25,13 @@ from nlakit.errors import CheckpointError, InputError
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.pair.load import PairSource
 from nlakit.pair.load import load_pair as load_models
-from nlakit.registry import WARM_START, resolve, resolve_pair
+from nlakit.registry import CONTROL_AR, WARM_START, PairPaths, resolve, resolve_pair
 from nlakit.worlds.storyworld.report import StoryworldReport
 
 from .bootstrap import Interval
 from .claims import KindScore
 from .floors import Floors
-from .pair import CONTROL_AR, Pair, load_engine, weight_hashes
+from .pair import Pair, load_engine, weight_hashes
 from .probes import ProbeScore
 
 SEED = 90_001
@@ -167,25 +167,27 @@ class Entry:
     """Where the parts of a submitted pair lie.
 
     Attributes:
-        beside: may hold `warm_start/`, `control_ar/` and `calibrator.json`; None: there are none.
+        paths: of an NLA, which may have a warm start, a control AR and a calibrator; None: parts.
     """
 
     source: PairSource
-    beside: Path | None = None
+    paths: PairPaths | None = None
 
     def directories(self) -> dict[str, Path]:
         """Every part that is there, by its name in a pair's directory."""
         found = dict(self.source._asdict())
         for name in (WARM_START, CONTROL_AR):
-            if self.beside is not None and (self.beside / name).is_dir():
-                found[name] = self.beside / name
+            directory = None if self.paths is None else self.paths.part(name)
+            if directory is not None:
+                found[name] = directory
         return found
 
 
 def entry_of(name: str | Path | None) -> Entry:
     """The entry of an NLA, or of a row beside one, by its name or directory."""
-    shared, pair = resolve_pair(name)
-    return Entry(PairSource(pair / "av", pair / "ar", shared / "target"), pair)
+    paths = resolve_pair(name)
+    source = PairSource(paths.pair / "av", paths.pair / "ar", paths.shared / "target")
+    return Entry(source, paths)
 
 
 def check_target(target: Path) -> None:
@@ -227,7 +229,7 @@ def load_entry(name: str, entry: Entry) -> Pair:
         scale=resolve_scale(extraction.mse_scale, found.card.d_model),
         warm_start=load_engine(found.target, warm) if warm else None,
         control_ar=Reconstructor.load(control).reconstruct if control else None,
-        confidence=ClaimConfidence.load(entry.beside) if entry.beside else None,
+        confidence=ClaimConfidence.load(entry.paths.pair) if entry.paths else None,
         weights={
             f"{part}/{file}": sha256
             for part, directory in parts.items()

@@ -27,14 +27,13 @@ from nlakit.errors import CheckpointError
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.registry import ROWS, PairPaths, resolve_pair
+from nlakit.registry import CONTROL_AR, ROWS, WARM_START, PairPaths, resolve_pair
 
 from .fidelity import RowErrors, row_errors
 from .probes import PROBES_NAME
 
 MEAN_KEY = "mean"
 MAX_NEW_TOKENS = 120
-CONTROL_AR = "control_ar"
 
 Reconstruct = Callable[[list[str]], Tensor]
 """Explanations to vectors, [N, D]."""
@@ -107,7 +106,7 @@ def load_pair(name: str | Path | None) -> Pair:
     paths = resolve_pair(name)
     card, meta = read_card(paths.shared), read_meta(paths.pair / "ar")
     target = Target.load(paths.shared / "target", layer=card.layer)
-    warm, control = paths.pair / "warm_start", paths.pair / CONTROL_AR
+    warm, control = paths.part(WARM_START), paths.part(CONTROL_AR)
     is_row = paths.pair != paths.shared
     return Pair(
         name=f"{card.name} {paths.pair.name}" if is_row else card.name,
@@ -115,8 +114,8 @@ def load_pair(name: str | Path | None) -> Pair:
         engine=load_engine(target, paths.pair),
         mean_D=load_mean(paths.shared, meta.d_model),
         scale=resolve_scale(meta.extraction.mse_scale, meta.d_model),
-        warm_start=load_engine(target, warm) if warm.is_dir() else None,
-        control_ar=Reconstructor.load(control).reconstruct if control.is_dir() else None,
+        warm_start=load_engine(target, warm) if warm else None,
+        control_ar=Reconstructor.load(control).reconstruct if control else None,
         confidence=ClaimConfidence.load(paths.pair),
         weights=pair_hashes(paths),
     )
@@ -156,6 +155,10 @@ def weight_hashes(directory: Path) -> dict[str, str]:
 def pair_hashes(paths: PairPaths) -> dict[str, str]:
     """`weight_hashes` of a pair; of a row, its own files and the target's and the mean's."""
     own = weight_hashes(paths.pair)
+    for part in (WARM_START, CONTROL_AR):
+        directory = paths.part(part)
+        found = {} if directory is None else weight_hashes(directory)
+        own |= {f"{part}/{name}": sha256 for name, sha256 in found.items()}
     if paths.pair == paths.shared:
         return own
     shared = weight_hashes(paths.shared)

@@ -143,7 +143,7 @@ def training_curves(paths: PairPaths) -> list[dict[str, Any]]:
     names = ("grounded-rl", "rl")
     if paths.pair != paths.shared:
         names = ("rl",) if paths.pair.name == PLAIN_RL else ()
-    logs = (paths.shared / "run" / f"{name}.jsonl" for name in names)
+    logs = (paths.run / f"{name}.jsonl" for name in names if paths.run is not None)
     found = next((log for log in logs if log.is_file()), None)
     return [] if found is None else read_metrics(found)
 

@@ -15,11 +15,11 @@ from nlakit.config import write_resolved
 from nlakit.core.scale import resolve_scale, to_norm
 from nlakit.errors import InputError
 from nlakit.evals import probe_store
-from nlakit.evals.pair import CONTROL_AR, load_pair
+from nlakit.evals.pair import load_pair
 from nlakit.evals.report import training_curves, write_report
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.registry import PLAIN_RL, PLAIN_WARM_START, ROWS, WARM_START, PairPaths
+from nlakit.registry import CONTROL_AR, PLAIN_RL, PLAIN_WARM_START, ROWS, WARM_START, PairPaths
 from nlakit.train.recipe import Recipe
 from nlakit.train.run import finished, read_json
 from nlakit.worlds.storyworld.calibrate import CALIBRATION_DOCUMENTS, fit_confidence
