@@ -6,7 +6,6 @@ Knows nothing about what the configs configure.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import tomllib
 import typing
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
+import tomli_w
 
 from nlakit.errors import ConfigError
 
@@ -66,7 +66,7 @@ def write_resolved(config: pydantic.BaseModel, path: str | Path) -> None:
     Raises:
         ConfigError: reading the file back would not give the same config.
     """
-    text = to_toml(config.model_dump(mode="json", exclude_none=True))
+    text = tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
     if type(config).model_validate(tomllib.loads(text)) != config:
         raise ConfigError(
             f"{path}: this {type(config).__name__} cannot be written as TOML without loss "
@@ -88,11 +88,6 @@ def write_text_atomic(path: str | Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def to_toml(table: Mapping[str, Any]) -> str:
-    """Render nested dicts of strings, numbers, booleans and lists as a TOML document."""
-    return "\n".join(_table_lines(table, ())).lstrip("\n") + "\n"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -173,36 +168,3 @@ def _override_value(text: str) -> Any:
         return text
     # A newline could smuggle in a second key; then the text was never one TOML value.
     return parsed["value"] if parsed.keys() == {"value"} else text
-
-
-def _table_lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    nested = {key: value for key, value in table.items() if isinstance(value, Mapping)}
-    plain = {key: value for key, value in table.items() if key not in nested}
-    lines = ["", f"[{'.'.join(map(_toml_key, path))}]"] if path and (plain or not nested) else []
-    lines += [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in plain.items()]
-    for key, value in nested.items():
-        lines += _table_lines(value, (*path, key))
-    return lines
-
-
-def _toml_key(key: str) -> str:
-    bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
-    return key if bare else _toml_string(key)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, Mapping):
-        pairs = (f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items())
-        return "{" + ", ".join(pairs) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml_value, value)) + "]"
-    return _toml_string(str(value))
-
-
-def _toml_string(text: str) -> str:
-    # JSON's escapes are a subset of TOML's, but for DEL, which TOML wants escaped.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import tomli_w
 from support.docs import DOCS, commands
 
 from nlakit.cli import run
-from nlakit.config import to_toml
 from nlakit.publish.doctor import storyworld_texts
 from nlakit.registry import bundled_path
 from nlakit.storyworld.grammar import generate
@@ -36,7 +36,7 @@ def shrunk(page: str) -> str:
     for section, changes in sizes.items():
         assert recipe[section].keys() >= changes.keys()
         recipe[section] |= changes
-    return to_toml(recipe)
+    return tomli_w.dumps(recipe)
 
 
 @pytest.fixture

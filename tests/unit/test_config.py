@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from nlakit.config import FrozenModel, load_toml, parse_config, to_toml, write_resolved
+from nlakit.config import FrozenModel, load_toml, parse_config, write_resolved
 from nlakit.errors import ConfigError, ContractError, MissingExtraError, UserError
 
 
@@ -24,18 +21,6 @@ class Recipe(FrozenModel):
     limit: int | None = 5
     optimizer: Optimizer = Optimizer()
     stages: tuple[Optimizer, ...] = ()
-
-
-TABLES = st.recursive(
-    st.dictionaries(st.text(), st.booleans() | st.integers(-(2**60), 2**60) | st.text()),
-    lambda inner: st.dictionaries(st.text(), inner | st.lists(st.floats(allow_nan=False))),
-    max_leaves=8,
-)
-
-
-@given(table=TABLES)
-def test_emitted_toml_reads_back_equal(table):
-    assert tomllib.loads(to_toml(table)) == table
 
 
 def test_overrides_are_toml_values_and_else_strings(tmp_path: Path):

@@ -191,7 +191,7 @@ def test_a_busy_server_is_asked_again_when_it_says(vectors):
     score = engine.score("a", vectors[0])
     # Nobody said what to measure against, so the cosine stands in.
     assert (score.mse, score.fidelity, score.baseline) == (0.5, 0.75, "none")
-    assert waits == [7.0, 1.0]
+    assert waits[0] == 7.0 and 0.5 <= waits[1] <= 1.0
 
 
 def test_patience_ends_with_the_server_s_words(vectors):

@@ -15,7 +15,17 @@ PACKAGE = Path(__file__).parents[2] / "src" / "nlakit"
 # Lower rooms know nothing of higher ones. Rooms on one line may use each other, without a circle.
 ORDER = (
     {"errors", "config"},
-    {"registry", "contract", "card", "claim", "reading", "split", "storyworld", "transcript"},
+    {
+        "registry",
+        "retry",
+        "contract",
+        "card",
+        "claim",
+        "reading",
+        "split",
+        "storyworld",
+        "transcript",
+    },  # fmt: skip
     {"core"},
     {"models"},
     {"engines", "data"},

@@ -19,7 +19,7 @@ from nlakit.teachers import batches
 from nlakit.teachers.cache import AnswerCache
 from nlakit.teachers.chat import Answer, AnthropicApi, OpenAICompatibleApi
 from nlakit.teachers.cost import Budget, BudgetSpent, Price, estimate
-from nlakit.teachers.http import MAX_WAIT, Patience, retry_after, wait_seconds
+from nlakit.teachers.http import Patience
 from nlakit.teachers.named import teacher_named
 from nlakit.teachers.prompt import to_label
 from nlakit.teachers.remote import RemoteTeacher
@@ -254,16 +254,6 @@ def test_a_run_killed_while_a_batch_waits_fetches_it(cache, monkeypatch):
 
 
 # -- parts -----------------------------------------------------------------------------------------
-def test_waits_double_to_a_limit_and_obey_the_server():
-    waits = [wait_seconds(n, 1.0, None) for n in range(12)]
-    assert all(2**n / 2 <= wait <= 2**n for n, wait in enumerate(waits[:6]))
-    assert max(waits) <= MAX_WAIT
-    assert wait_seconds(0, 1.0, 7.0) == 7.0
-    assert retry_after("2.5") == 2.5
-    assert retry_after("soon") is None
-    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
-
-
 def test_labels_keep_paragraphs_and_drop_what_surrounds_them():
     answer = Answer(text=f"Sure!\n{GOOD}\nbye", outcome="complete", input_tokens=1, output_tokens=1)
     assert to_label(answer).explanation == LABEL

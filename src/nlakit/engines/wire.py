@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tenacity import Retrying
+
 from nlakit.errors import MissingExtraError, RemoteError
+from nlakit.retry import TryAgain, policy
 
 if TYPE_CHECKING:
     import httpx2
@@ -98,20 +101,24 @@ class Connection:
     ) -> Iterator[httpx2.Response]:
         """A response that was accepted; waits and asks again while the server is busy."""
         headers = {**self._headers, **(headers or {})}
-        for attempt in range(1, ATTEMPTS + 1):
-            with self._told():
-                request = self._client.build_request(
-                    method, f"{self.url}{path}", headers=headers, **sent
-                )
-                response = self._client.send(request, stream=True)
-            try:
-                if response.status_code not in BUSY or attempt == ATTEMPTS:
-                    self._check(path, response)
-                    yield response
-                    return
-            finally:
-                response.close()
-            self._sleep(_wait_s(response.headers.get("Retry-After"), attempt))
+        asking = Retrying(**policy(ATTEMPTS, FIRST_WAIT_S, LONGEST_WAIT_S), sleep=self._sleep)
+        response = asking(self._send, method, path, headers=headers, **sent)
+        try:
+            yield response
+        finally:
+            response.close()
+
+    def _send(self, method: str, path: str, **sent: Any) -> httpx2.Response:
+        """One try. Raises TryAgain where the server is busy, RemoteError where it refuses."""
+        with self._told():
+            request = self._client.build_request(method, f"{self.url}{path}", **sent)
+            response = self._client.send(request, stream=True)
+        try:
+            self._check(path, response)
+        except RemoteError:
+            response.close()
+            raise
+        return response
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -130,7 +137,10 @@ class Connection:
         with self._told():
             text = response.read().decode(errors="replace")
         status = response.status_code
-        raise RemoteError(f"{self.url}{path} answered {status}: {_detail(text)}", status)
+        message = f"{self.url}{path} answered {status}: {_detail(text)}"
+        if status in BUSY:
+            raise TryAgain(message, status, response.headers.get("Retry-After"))
+        raise RemoteError(message, status)
 
     def _json(self, response: httpx2.Response) -> JsonObject:
         with self._told():
@@ -147,13 +157,6 @@ class Connection:
                 "Give the address of a server of nlakit or of Neuronpedia's NLA server."
             )
         return found
-
-
-def _wait_s(asked: str | None, attempt: int) -> float:
-    """What the server asked for, or twice as long each time."""
-    if asked is not None and asked.isdecimal():
-        return min(float(asked), LONGEST_WAIT_S)
-    return min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S)
 
 
 def _detail(text: str) -> str:

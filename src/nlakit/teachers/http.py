@@ -1,23 +1,21 @@
-"""JSON over HTTP with patience: retry with exponential back-off, jitter and Retry-After.
+"""JSON over HTTP with patience: tried again by the policy of `nlakit.retry`.
 
 Needs the `teachers` extra (httpx2). Never logs a header.
 """
 
 from __future__ import annotations
 
-import asyncio
-import email.utils
 import json
-import random
-import time
 from collections.abc import Mapping
 from typing import Any
 
+from tenacity import AsyncRetrying, RetryCallState
+
 from nlakit.config import FrozenModel
 from nlakit.errors import MissingExtraError, RemoteError
+from nlakit.retry import TryAgain, policy
 
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
-MAX_WAIT = 120.0
 
 
 class Patience(FrozenModel):
@@ -25,7 +23,8 @@ class Patience(FrozenModel):
 
     tries: int = 6
     first_wait: float = 1.0
-    """Seconds before the second try; each further wait is twice as long, up to `MAX_WAIT`."""
+    """Seconds before the second try; each further wait is twice as long, up to
+    `retry.LONGEST_WAIT_S`."""
     timeout: float = 120.0
     """Seconds for one reply."""
 
@@ -45,6 +44,7 @@ class JsonClient:
             limits=httpx2.Limits(max_connections=None),
         )
         self.base_url, self.patience = base_url.rstrip("/"), patience
+        self._policy = policy(patience.tries, patience.first_wait)
         self.retries = 0
 
     async def __aenter__(self) -> JsonClient:
@@ -68,50 +68,34 @@ class JsonClient:
             RemoteError: refused for good (its words are in the message), or failing still after
                 `patience.tries`.
         """
-        failure = ""
-        for attempt in range(self.patience.tries):
-            wait = None
-            try:
-                reply = await self._client.request(method, self.base_url + path, json=body)
-                if reply.status_code < 300 and _is_json(reply.text):
-                    return reply.text
-                failure = f"HTTP {reply.status_code}: {_words(reply.text)}"
-                if reply.status_code not in RETRIED and reply.status_code >= 300:
-                    raise RemoteError(
-                        f"{self.base_url}{path} refused. {failure}", reply.status_code
-                    )
-                wait = retry_after(reply.headers.get("retry-after"))
-            except self._errors as error:
-                failure = f"{type(error).__name__}: {error}"
-            if attempt + 1 < self.patience.tries:
-                self.retries += 1
-                await asyncio.sleep(wait_seconds(attempt, self.patience.first_wait, wait))
-        raise RemoteError(
-            f"{self.base_url}{path} failed {self.patience.tries} times, the last with {failure}. "
-            "Answers so far are kept; try again later."
-        )
+        try:
+            async for attempt in AsyncRetrying(**self._policy, before_sleep=self._count):
+                with attempt:
+                    return await self._ask(method, self.base_url + path, body)
+        except TryAgain as error:
+            raise RemoteError(
+                f"{self.base_url}{path} failed {self.patience.tries} times, the last with {error}. "
+                "Answers so far are kept; try again later.",
+                error.status,
+            ) from error
+        raise AssertionError("the policy ends with an answer or an error")
 
+    async def _ask(self, method: str, url: str, body: Any) -> str:
+        """One try. Raises TryAgain for what may pass, RemoteError for what was refused for good."""
+        try:
+            reply = await self._client.request(method, url, json=body)
+        except self._errors as error:
+            raise TryAgain(f"{type(error).__name__}: {error}") from error
+        status = reply.status_code
+        if status < 300 and _is_json(reply.text):
+            return reply.text
+        failure = f"HTTP {status}: {_words(reply.text)}"
+        if status not in RETRIED and status >= 300:
+            raise RemoteError(f"{url} refused. {failure}", status)
+        raise TryAgain(failure, status, reply.headers.get("retry-after"))
 
-def wait_seconds(attempt: int, first_wait: float, asked: float | None) -> float:
-    """Seconds before the next try: what the server asked for, else doubling, half of it random."""
-    if asked is not None:
-        return min(asked, MAX_WAIT)
-    full = min(MAX_WAIT, first_wait * 2**attempt)
-    return full * (0.5 + 0.5 * random.random())
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds in a Retry-After header: a number, or a date."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+    def _count(self, _: RetryCallState) -> None:
+        self.retries += 1
 
 
 def _is_json(text: str) -> bool:
