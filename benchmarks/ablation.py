@@ -37,10 +37,10 @@ from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.document import State
-from nlakit.train.recipe import Recipe
 from nlakit.worlds.storyworld import pipeline
 from nlakit.worlds.storyworld.documents import states_of
 from nlakit.worlds.storyworld.plain_stages import make_pairs, make_target
+from nlakit.worlds.storyworld.recipe import StoryworldRecipe
 from nlakit.worlds.storyworld.report import measure_probes
 from nlakit.worlds.storyworld.workspace import Workspace, mean_vector
 
@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> None:
         InputError: RUN lacks a stage, or the result file holds rows of other conditions.
     """
     given = [*options.overrides, f"grounded_rl.steps={options.steps}"]
-    recipe = parse_config(Recipe, options.recipe, given)
+    recipe = parse_config(StoryworldRecipe, options.recipe, given)
     found = Ablation(
         recipe=recipe.name,
         steps=options.steps,
@@ -144,7 +144,7 @@ def run(options: argparse.Namespace) -> None:
     wanted = [each for each in VARIANTS if options.only in (None, each.name)]
     due = [each for each in wanted if found.row(each.terms) is None]
     for each in due:  # A typo in the last one should not be found after hours.
-        parse_config(Recipe, options.recipe, [*given, *each.overrides])
+        parse_config(StoryworldRecipe, options.recipe, [*given, *each.overrides])
     if found.row(START) is not None and not due:
         return
     space, console = Workspace(options.run), Console(stderr=True)
@@ -175,7 +175,7 @@ def train(recipe_path: Path, overrides: list[str], space: Workspace, name: str) 
     return pipeline.run(recipe_path, overrides, directory, only="grounded-rl") / "best"
 
 
-def hold(recipe: Recipe, space: Workspace, documents: int) -> Held:
+def hold(recipe: StoryworldRecipe, space: Workspace, documents: int) -> Held:
     """Held-out places of the report's seed, with probes trained on others.
 
     Raises:

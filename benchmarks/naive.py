@@ -18,12 +18,12 @@ from nlakit.core.scale import resolve_scale
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.train.rewards import length_cost, reconstruction, with_unclosed
-from nlakit.train.rl import Players
+from nlakit.train.rl import JointRl
 
 from . import checkpoints
 from .hf import generate, prompt_embeddings
 from .measure import Done, Task
-from .ours import load_players, new_learner, rl_recipe, training_rows
+from .ours import load_joint_rl, new_learner, rl_config, training_rows
 from .specs import NEW_TOKENS, SPECS
 
 
@@ -72,20 +72,20 @@ def train_step(model: str, rows: int, new_tokens: int = NEW_TOKENS) -> Task:
 
 def rl(model: str, vectors: int, group: int, new_tokens: int = NEW_TOKENS) -> Task:
     """One step of joint RL with the same rewards, reference policy and optimisers as ours."""
-    players = load_players(model, vectors * group)
+    joint = load_joint_rl(model, rl_config(vectors, group, new_tokens))
     pool = checkpoints.vectors(SPECS[model], vectors)
 
     def run() -> Done:
-        step(players, pool, group, new_tokens)
+        step(joint, pool, new_tokens)
         return Done(1)
 
     return Task(run, run)
 
 
-def step(players: Players, vectors_ND: Tensor, group: int, new_tokens: int) -> None:
+def step(joint: JointRl, vectors_ND: Tensor, new_tokens: int) -> None:
     """Sample, score, reward, update both."""
-    config = rl_recipe(len(vectors_ND), group, new_tokens).rl
-    av, ar = players.verbalizer, players.reconstructor
+    config, group = joint.config, joint.config.group
+    av, ar = joint.verbalizer, joint.reconstructor
     rows_RD = vectors_ND.repeat_interleave(group, dim=0)
     responses = generate(av, rows_RD, new_tokens, sampled=True).tolist()
     parsed = [av.parse(ids) for ids in responses]
@@ -94,7 +94,7 @@ def step(players: Players, vectors_ND: Tensor, group: int, new_tokens: int) -> N
     with torch.no_grad():
         mse_R = reconstruction_mse(rows_RD, rebuild(ar, texts), scale)
         old_BT, _ = full_logprobs(av, rows_RD, responses)
-        reference_BT, _ = full_logprobs(players.reference, rows_RD, responses)
+        reference_BT, _ = full_logprobs(joint.reference, rows_RD, responses)
     shape = (-1, group)
     lengths_NG = torch.tensor([len(ids) for ids in responses]).view(shape)
     reward_NG = reconstruction(mse_R.view(shape)) + length_cost(
@@ -106,10 +106,10 @@ def step(players: Players, vectors_ND: Tensor, group: int, new_tokens: int) -> N
     loss = policy_loss(logprobs_BT, old_BT, advantages_R, mask_BT, clip=0.2)
     loss = loss + config.kl_coefficient * masked_mean(kl_k3(logprobs_BT, reference_BT), mask_BT)
     loss.backward()
-    players.av.update(1)
+    joint.av.update(1)
     error = reconstruction_mse(rows_RD, rebuild(ar, texts), scale)
     ((error * closed_R).sum() / closed_R.sum().clamp_min(1)).backward()
-    players.ar.update(1)
+    joint.ar.update(1)
 
 
 SIDES = {"train_step": train_step, "rl": rl}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.train.config import RlConfig, TrainingSettings
 from nlakit.train.learner import Learner, OptimizerConfig, autocast
 from nlakit.train.memory import keep_freed_memory
-from nlakit.train.recipe import Recipe
-from nlakit.train.rl import Players, rl_step
+from nlakit.train.rl import JointRl, rl_step
 
 from . import checkpoints
 from .flops import explain_flops
@@ -182,21 +182,22 @@ def train_step(model: str, rows: int, new_tokens: int = NEW_TOKENS) -> Task:
 def rl(model: str, vectors: int, group: int, new_tokens: int = NEW_TOKENS) -> Task:
     """One step of joint RL, as `train.rl` takes it, the reference policy included."""
     keep_freed_memory()
-    players = load_players(model, vectors * group)
-    recipe = rl_recipe(vectors, group, new_tokens)
+    joint = load_joint_rl(model, rl_config(vectors, group, new_tokens))
     pool = checkpoints.vectors(SPECS[model], 8 * vectors)
 
     def run() -> Done:
-        rl_step(recipe, players, pool, 1)
+        rl_step(joint, pool, 1)
         return Done(1)
 
     return Task(run, run)
 
 
-def load_players(model: str, max_rows: int) -> Players:
+def load_joint_rl(model: str, config: RlConfig) -> JointRl:
     """The pair, its frozen start, and the optimisers, from disk."""
-    engine = load_engine(model, max_rows)
-    return Players(
+    engine = load_engine(model, config.vectors * config.group)
+    return JointRl(
+        config,
+        TrainingSettings(),
         engine,
         checkpoints.load_verbalizer(model),
         engine.reconstructor,
@@ -210,27 +211,17 @@ def new_learner(model: nn.Module) -> Learner:
     return Learner(dict(model.named_parameters()), OptimizerConfig(**OPTIMIZER), STEPS)
 
 
-def rl_recipe(vectors: int, group: int, new_tokens: int) -> Recipe:
-    """A recipe of which only the RL part is used."""
-    sft = {"steps": 1, "optimizer": OPTIMIZER}
-    rl_part: dict[str, Any] = {
-        "steps": STEPS,
-        "vectors": vectors,
-        "group": group,
-        "max_new_tokens": new_tokens,
-        "micro_batch": vectors * group,
-        "verbalizer": OPTIMIZER,
-        "reconstructor": OPTIMIZER,
-    }
-    return Recipe.model_validate(
-        {
-            "name": "bench",
-            "target": {"steps": 1, "optimizer": OPTIMIZER},
-            "extraction": {"layer": 0, "documents": 1},
-            "verbalizer": sft,
-            "reconstructor": sft,
-            "rl": rl_part,
-        }
+def rl_config(vectors: int, group: int, new_tokens: int) -> RlConfig:
+    """One step of joint RL, all rows in memory at once."""
+    optimizer = OptimizerConfig.model_validate(OPTIMIZER)
+    return RlConfig(
+        steps=STEPS,
+        vectors=vectors,
+        group=group,
+        max_new_tokens=new_tokens,
+        micro_batch=vectors * group,
+        verbalizer=optimizer,
+        reconstructor=optimizer,
     )
 
 

@@ -23,12 +23,13 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from nlakit.cli.recipes import read_recipe
 from nlakit.core.site import Site
 from nlakit.models.target import Target
 from nlakit.split import Split
 from nlakit.storyworld.grammar import generate
-from nlakit.train.checkpoint_recipe import CheckpointRecipe, CheckpointTarget, read_recipe
 from nlakit.train.checkpoint_run import run_checkpoint
+from nlakit.train.model_recipe import ModelRecipe, ModelTarget
 from nlakit.train.plan import device_named, plan
 from nlakit.worlds.storyworld.target import special_ids
 from nlakit.worlds.storyworld.tokenizer import MARKER
@@ -55,11 +56,11 @@ def measure(path: Path, overrides: list[str], steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         asked = read_recipe(path, overrides)
-        assert isinstance(asked, CheckpointRecipe), f"{path} makes a target of its own"
+        assert isinstance(asked, ModelRecipe), f"{path} makes a target of its own"
         labels = steps * asked.warm_start.batch_size + 256
         documents = -(-labels // asked.corpus.positions_per_document)
         recipe = read_recipe(path, [*overrides, *small(directory, documents, steps)])
-        assert isinstance(recipe, CheckpointRecipe)
+        assert isinstance(recipe, ModelRecipe)
         make_base(recipe.target, directory / "base")
         make_corpus(documents, directory / "corpus.jsonl")
         stages = {stage: measure_stage(recipe, directory / "run", stage) for stage in STAGES}
@@ -88,7 +89,7 @@ def small(directory: Path, documents: int, steps: int) -> list[str]:
     ]
 
 
-def make_base(target: CheckpointTarget, directory: Path) -> None:
+def make_base(target: ModelTarget, directory: Path) -> None:
     """A random model of a recipe's shape, of Qwen2's blocks, in bfloat16."""
     shape, tokenizer = target.shape, make_tokenizer(target.shape.vocab_size)
     config = Qwen2Config(
@@ -121,7 +122,7 @@ def make_corpus(documents: int, path: Path) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
-def measure_stage(recipe: CheckpointRecipe, directory: Path, stage: str) -> dict[str, float]:
+def measure_stage(recipe: ModelRecipe, directory: Path, stage: str) -> dict[str, float]:
     """Make one stage and what it needs."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

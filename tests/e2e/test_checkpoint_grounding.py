@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from nlakit.cli.recipes import read_recipe
 from nlakit.core.site import Site
 from nlakit.data.labels import Place, TeacherLabel, read_labels
 from nlakit.data.shards import ShardReader
@@ -20,8 +21,8 @@ from nlakit.errors import ConfigError, InputError, ResumeError
 from nlakit.models.target import Target
 from nlakit.train import checkpoint_run
 from nlakit.train.checkpoint_grounding import SpanVerdict, halves_of
-from nlakit.train.checkpoint_recipe import CheckpointRecipe, SpanGroundingConfig, read_recipe
 from nlakit.train.checkpoint_run import run_checkpoint
+from nlakit.train.model_recipe import ModelRecipe, SpanGroundingConfig
 from nlakit.train.prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE
 from nlakit.train.run import read_json
 from nlakit.worlds.storyworld.tokenizer import train_tokenizer
@@ -88,10 +89,10 @@ def here(tmp_path_factory) -> Path:
     return root
 
 
-def recipe_for(here: Path, *more: str) -> CheckpointRecipe:
+def recipe_for(here: Path, *more: str) -> ModelRecipe:
     paths = (f"target.checkpoint={here / 'base'}", f"corpus.source={here / 'corpus.jsonl'}")
     found = read_recipe(WHOLE, [*paths, *SIZES, *more])
-    assert isinstance(found, CheckpointRecipe)
+    assert isinstance(found, ModelRecipe)
     return found
 
 

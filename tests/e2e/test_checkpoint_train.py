@@ -16,14 +16,15 @@ from support.teacher_server import teacher_server
 
 import nlakit
 from nlakit.cli import run
+from nlakit.cli.recipes import read_recipe
 from nlakit.contract import read_meta
 from nlakit.core.site import Site
 from nlakit.data.shards import ShardReader
 from nlakit.errors import ConfigError, InputError, ResumeError
 from nlakit.models.target import Target
 from nlakit.storyworld.grammar import generate
-from nlakit.train.checkpoint_recipe import CheckpointRecipe, read_recipe
 from nlakit.train.checkpoint_run import run_checkpoint
+from nlakit.train.model_recipe import ModelRecipe
 from nlakit.train.run import read_json
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -61,9 +62,9 @@ def arguments(here: Path, *more: str) -> list[str]:
     return [*paths, *TINY, *more]
 
 
-def recipe_for(here: Path, path: Path = LORA, *more: str) -> CheckpointRecipe:
+def recipe_for(here: Path, path: Path = LORA, *more: str) -> ModelRecipe:
     found = read_recipe(path, arguments(here, *more))
-    assert isinstance(found, CheckpointRecipe)
+    assert isinstance(found, ModelRecipe)
     return found
 
 

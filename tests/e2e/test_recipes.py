@@ -8,7 +8,7 @@ import pytest
 from support.recipes import RECIPES, start
 
 from nlakit.config import parse_config
-from nlakit.train.recipe import Recipe
+from nlakit.worlds.storyworld.recipe import StoryworldRecipe
 
 pytestmark = pytest.mark.e2e
 
@@ -23,7 +23,7 @@ HALF = (
 
 @pytest.mark.parametrize("path", STORYWORLD, ids=lambda path: path.stem)
 def test_shipped_recipes_parse(path):
-    recipe = parse_config(Recipe, path, ["seed=3"])
+    recipe = parse_config(StoryworldRecipe, path, ["seed=3"])
     assert recipe.seed == 3
     assert recipe.extraction.layer < recipe.target.num_layers
 

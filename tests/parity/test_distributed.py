@@ -25,6 +25,7 @@ from support.serving import closed, tiny_tokenizer
 from torch import nn
 
 import nlakit
+from nlakit.cli.recipes import read_recipe
 from nlakit.core.site import Site
 from nlakit.engines.local import LocalEngine
 from nlakit.models.io import load_backbone, load_sharded
@@ -33,9 +34,9 @@ from nlakit.models.sharding import held_bytes
 from nlakit.models.target import Target
 from nlakit.storyworld.grammar import generate
 from nlakit.train import distributed
-from nlakit.train.checkpoint_recipe import CheckpointRecipe, read_recipe
 from nlakit.train.checkpoint_run import CheckpointRun, run_checkpoint
 from nlakit.train.learner import Learner, OptimizerConfig
+from nlakit.train.model_recipe import ModelRecipe
 from nlakit.train.run import RunDirectory
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -81,12 +82,10 @@ def test_shares_are_the_whole_batch(monkeypatch):
     assert found == [[0, 1], [2, 3], [4, 5, 6]]
 
 
-def recipe_for(
-    root: Path, recipe: Path, count: int = 1, parallel: str = "none"
-) -> CheckpointRecipe:
+def recipe_for(root: Path, recipe: Path, count: int = 1, parallel: str = "none") -> ModelRecipe:
     devices = (f"devices.count={count}", f"devices.parallel={parallel}")
     found = read_recipe(recipe, [*overrides(root, recipe), *devices])
-    assert isinstance(found, CheckpointRecipe)
+    assert isinstance(found, ModelRecipe)
     return found
 
 
@@ -144,7 +143,7 @@ def gradients_file(directory: Path, number: int, rank: int) -> Path:
     return directory / f"gradients-{number}.{rank}.safetensors"
 
 
-def train(recipe: CheckpointRecipe, directory: Path) -> None:
+def train(recipe: ModelRecipe, directory: Path) -> None:
     """Everything; of models that are trained whole the warm start, for the sake of time."""
     if recipe.lora is not None:
         run_checkpoint(recipe, directory)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from support.rollouts import FAMILIES, adapted_verbalizer, tiny_pair, tiny_target, vectors
 
+from nlakit.cli.recipes import read_recipe
 from nlakit.core.losses import kl_k3
 from nlakit.engines.base import Completion, Sampling
 from nlakit.engines.local import LocalEngine
@@ -24,8 +25,8 @@ from nlakit.engines.vllm import BLOCK_SIZE, VllmEngine, VllmSettings, mixed_prom
 from nlakit.errors import ConfigError
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.grammar import generate
-from nlakit.train.checkpoint_recipe import CheckpointRecipe, read_recipe
 from nlakit.train.checkpoint_run import run_checkpoint
+from nlakit.train.model_recipe import ModelRecipe
 
 pytestmark = [
     pytest.mark.skipif(
@@ -240,10 +241,10 @@ def here(tmp_path_factory) -> Path:
     return root
 
 
-def recipe_for(root: Path, *more: str) -> CheckpointRecipe:
+def recipe_for(root: Path, *more: str) -> ModelRecipe:
     paths = (f"target.checkpoint={root / 'base'}", f"corpus.source={root / 'corpus.jsonl'}")
     found = read_recipe(RECIPE, [*paths, *TINY, *more])
-    assert isinstance(found, CheckpointRecipe)
+    assert isinstance(found, ModelRecipe)
     return found
 
 

@@ -10,7 +10,8 @@ from benchmarks.ablation_rows import Ablation, Row, read_ablation, table
 
 from nlakit.config import parse_config
 from nlakit.errors import CheckpointError, InputError
-from nlakit.train.recipe import GroundedRlConfig, Recipe
+from nlakit.train.config import GroundedRlConfig
+from nlakit.worlds.storyworld.recipe import StoryworldRecipe
 
 ROW = Row(
     terms="+ judge", changes=("reword_share=0.0",), fve=0.7, fve_interval=(0.68, 0.72),
@@ -28,11 +29,11 @@ def keys(variant: Variant) -> set[str]:
 
 def test_variants_of_terms_that_rl_has_are_recipes_that_differ_in_the_reward_alone():
     path = Path(__file__).parents[2] / "recipes" / "storyworld.toml"
-    recipe = parse_config(Recipe, path, [])
+    recipe = parse_config(StoryworldRecipe, path, [])
     there = [each for each in VARIANTS if keys(each) <= GroundedRlConfig.model_fields.keys()]
     assert {"reconstruction", "judge", "reworded", "no-length"} <= {each.name for each in there}
     for each in there:
-        made = parse_config(Recipe, path, each.overrides)
+        made = parse_config(StoryworldRecipe, path, each.overrides)
         assert made.grounded_rl is not None and recipe.grounded_rl is not None
         assert made.grounded_rl.precision_slack == 1.0
         same = {key: getattr(recipe.grounded_rl, key) for key in ("precision_slack", *keys(each))}

@@ -23,7 +23,7 @@ from nlakit.models.lora import adapter_state
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.train.checkpoint_recipe import ModelShape
+from nlakit.train.model_recipe import ModelShape
 from nlakit.train.plan import lora_parameters
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
 from nlakit.worlds.storyworld.tokenizer import MARKER

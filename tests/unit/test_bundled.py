@@ -14,7 +14,7 @@ from nlakit.models.io import load_tokenizer
 from nlakit.registry import comparison_path, resolve, resolve_pair
 from nlakit.storyworld.grammar import generate
 from nlakit.storyworld.teacher import label
-from nlakit.train.recipe import Recipe
+from nlakit.worlds.storyworld.recipe import StoryworldRecipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "storyworld.toml"
 
@@ -36,8 +36,8 @@ def test_card_says_what_the_report_says(report):
 
 
 def test_shipped_recipe_is_the_one_that_made_it():
-    kept = parse_config(Recipe, comparison_path() / "run" / "recipe.toml", [])
-    assert kept == parse_config(Recipe, RECIPE, [])
+    kept = parse_config(StoryworldRecipe, comparison_path() / "run" / "recipe.toml", [])
+    assert kept == parse_config(StoryworldRecipe, RECIPE, [])
 
 
 def test_ar_prompts_are_those_it_was_trained_on():

@@ -14,8 +14,9 @@ from nlakit.storyworld.extent import extent
 from nlakit.storyworld.grammar import document
 from nlakit.storyworld.rewording import reword
 from nlakit.storyworld.teacher import Wish, describe
-from nlakit.train.grounding import ClaimJudge, JudgedClaim, ground, judge_curves
+from nlakit.train.grounding import ClaimJudge, JudgedClaim
 from nlakit.train.rewards import claim_log_odds
+from nlakit.worlds.storyworld.grounding import ground, judge_curves
 
 
 def states(num: int):

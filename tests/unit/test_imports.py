@@ -136,12 +136,8 @@ STILL_LEAKING = {
     "serve/passages.py",
     "serve/truth.py",
     "teachers/named.py",
-    "train/checkpoint_recipe.py",
+    "train/model_recipe.py",
     "train/checkpoint_run.py",
-    "train/evaluation.py",
-    "train/grounding.py",
-    "train/rl.py",
-    "train/sft.py",
 }
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from nlakit.cli import run
+from nlakit.cli.recipes import plan_of, read_recipe
 from nlakit.errors import ConfigError
-from nlakit.train.checkpoint_recipe import CheckpointRecipe, read_recipe
+from nlakit.train.model_recipe import ModelRecipe
 from nlakit.train.plan import (
     GIB,
     device_named,
@@ -18,7 +19,7 @@ from nlakit.train.plan import (
     plan,
     training_factor,
 )
-from nlakit.train.recipe import Recipe
+from nlakit.worlds.storyworld.recipe import StoryworldRecipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -35,7 +36,7 @@ RELEASED = {
 
 def planned(name, *overrides):
     recipe = read_recipe(RECIPES / f"{name}.toml", overrides)
-    assert isinstance(recipe, CheckpointRecipe)
+    assert isinstance(recipe, ModelRecipe)
     return plan(recipe, device_named(recipe.devices.kind), recipe.devices.count)
 
 
@@ -51,7 +52,7 @@ def test_shipped_recipes_of_released_models_parse_and_fit(name):
 
 
 def test_plain_recipes_are_still_the_storyworlds():
-    assert isinstance(read_recipe(RECIPES / "smoke.toml"), Recipe)
+    assert isinstance(read_recipe(RECIPES / "smoke.toml"), StoryworldRecipe)
 
 
 def test_a_recipe_that_contradicts_itself_is_refused():
@@ -159,10 +160,10 @@ def test_twice_the_devices_take_half_the_time_but_for_decoding():
 def test_smoke_run_took_what_was_planned_within_30_percent():
     """One rate, taken from the AV's stage, predicts the time of the other stages."""
     recipe = read_recipe(RECIPES / "smoke.toml")
-    assert isinstance(recipe, Recipe)
-    flops = {stage.name: stage.flops for stage in plan(recipe, device_named("cpu")).stages}
+    assert isinstance(recipe, StoryworldRecipe)
+    flops = {stage.name: stage.flops for stage in plan_of(recipe, device_named("cpu")).stages}
     rate = flops["verbalizer"] / MEASURED["seconds"]["verbalizer"]
-    found = plan(recipe, device_named("cpu", rate))
+    found = plan_of(recipe, device_named("cpu", rate))
     seconds = {stage.name: stage.hours * 3600 for stage in found.stages}
     for name in ("target", "reconstructor"):
         assert seconds[name] == pytest.approx(MEASURED["seconds"][name], rel=0.3), name

@@ -17,7 +17,7 @@ from nlakit.models.adapters import adapted
 from nlakit.models.families import backbone_of, truncated
 from nlakit.models.lora import adapter_state
 from nlakit.models.quantized import _quantize_matrices, quantize
-from nlakit.train.checkpoint_recipe import LoraConfig
+from nlakit.train.model_recipe import LoraConfig
 
 VOCABULARY = 64
 IDS = torch.arange(24).view(2, 12)

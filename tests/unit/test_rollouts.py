@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.rollouts import tiny_pair, tiny_target, vectors
 
-from nlakit.config import FrozenModel
+from nlakit.cli.recipes import read_recipe
 from nlakit.engines.base import Completion
 from nlakit.engines.local import LocalEngine
 from nlakit.engines.vllm import VllmEngine
@@ -18,10 +18,10 @@ from nlakit.errors import ConfigError, MissingExtraError
 from nlakit.models.adapters import shared_copy
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.train.checkpoint_recipe import CheckpointRecipe, read_recipe
+from nlakit.train.config import RlConfig, TrainingSettings
 from nlakit.train.learner import Learner, OptimizerConfig
-from nlakit.train.recipe import RlConfig
-from nlakit.train.rl import Players, check_policy, rl_step
+from nlakit.train.model_recipe import ModelRecipe
+from nlakit.train.rl import JointRl, check_policy, rl_step
 from nlakit.train.rollouts import check_rollouts, policy_engine, vllm_settings
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -30,9 +30,9 @@ OPTIMIZER = OptimizerConfig(lr=1e-3, warmup_steps=0)
 LORA_BASE = Path("base")
 
 
-def recipe_for(path: Path, *more: str) -> CheckpointRecipe:
+def recipe_for(path: Path, *more: str) -> ModelRecipe:
     found = read_recipe(path, ["rl.rollouts=vllm", *more])
-    assert isinstance(found, CheckpointRecipe)
+    assert isinstance(found, ModelRecipe)
     return found
 
 
@@ -58,15 +58,11 @@ class Drifted(LocalEngine):
         ]
 
 
-class Tiny(FrozenModel):
-    """As much of a recipe as a step of RL asks for."""
-
-    seed: int = 3
-    precision: str = "float32"
-    rl: RlConfig = RlConfig(
-        steps=1, vectors=2, group=2, max_new_tokens=8, micro_batch=3,
-        verbalizer=OPTIMIZER, reconstructor=OPTIMIZER,
-    )  # fmt: skip
+SETTINGS = TrainingSettings(seed=3, precision="float32")
+RL = RlConfig(
+    steps=1, vectors=2, group=2, max_new_tokens=8, micro_batch=3,
+    verbalizer=OPTIMIZER, reconstructor=OPTIMIZER,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +70,7 @@ def pair() -> tuple[Verbalizer, Reconstructor]:
     return tiny_pair(tiny_target(), "replace")
 
 
-def players(pair: tuple[Verbalizer, Reconstructor], drift: float, most_k3: float | None) -> Players:
+def joint(pair: tuple[Verbalizer, Reconstructor], drift: float, most_k3: float | None) -> JointRl:
     av, ar = pair
     engine = Drifted(None, av, ar)
     engine.drift = drift
@@ -83,34 +79,34 @@ def players(pair: tuple[Verbalizer, Reconstructor], drift: float, most_k3: float
         Learner(dict(parameters), OPTIMIZER, 1)
         for parameters in (av.model.named_parameters(), ar.named_parameters())
     ]
-    return Players(engine, reference, ar, *learners, most_k3=most_k3)
+    return JointRl(RL, SETTINGS, engine, reference, ar, *learners, most_k3=most_k3)
 
 
 def test_the_engines_log_probabilities_are_compared_with_the_trainers(pair):
     drift = 0.05
-    figures = rl_step(Tiny(), players(pair, drift, 0.01), vectors(4), 0)
+    figures = rl_step(joint(pair, drift, 0.01), vectors(4), 0)
     # k3 is e^d - 1 - d for the trainer's log-probability minus the engine's, d.
     assert figures["rollout_k3"] == pytest.approx(math.expm1(-drift) + drift, rel=1e-2)
-    same = rl_step(Tiny(), players(pair, 0.0, 0.01), vectors(4), 1)
+    same = rl_step(joint(pair, 0.0, 0.01), vectors(4), 1)
     assert same["rollout_k3"] < 1e-9
 
 
 def test_a_step_of_another_policy_is_refused_before_the_update(pair):
     before = {name: p.clone() for name, p in pair[0].model.named_parameters()}
     with pytest.raises(ConfigError, match=r"k3 = 0\.0\d+, more than 0\.01"):
-        rl_step(Tiny(), players(pair, 0.2, 0.01), vectors(4), 2)
+        rl_step(joint(pair, 0.2, 0.01), vectors(4), 2)
     assert all(torch.equal(p, before[name]) for name, p in pair[0].model.named_parameters())
 
 
 def test_without_a_bound_nothing_is_compared(pair):
-    assert "rollout_k3" not in rl_step(Tiny(), players(pair, 0.2, None), vectors(4), 3)
+    assert "rollout_k3" not in rl_step(joint(pair, 0.2, None), vectors(4), 3)
     with pytest.raises(ConfigError):
         check_policy(0.01, math.nan)
 
 
 def test_recipes_say_who_writes(pair):
     local = read_recipe(LORA)
-    assert isinstance(local, CheckpointRecipe)
+    assert isinstance(local, ModelRecipe)
     assert (local.rl.rollouts, local.rl.most_k3) == ("local", None)
     check_rollouts(local)
     asked = recipe_for(LORA)

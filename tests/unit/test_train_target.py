@@ -7,7 +7,8 @@ import torch
 
 from nlakit.split import split_of
 from nlakit.storyworld.grammar import generate
-from nlakit.train.recipe import FutureWordsConfig, OptimizerConfig, TargetConfig
+from nlakit.train.learner import OptimizerConfig
+from nlakit.worlds.storyworld.recipe import FutureWordsConfig, TargetConfig
 from nlakit.worlds.storyworld.target import (
     future_words_loss,
     language_model_loss,

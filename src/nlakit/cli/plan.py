@@ -11,9 +11,10 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from nlakit.train.checkpoint_recipe import CheckpointRecipe, read_recipe
+from nlakit.train.model_recipe import ModelRecipe
 from nlakit.train.plan import GIB, Plan, device_named
-from nlakit.train.plan import plan as make_plan
+
+from .recipes import plan_of, read_recipe
 
 
 def plan(
@@ -44,9 +45,9 @@ def plan(
     """
     found = read_recipe(recipe, list(overrides))
     named, count = "cpu", 1
-    if isinstance(found, CheckpointRecipe):
+    if isinstance(found, ModelRecipe):
         named, count = found.devices.kind, found.devices.count
-    made = make_plan(
+    made = plan_of(
         found, device_named(device or named, flops), count if devices is None else devices
     )
     if json:

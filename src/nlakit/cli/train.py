@@ -8,9 +8,11 @@ from rich.console import Console
 
 from nlakit.errors import ConfigError
 from nlakit.train import distributed
-from nlakit.train.checkpoint_recipe import CheckpointRecipe, read_recipe
 from nlakit.train.checkpoint_run import run_checkpoint
+from nlakit.train.model_recipe import ModelRecipe
 from nlakit.worlds.storyworld import pipeline
+
+from .recipes import read_recipe
 
 RUNS = Path("runs")
 
@@ -44,7 +46,7 @@ def train(
 
 def _made(recipe: Path, overrides: list[str], directory: Path, only: str | None) -> Path:
     found = read_recipe(recipe, overrides)
-    if isinstance(found, CheckpointRecipe):
+    if isinstance(found, ModelRecipe):
         return run_checkpoint(found, directory, only)
     if distributed.num_processes() > 1:
         raise ConfigError(f"{recipe} makes its own target: it is trained by one process.")

@@ -32,8 +32,8 @@ from nlakit.errors import InputError
 from nlakit.models.verbalizer import Verbalizer
 
 from . import distributed
-from .checkpoint_recipe import MIN_LABELS, CheckpointRecipe, SpanGroundingConfig, StageSettings
 from .grounding import SHUFFLES, ClaimJudge, gain_over
+from .model_recipe import MIN_LABELS, ModelRecipe, SpanGroundingConfig, StageSettings
 from .run import RunDirectory
 from .sft import train_verbalizer
 
@@ -90,7 +90,7 @@ class SpanVerdict:
 
 
 def ground_labels(
-    recipe: CheckpointRecipe,
+    recipe: ModelRecipe,
     shards: Path,
     labels: Path,
     directory: Path,
@@ -120,7 +120,7 @@ def ground_labels(
     return load_pairs(shards, run.path)
 
 
-def grounding_of(recipe: CheckpointRecipe) -> SpanGroundingConfig:
+def grounding_of(recipe: ModelRecipe) -> SpanGroundingConfig:
     assert recipe.grounding is not None, "the stage of a recipe without one is never made"
     return recipe.grounding
 
@@ -132,7 +132,7 @@ def judge_directory(directory: Path, number: int) -> Path:
 
 # -- judging ---------------------------------------------------------------------------------------
 def judge_labels(
-    recipe: CheckpointRecipe, pairs: PairSet, directory: Path, verbalizer: VerbalizerMaker
+    recipe: ModelRecipe, pairs: PairSet, directory: Path, verbalizer: VerbalizerMaker
 ) -> list[list[SpanVerdict]]:
     """The claims of each label, judged by who has read no label of its document."""
     halves = halves_of(pairs.rows)
@@ -163,7 +163,7 @@ def halves_of(rows: pa.Table) -> tuple[list[int], list[int]]:
 
 
 def train_judge(
-    recipe: CheckpointRecipe,
+    recipe: ModelRecipe,
     pairs: PairSet,
     rows: list[int],
     directory: Path,
@@ -171,15 +171,16 @@ def train_judge(
 ) -> None:
     """The AV's warm start, on the labels of some rows; another threshold leaves it done."""
     warm = recipe.warm_start.model_copy(update={"epochs": grounding_of(recipe).epochs})
-    taught = recipe.model_copy(update={"warm_start": warm, "grounding": None})
+    taught = recipe.model_copy(update={"warm_start": warm, "grounding": None}).training(len(rows))
     lessons = PairSet(
         pairs.vectors[rows], [pairs.explanations[row] for row in rows], pairs.rows.take(rows)
     )
-    train_verbalizer(taught.training(len(rows)), verbalizer(), lessons, directory, ("verbalizer",))
+    run = RunDirectory(directory, taught.stage("verbalizer"))
+    train_verbalizer(verbalizer(), lessons, taught.verbalizer, taught.settings, run)
 
 
 def _verdicts_of(
-    recipe: CheckpointRecipe,
+    recipe: ModelRecipe,
     pairs: PairSet,
     judged: list[int],
     directory: Path,

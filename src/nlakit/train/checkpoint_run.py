@@ -62,14 +62,14 @@ from nlakit.worlds.storyworld.workspace import injection_scale, mean_vector
 
 from . import distributed
 from .checkpoint_grounding import LABELS_NAME, ground_labels, judge_directory
-from .checkpoint_recipe import CheckpointRecipe, PairTraining
+from .config import GroundedRlConfig
 from .evaluation import HeldOut
 from .grounding import ClaimJudge
+from .model_recipe import ModelRecipe, PairTraining
 from .prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE, checkpoint_tokens
-from .recipe import GroundedRlConfig
 from .rl import TruthTerms, train_rl
 from .rollouts import check_rollouts, policy_engine
-from .run import count_bar, finished, read_json
+from .run import RunDirectory, count_bar, finished, read_json
 from .sft import train_reconstructor, train_verbalizer
 
 STAGES = ("activations", "labels", "verbalizer", "reconstructor", "rl")
@@ -79,7 +79,7 @@ WARM_START, RL, HELD_OUT = "warm-start", "rl", "held-out"
 AV_SEED, AR_SEED = 31, 32
 
 
-def run_checkpoint(recipe: CheckpointRecipe, output: Path, only: str | None = None) -> Path:
+def run_checkpoint(recipe: ModelRecipe, output: Path, only: str | None = None) -> Path:
     """Make every stage that is not done yet; returns the directory of the pair.
 
     Args:
@@ -123,7 +123,7 @@ def run_checkpoint(recipe: CheckpointRecipe, output: Path, only: str | None = No
     return making.nla
 
 
-def _check_devices(recipe: CheckpointRecipe) -> None:
+def _check_devices(recipe: ModelRecipe) -> None:
     """Refuse what does not go together, and another number of processes than the recipe's."""
     devices = recipe.devices
     rates = (recipe.warm_start.optimizer.muon_lr, recipe.rl.optimizer.muon_lr)
@@ -149,7 +149,7 @@ class CheckpointRun:
         dtype: of frozen models; weights that are trained are float32.
     """
 
-    def __init__(self, recipe: CheckpointRecipe, root: Path):
+    def __init__(self, recipe: ModelRecipe, root: Path):
         self.recipe, self.root = recipe, root
         self.console = Console(stderr=True, quiet=not distributed.is_first())
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -365,35 +365,39 @@ class CheckpointRun:
     # -- stages ------------------------------------------------------------------------------------
     def warm_start_verbalizer(self) -> None:
         """The AV learns to write the labels."""
-        directory = self.stage("verbalizer")
-        train_verbalizer(self.training, self.verbalizer(), self.lessons, directory, ("verbalizer",))
+        training = self.training
+        run = RunDirectory(self.stage("verbalizer"), training.stage("verbalizer"))
+        train_verbalizer(
+            self.verbalizer(), self.lessons, training.verbalizer, training.settings, run
+        )
 
     def warm_start_reconstructor(self) -> None:
         """The AR learns to rebuild activations from the labels."""
+        training = self.training
         train_reconstructor(
-            self.training,
             self.reconstructor(),
             self.lessons,
             self.mean_D,
-            self.stage("reconstructor"),
-            ("reconstructor",),
+            training.reconstructor,
+            training.settings,
+            RunDirectory(self.stage("reconstructor"), training.stage("reconstructor")),
         )
 
     def joint_rl(self) -> None:
         """Both go on from the warm start; the same adapters, since fresh ones would lose it."""
-        av, ar = self._warm_started()
+        training, (av, ar) = self.training, self._warm_started()
         held_out_ND, longest = self.held_out_rows.vectors_ND, self.recipe.rl.max_new_tokens
         with policy_engine(self.recipe, self.base, self.engine(av, ar)) as engine:
             train_rl(
-                self.training,
                 engine,
                 self.verbalizer(av, frozen=True),
                 self.reconstructor(ar, frozen=True),
                 self.rl_vectors,
                 HeldOut(held_out_ND, None, self.mean_D, longest),
-                self.stage("rl"),
+                training.rl,
+                training.settings,
+                RunDirectory(self.stage("rl"), training.stage("verbalizer", "reconstructor", "rl")),
                 self._truth_terms(),
-                parts=("verbalizer", "reconstructor", "rl"),
                 most_k3=self.recipe.rl.most_k3,
             )
 

@@ -1,37 +1,29 @@
-"""Held-out figures taken while training: the report's own, on fewer documents."""
+"""Held-out figures taken during training: those of the report, on fewer documents."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from nlakit.core.fidelity import fve
 from nlakit.core.scale import resolve_scale
-from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import Engine, Sampling
-from nlakit.evals.claims import score_claims
-from nlakit.evals.probes import fit_probes
 from nlakit.models.reconstructor import Reconstructor
-from nlakit.models.target import Target
-from nlakit.storyworld.document import State
-from nlakit.worlds.storyworld.documents import states_of
 
 EVALUATION_TOKENS = 120
-PROBE_DOCUMENTS, PROBE_POSITIONS, PROBE_TRAIN_SHARE = 1600, 4, 0.75
 
 
-def probe_accuracies(target: Target, seed: int) -> dict[str, float]:
-    """What an MLP reads of each kind of fact at the target's site, as `probe.KIND`.
+class ClaimShares(NamedTuple):
+    """Precision and recall of the claims of some explanations."""
 
-    A target learns its kinds one at a time, after long plateaus that its loss does not show.
-    """
-    vectors, rows = sample_storyworld(target, seed, "train", PROBE_DOCUMENTS, PROBE_POSITIONS)
-    states = states_of(rows)
-    cut = int(len(states) * PROBE_TRAIN_SHARE)
-    found = fit_probes(vectors[:cut], states[:cut], vectors[cut:], states[cut:])
-    return {f"probe.{kind}": round(result.score.mlp, 3) for kind, result in found.items()}
+    precision: float
+    recall: float
+
+
+CheckClaims = Callable[[Sequence[str]], ClaimShares]
 
 
 @dataclass(frozen=True)
@@ -53,10 +45,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Activations of held-out documents, with the state of the world at each where it is known."""
+    """Activations of held-out documents, and whoever can check what is claimed of them.
+
+    Attributes:
+        check: of one explanation a row, in order; None where no claim can be checked.
+    """
 
     vectors_ND: Tensor
-    states: Sequence[State] | None
+    check: CheckClaims | None
     mean_D: Tensor
     max_new_tokens: int = EVALUATION_TOKENS
 
@@ -68,7 +64,7 @@ class HeldOut:
             )
         ]
         texts = [each.text for each in completions]
-        truth = None if self.states is None else score_claims(texts, self.states)
+        truth = None if self.check is None else self.check(texts)
         return Scores(
             fve=self._fve(engine.reconstruct(texts)),
             fve_frozen_ar=self._fve(frozen.reconstruct(texts)),

@@ -11,35 +11,21 @@ the AV learns on from the rest. The judge stays on in RL as part of the reward.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from nlakit.claim import Claim
-from nlakit.claims.calibration import auroc
 from nlakit.claims.probability import STORYWORLD, ClaimFinder, claim_tokens
-from nlakit.config import FrozenModel, write_text_atomic
-from nlakit.data.labels import LABEL_SCHEMA, SET_NAME, LabelSet
-from nlakit.data.shards import write_table
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.storyworld.claims import check
-from nlakit.storyworld.document import State
-from nlakit.storyworld.teacher import Label, Wish, describe
 
 from .learner import Precision, autocast
 
 MICRO_BATCH = 64
 SHUFFLES = 2
-TAIL_WORDS = (1,)
-"""How many of the last words are quoted. Two are one claim, false when either is."""
-THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,140 +78,6 @@ class ClaimJudge:
         ]
 
 
-# -- labels ----------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Grounded:
-    """A label without what the judge could not read, and what was dropped."""
-
-    label: Label
-    dropped: tuple[str, ...]
-
-
-def ground(
-    judge: ClaimJudge,
-    vectors_ND: Float[Tensor, "N D"],
-    states: Sequence[State],
-    threshold: float,
-    seed: int,
-) -> list[Grounded]:
-    """Write a label for each state, judge its claims, and write it again without the unread ones.
-
-    Each state is worded twice, in other words where there are any, and a claim is judged by its
-    mean: a judge that likes one wording better is not one that doubts the claim.
-    """
-    first = [_full(state, seed, row) for row, state in enumerate(states)]
-    second = [_full(state, seed, row, avoid=first[row].text) for row, state in enumerate(states)]
-    judged = [judge.judge(vectors_ND, [each.text for each in labels]) for labels in (first, second)]
-    return [
-        _without_unread(state, _rng(seed, row), (*judged[0][row], *judged[1][row]), threshold)
-        for row, state in enumerate(states)
-    ]
-
-
-def _without_unread(
-    state: State, rng: random.Random, judged: Sequence[JudgedClaim], threshold: float
-) -> Grounded:
-    found: dict[str, list[float]] = {}
-    for each in judged:
-        found.setdefault(each.claim.kind, []).append(each.probability)
-    kept = {kind for kind, each in found.items() if sum(each) / len(each) >= threshold}
-    label = describe(state, rng, Wish(kept, TAIL_WORDS))
-    return Grounded(label, tuple(sorted(set(found) - kept)))
-
-
-def full_labels(states: Sequence[State], seed: int) -> list[str]:
-    """What the teacher says of each state when nothing is left out, for the judge to learn."""
-    return [_full(state, seed, row).text for row, state in enumerate(states)]
-
-
-def _full(state: State, seed: int, row: int, avoid: str = "") -> Label:
-    wish = Wish(tail_words=TAIL_WORDS, avoid=avoid.lower())
-    return describe(state, _rng(seed, row), wish)
-
-
-def _rng(seed: int, row: int) -> random.Random:
-    return random.Random(f"grounding/{seed}/{row}")
-
-
-def write_grounded(
-    directory: Path, grounded: Sequence[Grounded], activations_hash: str, threshold: float
-) -> None:
-    """Write a label set that `load_pairs` reads, beside its shards."""
-    rows = [
-        {
-            "row": row,
-            "key": f"grounded/{row}",
-            "explanation": each.label.text,
-            "refusal": None,
-            "claims": [{"kind": kind, "value": value} for kind, value in each.label.claims],
-        }
-        for row, each in enumerate(grounded)
-    ]
-    write_table(directory / "labels-00000.parquet", pa.Table.from_pylist(rows, LABEL_SCHEMA))
-    found = LabelSet(
-        teacher=f"storyworld, claims of probability {threshold:g} and more",
-        num_rows=len(rows),
-        num_refused=0,
-        activations_hash=activations_hash,
-    )
-    write_text_atomic(directory / SET_NAME, found.model_dump_json(indent=2))
-
-
-# -- what the judge is worth -----------------------------------------------------------------------
-class CurvePoint(FrozenModel):
-    """Claims of the judge's own explanations whose score is at least `threshold`."""
-
-    threshold: float
-    precision: float | None
-    kept: float
-    """Share of the true claims that stay."""
-
-
-class JudgeCurve(FrozenModel):
-    """How well a score tells true claims from false ones, over all kinds."""
-
-    score: str
-    claims: int
-    auroc: float | None
-    """None where all claims are true, or all false."""
-    points: tuple[CurvePoint, ...]
-
-
-def judge_curves(
-    judge: ClaimJudge,
-    vectors_ND: Float[Tensor, "N D"],
-    explanations: Sequence[str],
-    states: Sequence[State],
-    seed: int,
-) -> tuple[JudgeCurve, ...]:
-    """Curves of the probability, and of its gain over shuffled vectors, against the world."""
-    seeds = torch.Generator().manual_seed(seed)
-    real = judge.judge(vectors_ND, explanations)
-    shuffled = [
-        judge.judge(vectors_ND[torch.randperm(len(vectors_ND), generator=seeds)], explanations)
-        for _ in range(SHUFFLES)
-    ]
-    truth, probability, gain = [], [], []
-    for row, judged in enumerate(real):
-        for place, each in enumerate(judged):
-            verdict = check(each.claim, states[row])
-            if verdict == "uncheckable":
-                continue
-            without = sum(found[row][place].probability for found in shuffled) / SHUFFLES
-            truth.append(verdict == "true")
-            probability.append(each.probability)
-            gain.append(gain_over(each.probability, without))
-    return tuple(
-        JudgeCurve(
-            score=name,
-            claims=len(truth),
-            auroc=auroc(np.array(scores), np.array(truth, dtype=bool)),
-            points=tuple(_point(truth, scores, threshold) for threshold in THRESHOLDS),
-        )
-        for name, scores in (("probability", probability), ("gain over shuffled", gain))
-    )
-
-
 def gain_over(probability: float, without: float) -> float:
     """What the vector adds to a claim: 0.5 is nothing, 1 all of it.
 
@@ -233,12 +85,3 @@ def gain_over(probability: float, without: float) -> float:
         without: its probability under the vectors of other documents.
     """
     return probability / (probability + without + 1e-9)
-
-
-def _point(truth: Sequence[bool], scores: Sequence[float], threshold: float) -> CurvePoint:
-    passed = [right for right, score in zip(truth, scores, strict=True) if score >= threshold]
-    return CurvePoint(
-        threshold=threshold,
-        precision=sum(passed) / len(passed) if passed else None,
-        kept=sum(passed) / max(1, sum(truth)),
-    )

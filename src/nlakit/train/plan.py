@@ -12,9 +12,8 @@ from pydantic import Field
 from nlakit.config import FrozenModel
 from nlakit.errors import ConfigError
 
-from .checkpoint_recipe import CheckpointRecipe, LoraConfig, ModelShape
 from .grounding import SHUFFLES
-from .recipe import Recipe
+from .model_recipe import LoraConfig, ModelRecipe, ModelShape
 
 BYTES, GIB = 2, 1024**3
 """Bytes of a weight in bfloat16, and of a gibibyte."""
@@ -107,13 +106,10 @@ def device_named(name: str, flops: float | None = None) -> Device:
     return DEVICES[name] if flops is None else DEVICES[name].model_copy(update={"flops": flops})
 
 
-def plan(recipe: Recipe | CheckpointRecipe, device: Device, num_devices: int = 1) -> Plan:
-    """The plan of a recipe of either kind."""
+def check_count(num_devices: int) -> None:
+    """Raise `ConfigError` for fewer devices than one."""
     if num_devices < 1:
         raise ConfigError(f"--devices {num_devices}: expected at least 1.")
-    if isinstance(recipe, Recipe):
-        return _plan_storyworld(recipe, device, num_devices)
-    return _plan_checkpoint(recipe, device, num_devices)
 
 
 # -- arithmetic ------------------------------------------------------------------------------------
@@ -204,8 +200,10 @@ class Setting:
         return self.stage("rl", float(steps * rows * width), flops, extra)
 
 
-# -- released models -------------------------------------------------------------------------------
-def _plan_checkpoint(recipe: CheckpointRecipe, device: Device, num_devices: int) -> Plan:
+# -- model recipes -------------------------------------------------------------------------------
+def plan(recipe: ModelRecipe, device: Device, num_devices: int = 1) -> Plan:
+    """The plan of a model recipe. Raises `ConfigError` for fewer devices than one."""
+    check_count(num_devices)
     shape, corpus = recipe.target.shape, recipe.corpus
     factor = training_factor(recipe.lora is not None, recipe.devices.gradient_checkpointing)
     setting = Setting(
@@ -235,7 +233,7 @@ def _plan_checkpoint(recipe: CheckpointRecipe, device: Device, num_devices: int)
     )
 
 
-def _label_dollars(recipe: CheckpointRecipe) -> float | None:
+def _label_dollars(recipe: ModelRecipe) -> float | None:
     """Rows × (instruction and half a document read, a label written) × price."""
     teacher, corpus = recipe.teacher, recipe.corpus
     if teacher.price is None:
@@ -255,14 +253,14 @@ def lora_parameters(shape: ModelShape, rank: int, num_blocks: int) -> int:
     return num_blocks * rank * sides
 
 
-def _memory(recipe: CheckpointRecipe, num_devices: int) -> dict[str, float]:
+def _memory(recipe: ModelRecipe, num_devices: int) -> dict[str, float]:
     """Bytes on one device in joint RL, the fullest stage."""
     lora = recipe.lora
     weights = _whole(recipe, num_devices) if lora is None else _adapted(recipe, lora, num_devices)
     return weights | _working_memory(recipe, num_devices)
 
 
-def _adapted(recipe: CheckpointRecipe, lora: LoraConfig, num_devices: int) -> dict[str, float]:
+def _adapted(recipe: ModelRecipe, lora: LoraConfig, num_devices: int) -> dict[str, float]:
     """One base serves target, AV, AR and the frozen start of both, which is adapters again.
 
     Every device has all adapters, with float32 copies of those at the start.
@@ -280,7 +278,7 @@ def _adapted(recipe: CheckpointRecipe, lora: LoraConfig, num_devices: int) -> di
     }
 
 
-def _whole(recipe: CheckpointRecipe, num_devices: int) -> dict[str, float]:
+def _whole(recipe: ModelRecipe, num_devices: int) -> dict[str, float]:
     """Target, AV, AR and the frozen start of both have weights of their own; AR heads are whole."""
     shape = recipe.target.shape
     cut = (recipe.target.layer + 1) * shape.block_parameters + shape.head_parameters
@@ -292,11 +290,11 @@ def _whole(recipe: CheckpointRecipe, num_devices: int) -> dict[str, float]:
     }
 
 
-def _num_sharing(recipe: CheckpointRecipe, num_devices: int) -> int:
+def _num_sharing(recipe: ModelRecipe, num_devices: int) -> int:
     return num_devices if recipe.devices.parallel == "fsdp" else 1
 
 
-def _working_memory(recipe: CheckpointRecipe, num_devices: int) -> dict[str, float]:
+def _working_memory(recipe: ModelRecipe, num_devices: int) -> dict[str, float]:
     """What the forwards of RL need beside the weights."""
     shape, devices = recipe.target.shape, recipe.devices
     width = AV_PREFIX_TOKENS + 1 + AV_SUFFIX_TOKENS + recipe.rl.max_new_tokens
@@ -313,7 +311,7 @@ def _working_memory(recipe: CheckpointRecipe, num_devices: int) -> dict[str, flo
     }
 
 
-def _gathered(recipe: CheckpointRecipe) -> float:
+def _gathered(recipe: ModelRecipe) -> float:
     """The largest piece of a sharded model: what is received and what is made of it; of float32
     and with its gradient where it is trained."""
     if recipe.devices.parallel != "fsdp":
@@ -321,71 +319,3 @@ def _gathered(recipe: CheckpointRecipe) -> float:
     shape = recipe.target.shape
     largest = max(shape.block_parameters, shape.head_parameters)
     return largest * (2.0 * BYTES if recipe.lora is not None else 3 * 4.0)
-
-
-# -- the storyworld --------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class WorldText:
-    """Tokens of the storyworld's texts under its own tokenizers, counted once (docs/plan.md)."""
-
-    rows_kept: float = 0.886  # of a batch; the rest are of the held-out split
-    document: float = 107.4
-    row_padded: float = 172.0  # a training row, padded to the longest of its batch
-    label: float = 45.5
-    label_padded: float = 49.0
-    prefix: int = 9
-    suffix: int = 14
-    ar_prompt: int = 12
-
-
-WORLD = WorldText()
-
-
-def _plan_storyworld(recipe: Recipe, device: Device, num_devices: int) -> Plan:
-    config = recipe.target
-    shape = ModelShape(
-        d_model=config.hidden_size,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_heads,
-        head_dim=config.hidden_size // config.num_heads,
-        intermediate_size=config.intermediate_size,
-        vocab_size=config.vocab_size,
-        tied_embeddings=True,
-    )
-    setting = Setting(
-        shape, recipe.extraction.layer + 1, 3.0, device, num_devices,
-        WORLD.prefix, WORLD.suffix, WORLD.ar_prompt,
-    )  # fmt: skip
-    tokens = config.steps * config.batch_size * WORLD.rows_kept * WORLD.row_padded
-    heads = 1 if config.future_words is None else 2
-    target = 3 * forward_flops(
-        shape, tokens, WORLD.row_padded / 2, shape.num_layers, heads * tokens
-    )
-    read_tokens = recipe.extraction.documents * WORLD.document
-    read = forward_flops(shape, read_tokens, WORLD.document / 2, setting.num_blocks, 0)
-    av_rows = recipe.verbalizer.steps * recipe.verbalizer.batch_size
-    ar_rows = recipe.reconstructor.steps * recipe.reconstructor.batch_size
-    rl = recipe.rl
-    stages = (
-        setting.stage("target", tokens, target),
-        setting.stage("activations", read_tokens, read),
-        setting.warm_start(av_rows, WORLD.label_padded)[0],
-        setting.warm_start(ar_rows, WORLD.label_padded)[1],
-        setting.rl(rl.steps, rl.vectors * rl.group, round(WORLD.label)),
-    )
-    trained = shape.parameters * 2 + shape.d_model**2
-    memory = {
-        "frozen weights": 3.0 * shape.parameters * 4,
-        "trained weights": float(trained * FULL_TRAINING_BYTES),
-    }
-    return Plan(
-        recipe=recipe.name,
-        device=device.name,
-        num_devices=num_devices,
-        parameters=shape.parameters,
-        stages=stages,
-        memory_bytes=memory,
-        device_memory_bytes=device.memory,
-        label_dollars=0.0,
-    )

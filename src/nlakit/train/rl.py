@@ -7,9 +7,8 @@ rollout's own policy is the one being updated and no old-policy pass is needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,27 +22,30 @@ from nlakit.models.likelihood import text_logprobs
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.storyworld.rewording import reword
 
 from . import distributed, rewards
 from .chooser import Chooser
+from .config import GroundedRlConfig, RlConfig, TrainingSettings
 from .evaluation import HeldOut
 from .grounding import ClaimJudge
 from .learner import Learner, autocast
-from .recipe import GroundedRlConfig, PairRecipe, RlConfig
 from .run import RunDirectory, generator, train_steps
 
-STAGE_PARTS = ("target", "extraction", "verbalizer", "reconstructor", "rl")
 ROLLOUT_PLACE, VECTOR_PLACE, REWORD_PLACE = 21, 22, 23
 
 
 @dataclass(frozen=True)
 class TruthTerms:
-    """What is rewarded besides reconstruction, and who judges it; none of them learns."""
+    """What is rewarded besides reconstruction, and who judges it; none of them is trained.
+
+    Attributes:
+        reword: says an explanation in other words, by a number; None where nobody can.
+    """
 
     config: GroundedRlConfig
     judge: ClaimJudge
     target: Target
+    reword: Callable[[str, int], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,16 @@ class Rollout:
 
 
 @dataclass
-class Players:
-    """Who takes part: the pair in training, its frozen start, and their optimisers.
+class JointRl:
+    """One run of joint RL: the pair in training, its frozen start, optimisers and settings.
 
     Attributes:
         most_k3: how far the engine's policy may be from the trainer's (`check_policy`); None where
             both run the same weights by the same code.
     """
 
+    config: RlConfig
+    settings: TrainingSettings
     engine: PolicyEngine
     reference: Verbalizer
     frozen: Reconstructor
@@ -95,27 +99,27 @@ class Players:
 
 
 def train_rl(
-    recipe: PairRecipe,
     engine: PolicyEngine,
     reference: Verbalizer,
     frozen: Reconstructor,
     vectors_ND: Tensor,
     held_out: HeldOut,
-    directory: Path,
+    config: RlConfig,
+    settings: TrainingSettings,
+    run: RunDirectory,
     truth: TruthTerms | None = None,
-    parts: Sequence[str] = STAGE_PARTS,
     most_k3: float | None = None,
 ) -> None:
-    """Train the engine's pair in place; `directory/best/{av,ar}` is the chosen checkpoint.
+    """Train the engine's pair in place; `best/{av,ar}` of the run is the chosen checkpoint.
 
     Raises:
         ConfigError: the engine's log-probabilities are further from the trainer's than `most_k3`.
     """
-    config = recipe.rl
-    run = RunDirectory(directory, recipe.stage(*parts))
     if run.done is not None:
         return
-    players = Players(
+    rl = JointRl(
+        config,
+        settings,
         engine,
         reference,
         frozen,
@@ -128,40 +132,38 @@ def train_rl(
     chooser.start()
 
     def step(number: int) -> dict[str, float]:
-        metrics = rl_step(recipe, players, vectors_ND, number)
+        metrics = rl_step(rl, vectors_ND, number)
         if (number + 1) % config.evaluate_every == 0 or number + 1 == config.steps:
             metrics |= chooser.consider(number + 1)
         return metrics
 
-    learners = {"av": players.av, "ar": players.ar}
-    train_steps(run, learners, config.steps, step, recipe.checkpoint_every, "joint RL")
+    learners = {"av": rl.av, "ar": rl.ar}
+    train_steps(run, learners, config.steps, step, settings.checkpoint_every, "joint RL")
     run.finish({"steps": config.steps, "best": chooser.record()})
 
 
 # -- one step --------------------------------------------------------------------------------------
-def rl_step(
-    recipe: PairRecipe, players: Players, vectors_ND: Tensor, number: int
-) -> dict[str, float]:
+def rl_step(rl: JointRl, vectors_ND: Tensor, number: int) -> dict[str, float]:
     """Sample, reward, update both; returns the figures of the step."""
-    config = recipe.rl
+    config = rl.config
     picked = torch.randint(
-        len(vectors_ND), (config.vectors,), generator=generator(recipe.seed, VECTOR_PLACE, number)
+        len(vectors_ND),
+        (config.vectors,),
+        generator=generator(rl.settings.seed, VECTOR_PLACE, number),
     )
     own = distributed.share(config.vectors)
-    rollout = roll_out(recipe, players, vectors_ND[picked[list(own)]], number, own.start)
-    mse_R = update_reconstructor(recipe, players, rollout, number)
+    rollout = roll_out(rl, vectors_ND[picked[list(own)]], number, own.start)
+    mse_R = update_reconstructor(rl, rollout, number)
     num_rows = config.vectors * config.group
-    terms = reward_terms(players, rollout, mse_R, config)
+    terms = reward_terms(rl, rollout, mse_R)
     reward_NG = rewards.with_unclosed(
         torch.stack(list(terms.values())).sum(0),
         rollout.closed_R.view(-1, rollout.group),
         config.unclosed_reward,
     )
-    parts = {} if players.truth is None else terms
-    figures = update_verbalizer(
-        recipe, players, rollout, group_advantages(reward_NG).flatten(), number
-    )
-    players.engine.refresh()
+    parts = {} if rl.truth is None else terms
+    figures = update_verbalizer(rl, rollout, group_advantages(reward_NG).flatten(), number)
+    rl.engine.refresh()
     closed = rollout.closed_R.float()
     num_closed = distributed.total(float(closed.sum()))
     return {
@@ -175,40 +177,40 @@ def rl_step(
     }
 
 
-def roll_out(
-    recipe: PairRecipe, players: Players, vectors_ND: Tensor, number: int, first: int
-) -> Rollout:
+def roll_out(rl: JointRl, vectors_ND: Tensor, number: int, first: int) -> Rollout:
     """Sample explanations of this process's vectors, which are numbered from `first`."""
-    config, seeds = recipe.rl, generator(recipe.seed, ROLLOUT_PLACE, number)
+    config, seeds = rl.config, generator(rl.settings.seed, ROLLOUT_PLACE, number)
     sampling = Sampling(
         samples=config.group,
         temperature=config.temperature,
         max_new_tokens=config.max_new_tokens,
         seed=int(torch.randint(1 << 62, (1,), generator=seeds)),
     )
-    groups = players.engine.verbalize(vectors_ND, sampling, first=first)
+    groups = rl.engine.verbalize(vectors_ND, sampling, first=first)
     rows: Sequence[Completion] = [each for group in groups for each in group]
     texts = [each.text for each in rows]
-    read = texts if players.truth is None else reworded(recipe, players.truth, texts, number)
+    read = texts if rl.truth is None else reworded(rl, rl.truth, texts, number)
     return Rollout(
         vectors_RD=vectors_ND.repeat_interleave(config.group, dim=0),
         responses=[list(each.ids) for each in rows],
         logprobs=[list(each.logprobs) for each in rows],
         texts=texts,
         read=read,
-        ar_ids=[players.reconstructor.encode(text) for text in read],
+        ar_ids=[rl.reconstructor.encode(text) for text in read],
         closed_R=torch.tensor([each.closed for each in rows]),
         group=config.group,
     )
 
 
-def reworded(recipe: PairRecipe, truth: TruthTerms, texts: list[str], number: int) -> list[str]:
+def reworded(rl: JointRl, truth: TruthTerms, texts: list[str], number: int) -> list[str]:
     """The explanations with those of some vectors in other words: a private code earns nothing.
 
     All samples of a vector are re-worded or none, since they are compared with one another.
     """
-    group = recipe.rl.group
-    seeds = generator(recipe.seed, REWORD_PLACE, number)
+    reword, group = truth.reword, rl.config.group
+    if reword is None:
+        return texts
+    seeds = generator(rl.settings.seed, REWORD_PLACE, number)
     chosen_N = torch.rand(len(texts) // group, generator=seeds) < truth.config.reword_share
     return [
         reword(text, number) if chosen_N[row // group] else text for row, text in enumerate(texts)
@@ -225,17 +227,15 @@ def claim_odds(truth: TruthTerms, rollout: Rollout) -> Tensor:
     return torch.tensor(odds, dtype=torch.float32).view(-1, rollout.group)
 
 
-def reward_terms(
-    players: Players, rollout: Rollout, mse_R: Tensor, config: RlConfig
-) -> dict[str, Tensor]:
+def reward_terms(rl: JointRl, rollout: Rollout, mse_R: Tensor) -> dict[str, Tensor]:
     """N x G each: what is summed to the reward of a closed explanation."""
-    shape, truth = (-1, rollout.group), players.truth
+    shape, truth = (-1, rollout.group), rl.truth
     mse_NG, tokens_NG = mse_R.view(shape), rollout.num_tokens_R.view(shape)
-    length = rewards.length_cost(tokens_NG, config.length_allowance, config.length_cost)
+    length = rewards.length_cost(tokens_NG, rl.config.length_allowance, rl.config.length_cost)
     if truth is None:
         return {"reconstruction": rewards.reconstruction(mse_NG), "length": length}
     terms = {
-        "reconstruction": _reconstruction(players, truth.config.independent_share, rollout, mse_NG),
+        "reconstruction": _reconstruction(rl, truth.config.independent_share, rollout, mse_NG),
         "length": length,
         "claims": truth.config.judge_weight * claim_odds(truth, rollout),
     }
@@ -250,31 +250,29 @@ def reward_terms(
     return terms
 
 
-def _reconstruction(players: Players, share: float, rollout: Rollout, mse_NG: Tensor) -> Tensor:
+def _reconstruction(rl: JointRl, share: float, rollout: Rollout, mse_NG: Tensor) -> Tensor:
     if share == 0:
         return rewards.reconstruction(mse_NG)
-    other_R = _score(players.frozen, rollout)
+    other_R = _score(rl.frozen, rollout)
     return rewards.shared_reconstruction(mse_NG, other_R.view_as(mse_NG), share)
 
 
-def update_reconstructor(
-    recipe: PairRecipe, players: Players, rollout: Rollout, number: int
-) -> Tensor:
+def update_reconstructor(rl: JointRl, rollout: Rollout, number: int) -> Tensor:
     """Regress on the closed explanations; returns the errors before any update, the reward's.
 
     With one update that forward serves as the reward too. With several, all are scored first: the
     samples of a vector must be judged by the same AR.
     """
-    num_updates = min(recipe.rl.reconstructor_updates, rollout.group)
+    num_updates = min(rl.config.reconstructor_updates, rollout.group)
     if num_updates == 1:
-        mse_R = _regress(recipe, players, rollout, list(range(len(rollout.ar_ids))))
-        players.ar.update(number)
+        mse_R = _regress(rl, rollout, list(range(len(rollout.ar_ids))))
+        rl.ar.update(number)
         return mse_R
-    mse_R = _score(players.reconstructor, rollout)
+    mse_R = _score(rl.reconstructor, rollout)
     for part in range(num_updates):
         rows = [r for r in range(len(rollout.ar_ids)) if r % rollout.group % num_updates == part]
-        _regress(recipe, players, rollout, rows)
-        players.ar.update(number)
+        _regress(rl, rollout, rows)
+        rl.ar.update(number)
     return mse_R
 
 
@@ -284,16 +282,16 @@ def _score(reconstructor: Reconstructor, rollout: Rollout) -> Tensor:
     return reconstruction_mse(rollout.vectors_RD, rebuilt, scale)
 
 
-def _regress(recipe: PairRecipe, players: Players, rollout: Rollout, rows: list[int]) -> Tensor:
+def _regress(rl: JointRl, rollout: Rollout, rows: list[int]) -> Tensor:
     """Gradients of the mean error over the closed ones of `rows`; returns the error of each row."""
-    ar = players.reconstructor
+    ar = rl.reconstructor
     scale = resolve_scale("sqrt_d_model", rollout.vectors_RD.shape[1])
     mse_R = torch.zeros(len(rollout.ar_ids))
     num_closed = max(1.0, distributed.total(float(rollout.closed_R[rows].sum())))
     ordered = sorted(rows, key=lambda row: len(rollout.ar_ids[row]))
-    for start in range(0, len(ordered), recipe.rl.micro_batch):
-        chunk = ordered[start : start + recipe.rl.micro_batch]
-        with autocast(recipe.precision, ar.device):
+    for start in range(0, len(ordered), rl.config.micro_batch):
+        chunk = ordered[start : start + rl.config.micro_batch]
+        with autocast(rl.settings.precision, ar.device):
             rebuilt = ar.forward([rollout.ar_ids[row] for row in chunk])
         wanted = rollout.vectors_RD[chunk].to(rebuilt.device)
         mse = reconstruction_mse(wanted, rebuilt.float(), scale)
@@ -303,21 +301,21 @@ def _regress(recipe: PairRecipe, players: Players, rollout: Rollout, rows: list[
 
 
 def update_verbalizer(
-    recipe: PairRecipe, players: Players, rollout: Rollout, advantage_R: Tensor, number: int
+    rl: JointRl, rollout: Rollout, advantage_R: Tensor, number: int
 ) -> dict[str, float]:
     """One policy-gradient step with a KL term towards the warm-started AV.
 
     Raises as `check_policy` does, before a weight of the AV has changed.
     """
-    config, av = recipe.rl, players.verbalizer
+    config, av = rl.config, rl.verbalizer
     total_tokens = distributed.total(float(rollout.num_tokens_R.sum()))
     kl_sum = entropy_sum = gap_sum = 0.0
     for chunk in rollout.num_tokens_R.argsort(stable=True).split(config.micro_batch):
         rows = chunk.tolist()
         vectors, responses = rollout.vectors_RD[rows], [rollout.responses[row] for row in rows]
-        with torch.no_grad(), autocast(recipe.precision, av.model.device):
-            reference, _ = players.reference.logprobs(vectors, responses)
-        with autocast(recipe.precision, av.model.device):
+        with torch.no_grad(), autocast(rl.settings.precision, av.model.device):
+            reference, _ = rl.reference.logprobs(vectors, responses)
+        with autocast(rl.settings.precision, av.model.device):
             logprobs, mask = av.logprobs(vectors, responses)
         kl = kl_k3(logprobs, reference) * mask
         share = mask.sum() / total_tokens
@@ -329,8 +327,8 @@ def update_verbalizer(
         kl_sum += kl.sum().item()
         entropy_sum -= (logprobs * mask).sum().item()
         gap_sum += policy_gap(rollout, rows, logprobs.detach(), mask)
-    gap = check_policy(players.most_k3, distributed.total(gap_sum) / total_tokens)
-    norm = players.av.update(number)
+    gap = check_policy(rl.most_k3, distributed.total(gap_sum) / total_tokens)
+    norm = rl.av.update(number)
     return {
         "kl": distributed.total(kl_sum) / total_tokens,
         "surprise": distributed.total(entropy_sum) / total_tokens,

@@ -12,10 +12,10 @@ from nlakit.engines.local import LocalEngine
 from nlakit.engines.vllm import VllmEngine, VllmSettings
 from nlakit.errors import ConfigError, MissingExtraError
 
-from .checkpoint_recipe import CheckpointRecipe
+from .model_recipe import ModelRecipe
 
 
-def check_rollouts(recipe: CheckpointRecipe) -> None:
+def check_rollouts(recipe: ModelRecipe) -> None:
     """Refuse before the first stage what would fail in the last.
 
     Raises:
@@ -35,9 +35,7 @@ def check_rollouts(recipe: CheckpointRecipe) -> None:
 
 
 @contextmanager
-def policy_engine(
-    recipe: CheckpointRecipe, base: Path, local: LocalEngine
-) -> Iterator[PolicyEngine]:
+def policy_engine(recipe: ModelRecipe, base: Path, local: LocalEngine) -> Iterator[PolicyEngine]:
     """The engine that the recipe asks for, over the pair of `local`, while the block is open.
 
     Args:
@@ -52,7 +50,7 @@ def policy_engine(
         yield engine
 
 
-def vllm_settings(recipe: CheckpointRecipe, base: Path) -> VllmSettings:
+def vllm_settings(recipe: ModelRecipe, base: Path) -> VllmSettings:
     """How the recipe starts vLLM: in the precision of the trainer's matrix products."""
     return VllmSettings(
         base=None if recipe.lora is None else base,

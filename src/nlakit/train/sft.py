@@ -5,29 +5,29 @@ The two never meet here, so they can be trained in either order, or at once in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from nlakit.claim import Claim
 from nlakit.core.fidelity import fve, reconstruction_mse
 from nlakit.core.scale import resolve_scale
 from nlakit.data.datasets import PairSet
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.storyworld import claims
 
 from . import distributed
+from .config import SftConfig, TrainingSettings
 from .learner import Learner, autocast
-from .recipe import PairRecipe
 from .run import RunDirectory, generator, train_steps
 
 BATCHES_SORTED_TOGETHER = 8
 EVALUATION_ROWS = 64
-VERBALIZER_PARTS = ("target", "extraction", "verbalizer")
-RECONSTRUCTOR_PARTS = ("target", "extraction", "reconstructor")
 VERBALIZER_PLACE, RECONSTRUCTOR_PLACE = 11, 12
+
+FindClaims = Callable[[str], Sequence[Claim]]
+"""The claims of an explanation, such as `claims.spans.find_spans`."""
 
 
 class Batches:
@@ -54,26 +54,29 @@ class Batches:
 
 
 def train_verbalizer(
-    recipe: PairRecipe,
     verbalizer: Verbalizer,
     pairs: PairSet,
-    directory: Path,
-    parts: Sequence[str] = VERBALIZER_PARTS,
+    config: SftConfig,
+    settings: TrainingSettings,
+    run: RunDirectory,
+    find_claims: FindClaims | None = None,
 ) -> None:
-    """Teach `verbalizer` in place to say `pairs.explanations` of `pairs.vectors`; saves `model/`.
+    """Train `verbalizer` in place to write `pairs.explanations` of `pairs.vectors`; saves `model/`.
 
-    `parts` of the recipe decide the result: a run of others is not continued.
+    Args:
+        find_claims: whose tokens weigh `config.claim_weight` in the loss; None: all weigh the same.
     """
-    config = recipe.verbalizer
-    run = RunDirectory(directory, recipe.stage(*parts))
     if run.done is not None:
         return
     responses = [verbalizer.encode_response(text) for text in pairs.explanations]
-    weights = [claim_weights(verbalizer, text, config.claim_weight) for text in pairs.explanations]
+    weights = [
+        claim_weights(verbalizer, text, config.claim_weight, find_claims)
+        for text in pairs.explanations
+    ]
     num_train = len(responses) - config.held_out
     learner = Learner(dict(verbalizer.model.named_parameters()), config.optimizer, config.steps)
     batches = Batches(
-        [len(r) for r in responses[:num_train]], config.batch_size, recipe.seed, VERBALIZER_PLACE
+        [len(r) for r in responses[:num_train]], config.batch_size, settings.seed, VERBALIZER_PLACE
     )
     held_out = slice(num_train, None)
 
@@ -81,7 +84,7 @@ def train_verbalizer(
         rows = batches.rows(number)
         total, summed = sum(sum(weights[row]) for row in rows), 0.0
         for chunk in _chunks(_own(rows), config.micro_batch):
-            with autocast(recipe.precision, verbalizer.model.device):
+            with autocast(settings.precision, verbalizer.model.device):
                 logprobs, mask = verbalizer.logprobs(
                     pairs.vectors[chunk], [responses[row] for row in chunk]
                 )
@@ -94,18 +97,26 @@ def train_verbalizer(
             metrics |= verbalizer_losses(verbalizer, pairs.vectors[held_out], responses[held_out])
         return metrics
 
-    train_steps(run, {"av": learner}, config.steps, step, recipe.checkpoint_every, "AV warm start")
+    train_steps(
+        run, {"av": learner}, config.steps, step, settings.checkpoint_every, "AV warm start"
+    )
     if distributed.is_first():
-        verbalizer.save(directory / "model")
+        verbalizer.save(run.path / "model")
     run.finish({"steps": config.steps, "skipped": learner.skipped})
 
 
-def claim_weights(verbalizer: Verbalizer, explanation: str, claim_weight: float) -> list[float]:
+def claim_weights(
+    verbalizer: Verbalizer,
+    explanation: str,
+    claim_weight: float,
+    find_claims: FindClaims | None,
+) -> list[float]:
     """A loss weight per response token: `claim_weight` where the token is part of a claim, else 1.
 
     Most of an explanation is wording, which is learned in no time; what it says is a few tokens.
     """
-    spans = [(claim.start, claim.end) for claim in claims.parse(explanation)]
+    found = [] if find_claims is None else find_claims(explanation)
+    spans = [(claim.start, claim.end) for claim in found]
     offsets = verbalizer.response_offsets(explanation)
     return [
         claim_weight if any(start < b and a < end for a, b in spans) else 1.0
@@ -143,16 +154,14 @@ def verbalizer_losses(
 
 
 def train_reconstructor(
-    recipe: PairRecipe,
     reconstructor: Reconstructor,
     pairs: PairSet,
     mean_D: Tensor,
-    directory: Path,
-    parts: Sequence[str] = RECONSTRUCTOR_PARTS,
+    config: SftConfig,
+    settings: TrainingSettings,
+    run: RunDirectory,
 ) -> None:
-    """Teach `reconstructor` in place to rebuild `pairs.vectors` from the labels; saves `model/`."""
-    config = recipe.reconstructor
-    run = RunDirectory(directory, recipe.stage(*parts))
+    """Train `reconstructor` in place to rebuild `pairs.vectors` from the labels; saves `model/`."""
     if run.done is not None:
         return
     ids = [reconstructor.encode(text) for text in pairs.explanations]
@@ -160,13 +169,13 @@ def train_reconstructor(
     scale = resolve_scale("sqrt_d_model", pairs.vectors.shape[1])
     learner = Learner(dict(reconstructor.named_parameters()), config.optimizer, config.steps)
     batches = Batches(
-        [len(row) for row in ids[:num_train]], config.batch_size, recipe.seed, RECONSTRUCTOR_PLACE
+        [len(row) for row in ids[:num_train]], config.batch_size, settings.seed, RECONSTRUCTOR_PLACE
     )
 
     def step(number: int) -> dict[str, float]:
         rows, summed = batches.rows(number), 0.0
         for chunk in _chunks(_own(rows), config.micro_batch):
-            with autocast(recipe.precision, reconstructor.device):
+            with autocast(settings.precision, reconstructor.device):
                 rebuilt = reconstructor.forward([ids[row] for row in chunk])
             wanted = pairs.vectors[chunk].to(rebuilt.device)
             loss = reconstruction_mse(wanted, rebuilt.float(), scale).sum() / len(rows)
@@ -180,7 +189,9 @@ def train_reconstructor(
             )
         return metrics
 
-    train_steps(run, {"ar": learner}, config.steps, step, recipe.checkpoint_every, "AR warm start")
+    train_steps(
+        run, {"ar": learner}, config.steps, step, settings.checkpoint_every, "AR warm start"
+    )
     if distributed.is_first():
-        reconstructor.save(directory / "model")
+        reconstructor.save(run.path / "model")
     run.finish({"steps": config.steps, "skipped": learner.skipped})

@@ -23,17 +23,20 @@ from nlakit.engines.local import LocalEngine
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.storyworld.claims import parse
 from nlakit.storyworld.rewording import reword
+from nlakit.train.config import GroundedRlConfig, RlConfig, SftConfig
 from nlakit.train.evaluation import EVALUATION_TOKENS
-from nlakit.train.grounding import ClaimJudge, full_labels, ground, judge_curves, write_grounded
-from nlakit.train.recipe import GroundedRlConfig, GroundingConfig, Recipe, RlConfig, SftConfig
-from nlakit.train.rl import STAGE_PARTS as PLAIN_RL_PARTS
+from nlakit.train.grounding import ClaimJudge
 from nlakit.train.rl import TruthTerms, train_rl
 from nlakit.train.run import RunDirectory, finished, read_json, write_json
 from nlakit.train.sft import train_reconstructor, train_verbalizer
 from nlakit.worlds.storyworld.documents import states_of
 
+from .grounding import full_labels, ground, judge_curves, write_grounded
+from .plain_stages import RL_PARTS as PLAIN_RL_PARTS
 from .plain_stages import make_pairs, make_target
+from .recipe import GroundingConfig, StoryworldRecipe
 from .workspace import HELD_OUT_SEED, Workspace, held_out_rows, mean_vector, pair_meta
 
 GROUNDING_SEED, EXTRA_SEED, JUDGE_SEED = 7, 8, 9
@@ -42,17 +45,17 @@ GROUNDED_RL_PARTS = (*GROUNDED_PARTS, "grounded_rl")
 CURVES_NAME, EXPLANATIONS_NAME = "curves.json", "explanations.json"
 
 
-def grounding_of(recipe: Recipe) -> GroundingConfig:
+def grounding_of(recipe: StoryworldRecipe) -> GroundingConfig:
     assert recipe.grounding is not None, "the stages of a recipe without one are never made"
     return recipe.grounding
 
 
-def grounded_rl_of(recipe: Recipe) -> GroundedRlConfig:
+def grounded_rl_of(recipe: StoryworldRecipe) -> GroundedRlConfig:
     assert recipe.grounded_rl is not None, "a recipe has both parts or neither"
     return recipe.grounded_rl
 
 
-def make_grounded_pairs(recipe: Recipe, space: Workspace) -> PairSet:
+def make_grounded_pairs(recipe: StoryworldRecipe, space: Workspace) -> PairSet:
     """Fresh activations, and labels of them without what a judge that never saw them can't read."""
     config, directory = grounding_of(recipe), space.stage("grounding")
     sets = [_GroundedSet(directory, config.documents, GROUNDING_SEED)]
@@ -88,7 +91,7 @@ class _GroundedSet:
 
 
 def _ground(
-    recipe: Recipe, space: Workspace, judge: ClaimJudge, sets: Sequence[_GroundedSet]
+    recipe: StoryworldRecipe, space: Workspace, judge: ClaimJudge, sets: Sequence[_GroundedSet]
 ) -> tuple[Counter[str], Counter[str]]:
     """Extract and ground each set; returns the claims kept and dropped, counted by kind."""
     config = grounding_of(recipe)
@@ -105,7 +108,7 @@ def _ground(
 
 
 def extract_for_grounding(
-    recipe: Recipe,
+    recipe: StoryworldRecipe,
     space: Workspace,
     shards: Path,
     documents: int,
@@ -125,7 +128,7 @@ def extract_for_grounding(
     )
 
 
-def make_lessons(recipe: Recipe, space: Workspace) -> PairSet:
+def make_lessons(recipe: StoryworldRecipe, space: Workspace) -> PairSet:
     """What the judge and RL learn from: activations of rare facts, then the plain stages' ones."""
     config, pairs = grounding_of(recipe), make_pairs(recipe, space)
     shards = space.stage("grounding") / "judge-extra"
@@ -136,19 +139,21 @@ def make_lessons(recipe: Recipe, space: Workspace) -> PairSet:
     return join(PairSet(vectors, [""] * len(vectors), rows), pairs)
 
 
-def train_judge(recipe: Recipe, space: Workspace) -> Verbalizer:
+def train_judge(recipe: StoryworldRecipe, space: Workspace) -> Verbalizer:
     """The warm-started AV, taught on by full labels that quote as a grounded label does."""
     config, directory = grounding_of(recipe), space.stage("grounding") / "judge"
     if not (directory / "done.json").exists():
         lessons = make_lessons(recipe, space)
         full = replace(lessons, explanations=full_labels(states_of(lessons.rows), recipe.seed))
         start = Verbalizer.load(finished(space.stage("verbalizer")) / "model")
-        taught = recipe.model_copy(update={"verbalizer": config.judge})
-        train_verbalizer(taught, start, full, directory, GROUNDED_PARTS)
+        run = RunDirectory(directory, recipe.stage(*GROUNDED_PARTS, verbalizer=config.judge))
+        train_verbalizer(start, full, config.judge, recipe.settings, run, parse)
     return Verbalizer.load(directory / "model")
 
 
-def measure_judge(recipe: Recipe, space: Workspace, target: Target, judge: ClaimJudge) -> None:
+def measure_judge(
+    recipe: StoryworldRecipe, space: Workspace, target: Target, judge: ClaimJudge
+) -> None:
     """Write `curves.json`: what the judge's probabilities are worth on its own explanations."""
     vectors, rows = sample_storyworld(
         target, recipe.seed * 10 + HELD_OUT_SEED, "heldout", grounding_of(recipe).curve_rows
@@ -163,24 +168,27 @@ def measure_judge(recipe: Recipe, space: Workspace, target: Target, judge: Claim
     )
 
 
-def ground_verbalizer(recipe: Recipe, space: Workspace) -> None:
+def ground_verbalizer(recipe: StoryworldRecipe, space: Workspace) -> None:
     pairs = make_grounded_pairs(recipe, space)
     judge = Verbalizer.load(space.stage("grounding") / "judge" / "model")
-    taught = recipe.model_copy(update={"verbalizer": grounding_of(recipe).verbalizer})
-    train_verbalizer(taught, judge, pairs, space.stage("grounded-verbalizer"), GROUNDED_PARTS)
+    config = grounding_of(recipe).verbalizer
+    decided = recipe.stage(*GROUNDED_PARTS, verbalizer=config)
+    run = RunDirectory(space.stage("grounded-verbalizer"), decided)
+    train_verbalizer(judge, pairs, config, recipe.settings, run, parse)
 
 
-def ground_reconstructor(recipe: Recipe, space: Workspace) -> None:
+def ground_reconstructor(recipe: StoryworldRecipe, space: Workspace) -> None:
     target, pairs = make_target(recipe, space), make_grounded_pairs(recipe, space)
     mean_D = mean_vector(make_pairs(recipe, space).vectors)
     meta = pair_meta(recipe, target, pairs.vectors, "ar")
     reconstructor = Reconstructor.from_target(target.model, target.tokenizer, meta)
-    taught = recipe.model_copy(update={"reconstructor": grounding_of(recipe).reconstructor})
-    directory = space.stage("grounded-reconstructor")
-    train_reconstructor(taught, reconstructor, pairs, mean_D, directory, GROUNDED_PARTS)
+    config = grounding_of(recipe).reconstructor
+    decided = recipe.stage(*GROUNDED_PARTS, reconstructor=config)
+    run = RunDirectory(space.stage("grounded-reconstructor"), decided)
+    train_reconstructor(reconstructor, pairs, mean_D, config, recipe.settings, run)
 
 
-def grounded_rl(recipe: Recipe, space: Workspace) -> None:
+def grounded_rl(recipe: StoryworldRecipe, space: Workspace) -> None:
     config = grounded_rl_of(recipe)
     target, mean_D = make_target(recipe, space), mean_vector(make_pairs(recipe, space).vectors)
     av_dir, ar_dir = (
@@ -193,19 +201,19 @@ def grounded_rl(recipe: Recipe, space: Workspace) -> None:
     rows = config.vectors * config.group
     engine = LocalEngine(target, Verbalizer.load(av_dir), Reconstructor.load(ar_dir), rows)
     train_rl(
-        recipe.model_copy(update={"rl": config}),
         engine,
         Verbalizer.load(av_dir),
         Reconstructor.load(ar_dir),
         make_lessons(recipe, space).vectors,
         held_out_rows(recipe, config, target, mean_D),
-        space.stage("grounded-rl"),
-        TruthTerms(config, judge, target),
-        GROUNDED_RL_PARTS,
+        config,
+        recipe.settings,
+        RunDirectory(space.stage("grounded-rl"), recipe.stage(*GROUNDED_RL_PARTS)),
+        TruthTerms(config, judge, target, reword),
     )
 
 
-def settle_reconstructor(recipe: Recipe, space: Workspace) -> None:
+def settle_reconstructor(recipe: StoryworldRecipe, space: Workspace) -> None:
     """Let the AR learn on from sampled explanations of the AV as RL left it.
 
     RL pays for a rollout, a judgement and two policies with each of its steps; the AR, which has
@@ -225,12 +233,12 @@ def settle_reconstructor(recipe: Recipe, space: Workspace) -> None:
         lessons.rows.take(rows),
     )
     training = SftConfig(**config.settling.model_dump(exclude={"vectors"}))
-    taught = recipe.model_copy(update={"reconstructor": training})
-    train_reconstructor(taught, reconstructor, pairs, mean_D, directory, GROUNDED_RL_PARTS)
+    run = RunDirectory(directory, recipe.stage(*GROUNDED_RL_PARTS, reconstructor=training))
+    train_reconstructor(reconstructor, pairs, mean_D, training, recipe.settings, run)
 
 
 def _explanations_to_settle_on(
-    recipe: Recipe, space: Workspace, best: Path, vectors_ND: Tensor
+    recipe: StoryworldRecipe, space: Workspace, best: Path, vectors_ND: Tensor
 ) -> list[str]:
     """The AV's, a share of them in other words as in RL; kept, so that they are drawn once."""
     config, kept = grounded_rl_of(recipe), space.stage("settling") / EXPLANATIONS_NAME
@@ -255,7 +263,7 @@ def _explanations_to_settle_on(
     return read_json(kept)["explanations"]
 
 
-def train_controls(recipe: Recipe, space: Workspace) -> None:
+def train_controls(recipe: StoryworldRecipe, space: Workspace) -> None:
     """ARs trained on labels alone, for as many updates as those that went through RL with an AV.
 
     What they make of an AV's explanations says how much of a rise in FVE is the AR's own learning.
@@ -269,7 +277,7 @@ def train_controls(recipe: Recipe, space: Workspace) -> None:
 
 
 def _train_control(
-    recipe: Recipe,
+    recipe: StoryworldRecipe,
     space: Workspace,
     name: str,
     pairs: PairSet,
@@ -282,7 +290,7 @@ def _train_control(
     if isinstance(rl, GroundedRlConfig) and rl.settling is not None:
         steps += rl.settling.steps
     longer = config.model_copy(update={"steps": steps, "batch_size": rl.vectors})
-    taught = recipe.model_copy(update={"reconstructor": longer})
     meta = pair_meta(recipe, target, pairs.vectors, "ar")
     control = Reconstructor.from_target(target.model, target.tokenizer, meta)
-    train_reconstructor(taught, control, pairs, mean_D, space.stage("controls") / name, parts)
+    run = RunDirectory(space.stage("controls") / name, recipe.stage(*parts, reconstructor=longer))
+    train_reconstructor(control, pairs, mean_D, longer, recipe.settings, run)

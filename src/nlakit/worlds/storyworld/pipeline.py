@@ -20,11 +20,11 @@ from rich.console import Console
 
 from nlakit.config import parse_config
 from nlakit.errors import ConfigError
-from nlakit.train.recipe import Recipe
 
 from . import grounded_stages as grounded
 from . import plain_stages as plain
 from .publication import REPORT_NAME, publish, write_pair_report
+from .recipe import StoryworldRecipe
 from .workspace import GROUNDED_STAGES, STAGES, Workspace
 
 
@@ -40,11 +40,11 @@ def run(recipe_path: Path, overrides: Sequence[str], output: Path, only: str | N
         ConfigError: the recipe has a typo or a bad value, or there is no such stage.
         ResumeError: `output` holds a run of another recipe.
     """
-    recipe = parse_config(Recipe, recipe_path, overrides)
+    recipe = parse_config(StoryworldRecipe, recipe_path, overrides)
     space = Workspace(output)
     if only is not None and only not in STAGES:
         raise ConfigError(f"There is no stage {only!r}. The stages are {', '.join(STAGES)}.")
-    stages: dict[str, Callable[[Recipe, Workspace], object]] = {
+    stages: dict[str, Callable[[StoryworldRecipe, Workspace], object]] = {
         "target": plain.make_target,
         "activations": plain.make_pairs,
         "verbalizer": plain.warm_start_verbalizer,

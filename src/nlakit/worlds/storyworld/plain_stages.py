@@ -9,23 +9,27 @@ from nlakit.engines.local import LocalEngine
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.train.recipe import Recipe
+from nlakit.storyworld.claims import parse
 from nlakit.train.rl import train_rl
-from nlakit.train.run import finished
+from nlakit.train.run import RunDirectory, finished
 from nlakit.train.sft import train_reconstructor, train_verbalizer
 from nlakit.worlds.storyworld.teacher import StoryworldTeacher
 
+from .recipe import StoryworldRecipe
 from .target import train_target
 from .workspace import Workspace, held_out_rows, mean_vector, pair_meta
 
 EXTRACTION_SEED = 4
+VERBALIZER_PARTS = ("target", "extraction", "verbalizer")
+RECONSTRUCTOR_PARTS = ("target", "extraction", "reconstructor")
+RL_PARTS = ("target", "extraction", "verbalizer", "reconstructor", "rl")
 
 
-def make_target(recipe: Recipe, space: Workspace) -> Target:
+def make_target(recipe: StoryworldRecipe, space: Workspace) -> Target:
     return train_target(recipe, space.stage("target"))
 
 
-def make_pairs(recipe: Recipe, space: Workspace) -> PairSet:
+def make_pairs(recipe: StoryworldRecipe, space: Workspace) -> PairSet:
     """Activations of training documents and the teacher's label for each."""
     directory, config = space.stage("activations"), recipe.extraction
     labels = directory / "labels"
@@ -42,23 +46,24 @@ def make_pairs(recipe: Recipe, space: Workspace) -> PairSet:
     return load_pairs(directory / "shards", labels)
 
 
-def warm_start_verbalizer(recipe: Recipe, space: Workspace) -> None:
+def warm_start_verbalizer(recipe: StoryworldRecipe, space: Workspace) -> None:
     target, pairs = make_target(recipe, space), make_pairs(recipe, space)
     meta = pair_meta(recipe, target, pairs.vectors, "av")
     verbalizer = Verbalizer.from_target(target.model, target.tokenizer, meta)
-    train_verbalizer(recipe, verbalizer, pairs, space.stage("verbalizer"))
+    run = RunDirectory(space.stage("verbalizer"), recipe.stage(*VERBALIZER_PARTS))
+    train_verbalizer(verbalizer, pairs, recipe.verbalizer, recipe.settings, run, parse)
 
 
-def warm_start_reconstructor(recipe: Recipe, space: Workspace) -> None:
+def warm_start_reconstructor(recipe: StoryworldRecipe, space: Workspace) -> None:
     target, pairs = make_target(recipe, space), make_pairs(recipe, space)
     meta = pair_meta(recipe, target, pairs.vectors, "ar")
     reconstructor = Reconstructor.from_target(target.model, target.tokenizer, meta)
-    train_reconstructor(
-        recipe, reconstructor, pairs, mean_vector(pairs.vectors), space.stage("reconstructor")
-    )
+    run = RunDirectory(space.stage("reconstructor"), recipe.stage(*RECONSTRUCTOR_PARTS))
+    mean_D = mean_vector(pairs.vectors)
+    train_reconstructor(reconstructor, pairs, mean_D, recipe.reconstructor, recipe.settings, run)
 
 
-def joint_rl(recipe: Recipe, space: Workspace) -> None:
+def joint_rl(recipe: StoryworldRecipe, space: Workspace) -> None:
     target, pairs = make_target(recipe, space), make_pairs(recipe, space)
     av_dir, ar_dir = (
         finished(space.stage(name)) / "model" for name in ("verbalizer", "reconstructor")
@@ -66,11 +71,12 @@ def joint_rl(recipe: Recipe, space: Workspace) -> None:
     rows = recipe.rl.vectors * recipe.rl.group
     engine = LocalEngine(target, Verbalizer.load(av_dir), Reconstructor.load(ar_dir), rows)
     train_rl(
-        recipe,
         engine,
         Verbalizer.load(av_dir),
         Reconstructor.load(ar_dir),
         pairs.vectors,
         held_out_rows(recipe, recipe.rl, target, mean_vector(pairs.vectors)),
-        space.stage("rl"),
+        recipe.rl,
+        recipe.settings,
+        RunDirectory(space.stage("rl"), recipe.stage(*RL_PARTS)),
     )

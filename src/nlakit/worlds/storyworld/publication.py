@@ -20,20 +20,20 @@ from nlakit.evals.report import training_curves, write_report
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.registry import CONTROL_AR, PLAIN_RL, PLAIN_WARM_START, ROWS, WARM_START, PairPaths
-from nlakit.train.recipe import Recipe
 from nlakit.train.run import finished, read_json
 from nlakit.worlds.storyworld.calibrate import CALIBRATION_DOCUMENTS, fit_confidence
 from nlakit.worlds.storyworld.report import evaluate
 
 from .grounded_stages import CURVES_NAME, grounded_rl_of
 from .plain_stages import make_pairs, make_target
+from .recipe import StoryworldRecipe
 from .workspace import STAGES, Workspace, mean_vector
 
 PLAIN_WARM_START_ROW, PLAIN_RL_ROW = (f"{ROWS}/{name}" for name in (PLAIN_WARM_START, PLAIN_RL))
 REPORT_NAME = "report.json"  # written last
 
 
-def publish(recipe: Recipe, space: Workspace) -> None:
+def publish(recipe: StoryworldRecipe, space: Workspace) -> None:
     """Assemble the pair's directory: bf16 weights, what it is compared with, mean and card."""
     temporary = space.root / "nla.new"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -60,12 +60,12 @@ def publish(recipe: Recipe, space: Workspace) -> None:
     temporary.rename(space.nla)
 
 
-def final_rl(recipe: Recipe, space: Workspace) -> Path:
+def final_rl(recipe: StoryworldRecipe, space: Workspace) -> Path:
     """The stage whose best checkpoint is the recipe's pair."""
     return space.stage("rl" if recipe.grounding is None else "grounded-rl")
 
 
-def pairs_to_publish(recipe: Recipe, space: Workspace) -> dict[str, tuple[Path, Path]]:
+def pairs_to_publish(recipe: StoryworldRecipe, space: Workspace) -> dict[str, tuple[Path, Path]]:
     """AV and AR of the pair (`.`), of its warm start, and of the plain rows to compare it with."""
 
     def warm_start(prefix: str) -> tuple[Path, Path]:
@@ -88,7 +88,7 @@ def pairs_to_publish(recipe: Recipe, space: Workspace) -> dict[str, tuple[Path, 
     }
 
 
-def write_pair_report(recipe: Recipe, space: Workspace) -> None:
+def write_pair_report(recipe: StoryworldRecipe, space: Workspace) -> None:
     """Calibrate the published pair, measure it, and put its figures on its card and beside it."""
     calibrate(space.nla, min(CALIBRATION_DOCUMENTS, recipe.report.documents))
     report = evaluate(space.nla, recipe.report.documents, recipe.report.seed)
@@ -106,7 +106,9 @@ def calibrate(pair: Path, documents: int) -> None:
         Console(stderr=True).print(f"No confidence for the claims of {pair.name}: {error}")
 
 
-def _card(recipe: Recipe, space: Workspace, vectors_ND: Tensor, mean_D: Tensor) -> NlaCard:
+def _card(
+    recipe: StoryworldRecipe, space: Workspace, vectors_ND: Tensor, mean_D: Tensor
+) -> NlaCard:
     unit_ND = to_norm(vectors_ND, resolve_scale("sqrt_d_model", vectors_ND.shape[1]))
     best = read_json(final_rl(recipe, space) / "best" / "best.json")
     return NlaCard(
@@ -120,7 +122,7 @@ def _card(recipe: Recipe, space: Workspace, vectors_ND: Tensor, mean_D: Tensor) 
     )
 
 
-def copy_run(recipe: Recipe, space: Workspace, directory: Path) -> None:
+def copy_run(recipe: StoryworldRecipe, space: Workspace, directory: Path) -> None:
     """Keep what a reader needs to see how the pair was made: the recipe and every stage's log."""
     directory.mkdir(parents=True)
     write_resolved(recipe, directory / "recipe.toml")

@@ -17,6 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nlakit.core.losses import masked_mean, token_logprobs
 from nlakit.core.site import Site
+from nlakit.data.extraction import sample_storyworld
+from nlakit.evals.probes import fit_probes
 from nlakit.models.padding import pad_right, real_tokens
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import CLOSE_TAG, OPEN_TAG
@@ -24,17 +26,18 @@ from nlakit.split import split_of
 from nlakit.storyworld.document import Document
 from nlakit.storyworld.grammar import document, generate
 from nlakit.storyworld.teacher import label
-from nlakit.train.evaluation import probe_accuracies
 from nlakit.train.learner import Learner, autocast
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
-from nlakit.train.recipe import FutureWordsConfig, Recipe, TargetConfig
 from nlakit.train.run import RunDirectory, generator, train_steps
 
+from .documents import states_of
+from .recipe import FutureWordsConfig, StoryworldRecipe, TargetConfig
 from .tokenizer import ASSISTANT, USER, train_tokenizer
 
 FIRST_PLACE, CONTINUATION = 30, 200
 """Characters: before the first place that is explained, and at most after a description."""
 TOKENIZER_SEED, DOCUMENT_SEED, PROBE_SEED = 1, 2, 3
+PROBE_DOCUMENTS, PROBE_POSITIONS, PROBE_TRAIN_SHARE = 1600, 4, 0.75
 
 
 def tokenizer_texts(seed: int, num_documents: int) -> Iterator[str]:
@@ -166,7 +169,19 @@ class Losses:
         return losses["loss"] + self.config.weight * losses["future_loss"]
 
 
-def train_target(recipe: Recipe, directory: Path) -> Target:
+def probe_accuracies(target: Target, seed: int) -> dict[str, float]:
+    """What an MLP reads of each kind of fact at the target's site, as `probe.KIND`.
+
+    A target learns its kinds one at a time, after long plateaus that its loss does not show.
+    """
+    vectors, rows = sample_storyworld(target, seed, "train", PROBE_DOCUMENTS, PROBE_POSITIONS)
+    states = states_of(rows)
+    cut = int(len(states) * PROBE_TRAIN_SHARE)
+    found = fit_probes(vectors[:cut], states[:cut], vectors[cut:], states[cut:])
+    return {f"probe.{kind}": round(result.score.mlp, 3) for kind, result in found.items()}
+
+
+def train_target(recipe: StoryworldRecipe, directory: Path) -> Target:
     """Train, or load when done, the recipe's target. The directory `directory/model` is the
     result."""
     run = RunDirectory(directory, recipe.stage("target"))
@@ -176,7 +191,7 @@ def train_target(recipe: Recipe, directory: Path) -> Target:
     return Target.load(model_dir, layer=recipe.extraction.layer)
 
 
-def _train(recipe: Recipe, run: RunDirectory, model_dir: Path) -> None:
+def _train(recipe: StoryworldRecipe, run: RunDirectory, model_dir: Path) -> None:
     config = recipe.target
     texts = tokenizer_texts(recipe.seed * 10 + TOKENIZER_SEED, config.tokenizer_documents)
     tokenizer = train_tokenizer(texts, config.vocab_size, config.context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from torch import Tensor
 from nlakit.contract import Extraction, NlaMeta, PromptTemplates, Role, measure_tokens
 from nlakit.core.scale import resolve_scale, to_norm
 from nlakit.data.extraction import sample_storyworld
+from nlakit.evals.claims import score_claims
 from nlakit.models.target import Target
-from nlakit.train.evaluation import HeldOut
+from nlakit.storyworld.document import State
+from nlakit.train.config import RlConfig
+from nlakit.train.evaluation import CheckClaims, ClaimShares, HeldOut
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
-from nlakit.train.recipe import Recipe, RlConfig
 from nlakit.worlds.storyworld.documents import states_of
 
+from .recipe import StoryworldRecipe
 from .tokenizer import MARKER
 
 PLAIN_STAGES = ("target", "activations", "verbalizer", "reconstructor", "rl")
@@ -56,7 +60,7 @@ def injection_scale(vectors_ND: Tensor) -> float:
     return float(f"{vectors_ND.norm(dim=1).quantile(PERCENTILE):.2g}")
 
 
-def pair_meta(recipe: Recipe, target: Target, vectors_ND: Tensor, role: Role) -> NlaMeta:
+def pair_meta(recipe: StoryworldRecipe, target: Target, vectors_ND: Tensor, role: Role) -> NlaMeta:
     return NlaMeta(
         role=role,
         d_model=target.d_model,
@@ -70,8 +74,20 @@ def pair_meta(recipe: Recipe, target: Target, vectors_ND: Tensor, role: Role) ->
     )
 
 
-def held_out_rows(recipe: Recipe, config: RlConfig, target: Target, mean_D: Tensor) -> HeldOut:
+def held_out_rows(
+    recipe: StoryworldRecipe, config: RlConfig, target: Target, mean_D: Tensor
+) -> HeldOut:
     """One place in each of the held-out documents that RL's figures are taken on."""
     seed = recipe.seed * 10 + HELD_OUT_SEED
     vectors, rows = sample_storyworld(target, seed, "heldout", config.evaluation_documents)
-    return HeldOut(vectors, states_of(rows), mean_D)
+    return HeldOut(vectors, against(states_of(rows)), mean_D)
+
+
+def against(states: Sequence[State]) -> CheckClaims:
+    """A check of one explanation for each state."""
+
+    def check(explanations: Sequence[str]) -> ClaimShares:
+        found = score_claims(explanations, states)
+        return ClaimShares(found.precision, found.recall)
+
+    return check

@@ -1,6 +1,6 @@
 """A recipe for an NLA of a released model: checkpoint, corpus, teacher, adapters, devices.
 
-`train.recipe.Recipe` is the storyworld's; `read_recipe` tells the two apart.
+A world that makes its own target has a recipe of its own; `is_of_a_model` tells the two apart.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Literal, Self
 import pydantic
 from pydantic import Field
 
-from nlakit.config import FrozenModel, load_toml, parse_config
+from nlakit.config import FrozenModel, load_toml
 from nlakit.errors import ConfigError, InputError
 from nlakit.worlds.storyworld.tokenizer import MARKER
 
+from .config import GroundedRlConfig, RlConfig, SftConfig, TrainingSettings
 from .learner import OptimizerConfig, Precision
-from .recipe import GroundedRlConfig, Recipe, RlConfig, SftConfig
 
 MIN_LABELS = 16
 
@@ -55,7 +55,7 @@ class ModelShape(FrozenModel):
         return self.num_layers * self.block_parameters + embeddings
 
 
-class CheckpointTarget(FrozenModel):
+class ModelTarget(FrozenModel):
     """The model under study."""
 
     checkpoint: str = Field(min_length=1)
@@ -162,7 +162,7 @@ class VllmConfig(FrozenModel):
 
 
 class JointRlConfig(FrozenModel):
-    """Joint RL; names as in `train.recipe.RlConfig`."""
+    """Joint RL; names as in `train.config.RlConfig`."""
 
     steps: int = Field(ge=1)
     vectors: int = Field(default=128, ge=1)
@@ -219,10 +219,7 @@ class DevicesConfig(FrozenModel):
 
 
 class PairTraining(FrozenModel):
-    """What `sft` and `rl` are told of a recipe (`recipe.PairRecipe`), for a number of labels.
-
-    Its stages also depend on `source`.
-    """
+    """What the trainers are told of a recipe, for a number of labels."""
 
     seed: int
     precision: Precision
@@ -231,6 +228,13 @@ class PairTraining(FrozenModel):
     verbalizer: SftConfig
     reconstructor: SftConfig
     rl: AnyRl
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """What all of its training runs share."""
+        return TrainingSettings(
+            seed=self.seed, precision=self.precision, checkpoint_every=self.checkpoint_every
+        )
 
     def stage(self, *parts: str) -> StageSettings:
         """What decides a stage: the source, and the named ones of the three that follow it."""
@@ -245,7 +249,7 @@ class PairTraining(FrozenModel):
 class Origin(FrozenModel):
     """What decided the labels and the models that learn from them."""
 
-    target: CheckpointTarget
+    target: ModelTarget
     corpus: CorpusConfig
     teacher: str
     lora: LoraConfig | None = None
@@ -263,14 +267,14 @@ class StageSettings(FrozenModel):
     rl: AnyRl | None = None
 
 
-class CheckpointRecipe(FrozenModel):
+class ModelRecipe(FrozenModel):
     """Everything that decides an NLA of a released model."""
 
     name: str
     seed: int = Field(default=0, ge=0)
     precision: Precision = "bfloat16"
     checkpoint_every: int = Field(default=50, ge=1)
-    target: CheckpointTarget
+    target: ModelTarget
     corpus: CorpusConfig
     teacher: TeacherConfig
     lora: LoraConfig | None = None
@@ -361,14 +365,13 @@ class CheckpointRecipe(FrozenModel):
         )
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe | CheckpointRecipe:
-    """A recipe of either kind: one whose target names a checkpoint is a `CheckpointRecipe`.
+def is_of_a_model(path: Path, overrides: Sequence[str] = ()) -> bool:
+    """Whether a recipe's target is an existing model, and not one that the recipe makes.
 
     Raises:
-        ConfigError: as `parse_config` does.
+        ConfigError: the file is no TOML, or its target is no table.
     """
     target = load_toml(path, overrides).get("target", {})
     if not isinstance(target, dict):
         raise ConfigError(f"{path}: target: found {target!r}, expected a table.")
-    kind = CheckpointRecipe if "checkpoint" in target else Recipe
-    return parse_config(kind, path, overrides)
+    return "checkpoint" in target

@@ -1,0 +1,85 @@
+"""What the trainers are told: steps, batches and rates, and what all runs of a recipe share."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from nlakit.config import FrozenModel
+
+from .learner import OptimizerConfig, Precision
+
+
+class TrainingSettings(FrozenModel):
+    """What every training run of a recipe shares."""
+
+    seed: int = Field(default=0, ge=0)
+    precision: Precision = "auto"
+    checkpoint_every: int = Field(default=200, ge=1)
+    """Steps between the checkpoints that a killed run goes on from."""
+
+
+class SftConfig(FrozenModel):
+    """Supervised training of one of the pair on the teacher's labels."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    optimizer: OptimizerConfig
+    claim_weight: float = Field(default=1.0, ge=1)
+    """AV only: loss weight of the tokens that make a claim; the others weigh 1."""
+    held_out: int = Field(default=256, ge=8)
+    """Rows of the last documents kept back for the figures logged while training."""
+    evaluate_every: int = Field(default=200, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Rows of a batch in memory at once; None: all."""
+
+
+class RlConfig(FrozenModel):
+    """Joint RL: on-policy GRPO for the AV, regression on the same explanations for the AR."""
+
+    steps: int = Field(ge=1)
+    vectors: int = Field(default=32, ge=1)
+    group: int = Field(default=8, ge=2)
+    max_new_tokens: int = Field(default=72, ge=8)
+    temperature: float = Field(default=1.0, gt=0)
+    micro_batch: int = Field(default=64, ge=1)
+    reconstructor_updates: int = Field(default=1, ge=1)
+    """Regression steps of the AR for each rollout, each on its share of every vector's samples."""
+    kl_coefficient: float = Field(default=0.01, ge=0)
+    unclosed_reward: float = -2.0
+    """Reward of an explanation without its closing tag; the AR does not learn from it."""
+    length_allowance: int = Field(default=60, ge=1)
+    length_cost: float = Field(default=0.005, ge=0)
+    """Reward lost per token beyond the allowance."""
+    verbalizer: OptimizerConfig
+    reconstructor: OptimizerConfig
+    evaluate_every: int = Field(default=20, ge=1)
+    evaluation_documents: int = Field(default=200, ge=8)
+    precision_slack: float = Field(default=0.02, ge=0)
+    """The best checkpoint is the one of highest FVE whose claim precision is no more than this
+    below the warm start's."""
+
+
+class SettlingConfig(SftConfig):
+    """After RL the AR learns on alone, from what the AV that it is published with writes."""
+
+    vectors: int = Field(ge=8)
+    """One sampled explanation of each."""
+
+
+class GroundedRlConfig(RlConfig):
+    """Joint RL of the grounded pair: the judge stays on, the AR reads re-worded explanations."""
+
+    judge_weight: float = Field(default=0.6, ge=0)
+    """Of what an explanation's claims are worth to the judge, in the reward."""
+    judge_neutral: float = Field(default=0.8, gt=0, le=1)
+    """The probability at which a claim is worth as much as silence."""
+    reword_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the vectors whose explanations the AR is given in other words."""
+    independent_share: float = Field(default=0, ge=0, le=1)
+    """Share of the reconstruction that is rewarded by the AR that saw labels only, and is frozen
+    as RL found it."""
+    writing_cost: float = Field(default=0, ge=0)
+    """Reward lost per nat a token that the target finds an explanation less likely than
+    `writing_enough`."""
+    writing_enough: float = Field(default=-3.0, lt=0)
+    settling: SettlingConfig | None = None
