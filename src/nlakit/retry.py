@@ -1,4 +1,4 @@
-"""When a call over HTTP is made again, and how long to wait before it: one policy for every client.
+"""When a call over HTTP is retried, and how long to wait before it: one policy for every client.
 
 A server's own Retry-After comes first; else the wait doubles, half of it random, so that many
 clients do not come back at the same moment.
