@@ -113,6 +113,7 @@ class ScriptedEngine:
         step_s: how long a step takes.
         refused: explanations that cannot be scored.
         broken: True makes the next step fail, as running out of memory would.
+        poison: a step that writes such words fails, whoever is in the batch.
         most_rows: the most rows that were written side by side.
     """
 
@@ -126,6 +127,7 @@ class ScriptedEngine:
         self.step_s = 0.0
         self.refused: set[str] = set()
         self.broken = False
+        self.poison: set[str] = set()
         self.most_rows = 0
         self.extracted: list[list[int]] = []
         self.entered: list[Row] = []
@@ -162,6 +164,8 @@ class ScriptedSession:
         if self.engine.broken:
             self.engine.broken = False
             raise RuntimeError("out of memory")
+        if self.engine.poison & {self.engine.words(row) for row in self.rows if len(row.ids) > 1}:
+            raise IndexError("index 9 is out of range")
         for row in self.rows:
             row.ids.append(0)
 

@@ -23,6 +23,19 @@ def test_temperature_zero_is_argmax_and_cold_is_nearly_so():
     assert draw(0.99, temperature=0.05) == 1
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-46, 1e-40, 1e-30, 9e-6])
+@pytest.mark.parametrize("top_p", [0.5, 1.0])
+def test_tiny_temperatures_are_greedy(temperature, top_p):
+    logits = torch.randn(3, 100, generator=torch.Generator().manual_seed(0))
+    found = sample_rows(logits, torch.tensor([0.0, 0.5, 1 - 2**-24]), temperature, top_p)
+    assert found.tolist() == logits.argmax(dim=-1).tolist()
+
+
+def test_numbers_that_are_none_stay_inside_the_vocabulary():
+    logits = torch.full((2, 200), torch.nan)
+    assert sample_rows(logits, torch.tensor([0.0, 0.99]), 1.0).max().item() < 200
+
+
 def test_top_p_keeps_the_smallest_sufficient_set():
     assert {draw(u / 100, top_p=0.5) for u in range(100)} == {1}
     assert {draw(u / 100, top_p=0.6) for u in range(100)} == {1, 2}

@@ -138,15 +138,53 @@ def test_an_explanation_that_cannot_be_scored_fails_alone(tmp_path):
         assert v1[1]["samples"] == [] and v1[1]["word"] is None
 
 
-def test_a_broken_batch_is_told_and_replaced(tmp_path):
+def test_rows_of_a_batch_that_failed_once_are_started_over(tmp_path):
     engine = ScriptedEngine()
     engine.broken = True
     with client_for(scripted_nla(engine), tmp_path) as client:
-        found = client.post("/describe", json={"activations": [VECTOR] * 2}).json()["results"]
-        assert [each["error"] for each in found] == ["the engine failed: out of memory"] * 2
-        found = client.post("/describe", json={"activations": [VECTOR]}).json()["results"]
-        assert found[0]["description"] == "thought 0"
-        assert gauges(client)["rows_active"] == 0
+        found = client.post("/describe", json={"activations": [VECTOR] * 5}).json()["results"]
+        assert [each["description"] for each in found] == [f"thought {i}" for i in range(5)]
+        assert gauges(client) == QUIET
+
+
+def test_of_a_batch_that_fails_again_and_again_one_row_errs(tmp_path):
+    engine = ScriptedEngine(words=lambda row: f"some words of thought {row.vector}")
+    engine.step_s, engine.poison = 0.002, {"some words of thought 20"}
+    innocent = []
+    with client_for(scripted_nla(engine), tmp_path, max_rows=32) as client:
+        body = {"activations": [VECTOR] * 20}
+        ask = lambda: innocent.append(client.post("/describe", json=body).json())  # noqa: E731
+        other = threading.Thread(target=ask)
+        other.start()
+        body = {"activations": [VECTOR] * 21}
+        found = client.post("/describe", json=body).json()["results"]
+        other.join()
+        assert [each.get("error") for each in found[:20]] == [None] * 20
+        assert found[20]["error"] == "the engine failed: index 9 is out of range"
+        assert [len(each) for each in innocent[0]["results"]] == [3] * 20
+        assert gauges(client) == QUIET
+
+
+def test_words_of_a_row_that_is_started_over_never_become_fewer(tmp_path):
+    engine = ScriptedEngine(words=lambda row: "w " * 60)
+    engine.step_s = 0.01
+    with client_for(scripted_nla(engine), tmp_path) as client:
+        breaks = threading.Timer(0.4, setattr, (engine, "broken", True))
+        breaks.start()
+        body = {"activations": [VECTOR] * 2, "stream": True}
+        told = frames(client.post("/describe", json=body))
+        for index in (0, 1):
+            lengths = [len(e["text"]) for e in told if e["index"] == index and "text" in e]
+            assert lengths == sorted(lengths) and len(lengths) > 3
+        assert not engine.broken and len(engine.entered) == 4
+
+
+def test_a_comparison_that_fails_is_no_empty_answer(tmp_path):
+    engine = ScriptedEngine(words=lambda row: "some words of poison")
+    engine.poison = {"some words of poison"}
+    with client_for(scripted_nla(engine), tmp_path) as client:
+        found = client.post("/compare", json={"activation_a": VECTOR, "activation_b": [0.0] * 8})
+        assert found.status_code == 503 and "Retry-After" in found.headers
 
 
 def test_a_full_queue_answers_429(tmp_path):
@@ -290,3 +328,32 @@ def test_a_row_says_the_same_whoever_shares_its_batch(tmp_path):
     for found, token in zip(shared, alone.tokens, strict=True):
         assert found["fidelity"] == pytest.approx(token.fidelity, abs=1e-4)
         assert found["word"] == token.word
+
+
+def test_an_answer_of_one_token_disturbs_nobody(tmp_path):
+    nla = tiny_nla()
+    vectors = torch.randn(20, D_MODEL, generator=torch.Generator().manual_seed(1))
+    body = {"activations": vectors.tolist(), "max_new_tokens": 12, "temperature": 1.0, "seed": 3}
+    short = {"activations": vectors[:3].tolist(), "max_new_tokens": 1}
+    with client_for(nla, tmp_path) as client:
+        ask = lambda each: client.post("/v1/describe", json=each).json()["results"]  # noqa: E731
+        alone = ask(body)
+        with ThreadPoolExecutor(4) as pool:
+            shared, *cut = pool.map(ask, [body, short, {**short, "temperature": 0}, short])
+    said = [[each["description"] for each in results] for results in (shared, alone)]
+    assert said[0] == said[1]
+    assert not any("error" in each for results in cut for each in results)
+    expected = nla.describe(vectors[:3], max_new_tokens=1)
+    assert [each["description"] for each in cut[1]] == [t.explanation for t in expected.tokens]
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-46, 1e-20])
+def test_tiny_temperatures_say_what_greedy_says(tmp_path, temperature):
+    vectors = torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(1)).tolist()
+    with client_for(tiny_nla(), tmp_path) as client:
+        body = {"activations": vectors, "max_new_tokens": 9, "samples": 2}
+        ask = lambda t: client.post("/v1/describe", json={**body, "temperature": t})  # noqa: E731
+        assert ask(temperature).json() == ask(0).json()
+        body = {"text": "the cat", "completion_tokens": 8}
+        write = lambda t: client.post("/completion", json={**body, "temperature": t})  # noqa: E731
+        assert write(temperature).json() == write(0).json()

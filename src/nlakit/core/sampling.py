@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nlakit.core.temperature import GREEDY_BELOW
+
 BLOCK = 64
 """Columns of a block (K). Vocabularies are mostly multiples of it; others are filled up."""
 
@@ -45,7 +47,7 @@ def draw_rows(
     temperature: float | int,
     top_p: float | int = 1.0,
 ) -> Drawn:
-    """One id per row by inverse CDF; temperature 0 takes the most likely id.
+    """One id per row by inverse CDF; a temperature below `GREEDY_BELOW` takes the most likely id.
 
     Args:
         uniform_B: numbers in [0, 1).
@@ -80,14 +82,15 @@ def _draw(
     weights_BV = (logits_BV - largest_B1).exp_()
     sums_BN = _blocks(weights_BV, 0.0).sum(dim=-1)
     log_total_B = largest_B1[:, 0] + sums_BN.sum(dim=-1).log()
-    if temperature == 0:
+    if temperature < GREEDY_BELOW:
         ids_B = _argmax(logits_BV)
     else:
         if temperature != 1:
             torch.sub(logits_BV, largest_B1, out=weights_BV).div_(temperature).exp_()
             sums_BN = _blocks(weights_BV, 0.0).sum(dim=-1)
         draw = _draw_from_all if top_p >= 1 else _draw_from_nucleus
-        ids_B = draw(weights_BV, sums_BN, uniform_B, top_p)
+        # NaN weights lead past the end, and an index out of range would end a GPU's process.
+        ids_B = draw(weights_BV, sums_BN, uniform_B, top_p).clamp_max_(logits_BV.shape[1] - 1)
     return Drawn(ids_B, logits_BV.gather(1, ids_B[:, None])[:, 0] - log_total_B)
 
 
@@ -151,7 +154,8 @@ def _locate(weights_BN: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
     # Rounding may carry the target to the total itself, past the last column that has weight.
     below_B = torch.nextafter(total_B, torch.zeros_like(total_B))
     target_B = torch.minimum(target_B.to(total_B), below_B)
-    place_B1 = torch.searchsorted(cdf_BN, target_B[:, None], right=True)
+    last = weights_BN.shape[-1] - 1
+    place_B1 = torch.searchsorted(cdf_BN, target_B[:, None], right=True).clamp_max(last)
     before_B1 = cdf_BN.gather(1, (place_B1 - 1).clamp_min(0)).masked_fill(place_B1 == 0, 0.0)
     return place_B1[:, 0], target_B - before_B1[:, 0]
 

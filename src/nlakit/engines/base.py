@@ -9,6 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from nlakit.core.temperature import GREEDY_BELOW
 from nlakit.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class Sampling:
 
     Attributes:
         samples: explanations per vector.
-        temperature: 0 takes the likeliest token each time.
+        temperature: 0 takes the most likely token each time; so does anything below
+            `GREEDY_BELOW`, which becomes 0.
         top_p: only the smallest set of likeliest tokens with this mass can be drawn.
         max_new_tokens: an answer that is not closed by then is cut.
         seed: with a row's place and the sample's number, it decides the row's text.
@@ -52,6 +54,8 @@ class Sampling:
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         is_number = math.isfinite(self.temperature) and self.temperature >= 0
         _require(is_number, "temperature", self.temperature, "0 or a positive number")
+        if self.temperature < GREEDY_BELOW:
+            object.__setattr__(self, "temperature", 0.0)
 
 
 def sampling_for(

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,17 +20,14 @@ from torch import Tensor
 from nlakit.core.fidelity import reconstruction_mse
 from nlakit.engines.base import Completion
 from nlakit.engines.local import Row
-from nlakit.errors import NlakitError
 from nlakit.pair.pair import NLA
 from nlakit.reading import Score
 
+from .batches import FAILURES, Batches, Ended, reason
 from .metrics import Metrics
 from .queue import FairQueue, Job, ScoredSample, Ticket, Turns, Unavailable, now
 
 T = TypeVar("T")
-FAILURES = (NlakitError, RuntimeError, ValueError, ArithmeticError, LookupError)
-"""What a model can answer: out of memory, a bad shape, a refusal."""
-
 PROGRESS_S = 1 / 15
 SCORE_ROWS, SCORE_WAIT_S = 8, 0.03
 """Ended rows are scored when there are so many, or the first has waited so long, or none is left
@@ -43,26 +40,18 @@ INPUT_LIMIT = 1e15
 log = logging.getLogger("nlakit.serve")
 
 
-class Session(Protocol):
-    """A batch that never ends (see `engines.local.Session`)."""
-
-    max_rows: int
-
-    @property
-    def rows(self) -> Sequence[Row]: ...
-    def admit(self, rows: list[Row], vectors_ND: Tensor) -> None: ...
-    def step(self) -> None: ...
-    def release(self) -> list[Row]: ...
-    def drop(self, rows: list[Row]) -> None: ...
-    def completion(self, row: Row) -> Completion: ...
-    def raw_text(self, row: Row) -> str: ...
-
-
 class Stepper(Protocol):
     """Work of many steps: `advance` does one and says whether there is more."""
 
     def advance(self) -> bool: ...
     def fail(self, message: str) -> None: ...
+
+
+class Told(NamedTuple):
+    """When words of a row were last told, and how many tokens they were."""
+
+    time: float
+    num_tokens: int
 
 
 class Runner:
@@ -74,12 +63,16 @@ class Runner:
         self._engine: Any = nla.engine
         self._calls: Turns[tuple[Callable[[], Any], Future[Any]]] = Turns()
         self._steppers: list[Stepper] = []
-        self._ended: list[tuple[Row, Completion]] = []
+        self._ended: list[Ended] = []
         self._since: dict[Row, float] = {}
-        self._told: dict[Row, float] = {}
+        self._told: dict[Row, Told] = {}
         self._first_ended = 0.0
         self._stopping = False
-        self._session: Session = self._engine.session(queue.max_rows)
+        self._batches = Batches(
+            lambda: self._engine.session(queue.max_rows),
+            lambda row: in_range(row_vector(row)),
+            lambda row, message: self._fail([row], message),
+        )
         self._thread = threading.Thread(target=self._run, name="nlakit-engine", daemon=True)
 
     def start(self) -> None:
@@ -116,7 +109,7 @@ class Runner:
     @property
     def num_active(self) -> int:
         """Rows in the batch, or ended and not scored yet."""
-        return len(self._session.rows) + len(self._ended)
+        return len(self._batches) + len(self._ended)
 
     # -- the thread --------------------------------------------------------------------------------
     def _run(self) -> None:
@@ -134,7 +127,7 @@ class Runner:
             return not self._stopping
 
     def _has_work(self) -> bool:
-        mine = self._calls or self._steppers or self._ended or self._session.rows
+        mine = self._calls or self._steppers or self._ended or self._batches
         return bool(mine) or self.queue.num_waiting > 0
 
     def _end(self) -> None:
@@ -155,8 +148,7 @@ class Runner:
         self._run_calls()
         self._drop_closed()
         self._admit()
-        if self._session.rows:
-            self._step()
+        self._step()
         self._score()
         self._advance()
 
@@ -178,67 +170,63 @@ class Runner:
                 result = work()
         except FAILURES as error:
             future.set_exception(error)
+            if isinstance(error, torch.AcceleratorError):
+                raise
         else:
             future.set_result(result)
 
     def _drop_closed(self) -> None:
-        gone = [row for row in self._session.rows if ticket_of(row).job.closed]
+        gone = [row for row in self._batches.rows if ticket_of(row).job.closed]
         if gone:
-            self._session.drop(gone)
-        ended = [pair for pair in self._ended if ticket_of(pair[0]).job.closed]
+            self._batches.drop(gone)
+        ended = [each.row for each in self._ended if ticket_of(each.row).job.closed]
         if ended:
-            self._ended = [pair for pair in self._ended if pair not in ended]
-        self._leave([*gone, *(row for row, _ in ended)], "cancelled")
+            self._ended = [each for each in self._ended if not ticket_of(each.row).job.closed]
+        self._leave([*gone, *ended], "cancelled")
 
     def _admit(self) -> None:
         """Let the next rows in; one with a vector that cannot be read is told so."""
         rows = []
-        for ticket in self.queue.take(len(self._session.rows)):
-            vector_D = ticket.job.vectors[ticket.place]
+        for ticket in self.queue.take(len(self._batches)):
             row = Row(ticket.place, ticket.sample, ticket.job.sampling, ticket)
-            if bool(torch.isfinite(vector_D).all()):
+            if bool(torch.isfinite(row_vector(row)).all()):
                 rows.append(row)
             else:
                 self._fail([row], "the activation is not finite")
-        if not rows:
-            return
-        try:
-            vectors = torch.stack([row_vector(row) for row in rows])
-            self._session.admit(rows, in_range(vectors))
-        except FAILURES as error:
-            self._start_over([*rows, *self._session.rows], error)
-            return
-        started = now()
-        self._since.update(dict.fromkeys(rows, started))
+        if rows:
+            self._since.update(dict.fromkeys(rows, now()))
+            # A first token may be the last: such a row must leave before the next step.
+            self._collect(self._batches.admit(rows), len(rows))
 
     def _step(self) -> None:
-        rows = list(self._session.rows)
-        try:
-            self._session.step()
-            pairs = [(row, self._session.completion(row)) for row in self._session.release()]
-        except FAILURES as error:
-            self._start_over(rows, error)
-            return
-        self.metrics.tokens.inc(len(rows))
-        if pairs and not self._ended:
+        num_rows = len(self._batches)
+        if num_rows:
+            self._collect(self._batches.step(), num_rows)
+            self._tell_progress()
+
+    def _collect(self, ended: list[Ended], num_tokens: int) -> None:
+        """Keep what has ended, until it is scored."""
+        self.metrics.tokens.inc(num_tokens)
+        if ended and not self._ended:
             self._first_ended = now()
-        self._ended += pairs
-        self._tell_progress()
+        self._ended += ended
 
     def _tell_progress(self) -> None:
-        """Words so far of each watched place, at most fifteen times a second."""
+        """Words so far of each watched place, at most fifteen times a second. Of a row that is
+        started over nothing is told until it has more to say than before."""
         time = now()
-        for row in self._session.rows:
+        for row, text in self._batches.texts():
             ticket = ticket_of(row)
-            wanted = ticket.job.watched and ticket.sample == 0
-            if wanted and time - self._told.get(row, 0) >= PROGRESS_S:
-                self._told[row] = time
-                ticket.job.tell_progress(ticket.place, self._session.raw_text(row))
+            told = self._told.get(row, Told(0.0, 0))
+            due = time - told.time >= PROGRESS_S and len(row.ids) > told.num_tokens
+            if ticket.job.watched and ticket.sample == 0 and due:
+                self._told[row] = Told(time, len(row.ids))
+                ticket.job.tell_progress(ticket.place, text())
 
     def _score(self) -> None:
         waited = now() - self._first_ended
         enough = len(self._ended) >= SCORE_ROWS or waited >= SCORE_WAIT_S
-        if not self._ended or not (enough or not self._session.rows):
+        if not self._ended or not (enough or not self._batches):
             return
         ended = self._next_to_score()
         try:
@@ -246,7 +234,7 @@ class Runner:
         except FAILURES as error:
             self._score_singly(ended, error)
 
-    def _next_to_score(self) -> list[tuple[Row, Completion]]:
+    def _next_to_score(self) -> list[Ended]:
         """A slice of the ended rows, each client's first ones before anybody's later ones."""
         seen: Counter[str] = Counter()
         ranks: dict[Row, int] = {}
@@ -258,7 +246,7 @@ class Runner:
         self._ended = ranked[count:]
         return ranked[:count]
 
-    def _score_singly(self, ended: list[tuple[Row, Completion]], error: Exception) -> None:
+    def _score_singly(self, ended: list[Ended], error: Exception) -> None:
         """One bad row must not take the others with it."""
         for pair in ended:
             try:
@@ -266,7 +254,7 @@ class Runner:
             except FAILURES as own_error:
                 self._fail([pair[0]], f"the explanation cannot be scored: {reason(own_error)}")
 
-    def _scores(self, ended: list[tuple[Row, Completion]]) -> list[ScoredSample]:
+    def _scores(self, ended: list[Ended]) -> list[ScoredSample]:
         vectors_ND = torch.stack([row_vector(row) for row, _ in ended])
         completions = [completion for _, completion in ended]
         samples = score(self.nla, vectors_ND, completions)
@@ -275,7 +263,7 @@ class Runner:
         return samples
 
     def _add_claims(
-        self, ended: list[tuple[Row, Completion]], samples: list[ScoredSample], temperature: float
+        self, ended: list[Ended], samples: list[ScoredSample], temperature: float
     ) -> None:
         """How likely each claim is true, for those who asked: one more pass of the verbalizer."""
         scores = {
@@ -292,17 +280,11 @@ class Runner:
         for index, found in zip(scores, claims, strict=True):
             samples[index] = samples[index]._replace(claims=found)
 
-    def _tell(self, ended: list[tuple[Row, Completion]], scores: list[ScoredSample]) -> None:
+    def _tell(self, ended: list[Ended], scores: list[ScoredSample]) -> None:
         self._leave([row for row, _ in ended], "finished")
         for (row, _), sample in zip(ended, scores, strict=True):
             ticket = ticket_of(row)
             ticket.job.tell_sample(ticket, sample)
-
-    def _start_over(self, rows: list[Row], error: Exception) -> None:
-        """The batch is broken: its rows are told so, and the next ones get a new batch."""
-        log.warning("the batch failed and was started over: %s", reason(error))
-        self._session = self._engine.session(self.queue.max_rows)
-        self._fail(list(dict.fromkeys(rows)), f"the engine failed: {reason(error)}")
 
     def _fail(self, rows: list[Row], message: str) -> None:
         places: dict[tuple[Job, int], None] = dict.fromkeys(
@@ -368,12 +350,6 @@ def in_range(vectors_ND: Tensor) -> Tensor:
 def finite(number: float) -> float | None:
     """The number, or None for what JSON cannot hold."""
     return number if math.isfinite(number) else None
-
-
-def reason(error: Exception) -> str:
-    """An error in one short line."""
-    text = " ".join(str(error).split())
-    return (text or type(error).__name__)[:300]
 
 
 def ticket_of(row: Row) -> Ticket:

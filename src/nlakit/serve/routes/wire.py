@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 
 from nlakit.errors import InputError
 from nlakit.serve import records
+from nlakit.serve.queue import Unavailable
 from nlakit.serve.schemas import (
     Compared,
     CompareRequest,
@@ -108,6 +109,8 @@ async def compare(body: CompareRequest, request: Request, service: Served) -> Co
     with service.line(request, 1) as line:
         service.start_rows(line, scaled_1D, service.sampling(body), [0])
         outcome = (await collect(line, 1, request))[0]
+    if outcome.error is not None:
+        raise Unavailable(f"The difference could not be described: {outcome.error}.")
     words = records.described(outcome)
     return Compared(diff_norm=norms(difference_1D)[0], **words.model_dump(exclude={"error"}))
 
