@@ -1,6 +1,7 @@
 # demo   read passages with the bundled NLA, then serve its page    test   the offline tests
 # test-ray   the tests with Ray, which it installs (four minutes)
 # check  lint, types and guards                                   docs   render the README's tables
+# site   the documentation as a site, in runs/site
 # train  make the bundled NLA again (hours on two CPU cores)
 # test-saelens  files that SAELens and sparsify read and write, in an environment of its own
 # test-vllm  rollouts by vLLM itself, on the CPU, in an environment of its own (3.5 GB)
@@ -16,7 +17,7 @@ INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
 VLLM := runs/vllm-tests
 SAELENS := runs/saelens-tests
 
-.PHONY: demo test test-ray test-vllm test-saelens check guards docs train
+.PHONY: demo test test-ray test-vllm test-saelens check guards docs site train
 
 demo: $(VENV)/.installed
 	$(BIN)/nlakit demo
@@ -52,6 +53,12 @@ guards:
 docs: $(VENV)/.installed
 	@if [ -f docs/render.py ]; then $(BIN)/python docs/render.py; \
 	else echo "docs: no docs/render.py, nothing to render"; fi
+
+# A warning is an error: a dead reference, a page that nothing links to, a docstring that is no reST.
+site: $(VENV)/.installed
+	$(INSTALL) -e '.[docs]'
+	$(OFFLINE) $(BIN)/sphinx-build -q -W --keep-going -b html docs runs/site
+	@echo "runs/site/index.html"
 
 train: $(VENV)/.installed
 	$(BIN)/nlakit train recipes/storyworld.toml

@@ -1,4 +1,4 @@
-"""Every error nlakit raises on purpose.
+"""Every error nlakit raises on purpose::
 
     NlakitError(Exception)
     └── UserError(NlakitError, ValueError)

@@ -90,7 +90,7 @@ class CorpusConfig(FrozenModel):
     mean_tokens: int = Field(default=600, ge=1)
     """Of a document cut at `max_tokens`; for the plan only."""
     held_out_documents: int = Field(default=500, ge=4)
-    """Of the held-out split, one place in each: for the figures of RL and the report."""
+    """Of the held-out split, one position in each: for the figures of RL and the report."""
     shard_rows: int = Field(default=20_000, ge=1)
 
 

@@ -246,7 +246,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def generator(seed: int, *place: int) -> torch.Generator:
-    """The random numbers of one place (a stage, a step): the same whenever it is asked for."""
+    """The random numbers of one point (a stage, a step): the same whenever it is asked for."""
     mixed = seed
     for part in place:
         mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % (1 << 63)

@@ -1,0 +1,51 @@
+"""How Sphinx builds the site: `make site` writes it to runs/site.
+
+Sphinx rather than a Markdown-only generator, because the API reference comes from docstrings, the
+notebooks are executed while the site is built, and a broken reference is an error.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS))
+
+import reference  # noqa: E402
+
+import nlakit  # noqa: E402
+
+project = "nlakit"
+author = "The nlakit developers"
+copyright = f"2026, {author}"
+release = version = nlakit.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+exclude_patterns = ["**/.ipynb_checkpoints"]
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 4
+nb_execution_mode = "off"
+
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": False}
+napoleon_google_docstring = True
+napoleon_use_rtype = False
+# Attributes of NamedTuples are documented twice otherwise: as fields, and in their docstrings.
+napoleon_use_ivar = True
+
+html_theme = "furo"
+html_title = "nlakit"
+html_theme_options = {
+    "source_repository": "https://github.com/nlakit/nlakit/",
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+
+
+def setup(app: object) -> None:
+    """Write the generated reference pages before Sphinx looks for sources."""
+    reference.write(DOCS / "reference")
