@@ -60,7 +60,7 @@ class RlConfig(FrozenModel):
 
 
 class SettlingConfig(SftConfig):
-    """After RL the AR continues training alone, from what the AV that it is published with writes."""
+    """After RL the AR continues training alone, on what the published AV writes."""
 
     vectors: int = Field(ge=8)
     """One sampled explanation of each."""
