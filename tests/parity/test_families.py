@@ -280,5 +280,5 @@ def table() -> str:
             "fast" if family.llama_shape else "modules",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    wrapped = ", ".join(f"`{name}` (in `{place}`)" for name, place in WRAPPERS.items())
+    wrapped = ", ".join(f"`{name}` (in `{each.text_config}`)" for name, each in WRAPPERS.items())
     return "\n".join([*lines, "", f"Wrappers: {wrapped}.", ""])

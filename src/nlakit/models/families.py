@@ -73,13 +73,6 @@ FAMILIES: dict[str, Family] = {
         Family(
             "gemma3_text",
             embedding_scale="sqrt_d_model",
-            # As the multimodal wrapper stores them: in its old files, then in its new ones.
-            renamed=(
-                ("language_model.model.", "model."),
-                ("language_model.lm_head.", "lm_head."),
-                ("model.language_model.", "model."),
-            ),
-            ignored=("rotary_emb.inv_freq", "vision_tower.", "multi_modal_projector."),
             masks_by_layer_type=True,
         ),
         Family(
@@ -108,9 +101,33 @@ FAMILIES: dict[str, Family] = {
     )
 }
 
-WRAPPERS: dict[str, str] = {"gemma3": "text_config"}
-"""Multimodal `model_type`s, and where their config holds the language model's, which alone is
-loaded."""
+
+@dataclass(frozen=True)
+class Wrapper:
+    """Facts about a multimodal `model_type`, of which the language model alone is loaded.
+
+    Attributes:
+        text_config: where its config holds the language model's.
+        renamed, ignored: as in `Family`, for the names in its files.
+    """
+
+    text_config: str
+    renamed: tuple[tuple[str, str], ...]
+    ignored: tuple[str, ...]
+
+
+WRAPPERS: dict[str, Wrapper] = {
+    "gemma3": Wrapper(
+        "text_config",
+        # As its old files have them, then as its new ones do.
+        renamed=(
+            ("language_model.model.", "model."),
+            ("language_model.lm_head.", "lm_head."),
+            ("model.language_model.", "model."),
+        ),
+        ignored=("vision_tower.", "multi_modal_projector."),
+    )
+}
 
 
 def family_of(model_type: str | None) -> Family:

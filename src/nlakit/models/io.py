@@ -6,27 +6,22 @@ Nothing here unpickles, runs code from a directory, or reaches the network.
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import (
-    CONFIG_MAPPING,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
 from nlakit.errors import CheckpointError, MissingExtraError
+from nlakit.files import read_json_object
+from nlakit.models.configs import BUILD_ERRORS, CONFIG_NAME, load_config, read_config
 from nlakit.models.families import FAMILIES, WRAPPERS, Family, cut_config, family_of
 from nlakit.models.lora import (
     ADAPTER_NAME,
@@ -37,47 +32,28 @@ from nlakit.models.lora import (
     merge_adapter,
 )
 from nlakit.models.sharding import shard, whole_state, write_weight
+from nlakit.models.weights import (
+    WEIGHTS_NAME,
+    StoredWeights,
+    check_finite,
+    embedding_name,
+    head_name,
+    name_in_memory,
+    read_tensors,
+    weights_dtype,
+)
 
-WEIGHTS_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
 HEAD_NAME = "value_head.safetensors"
 GENERATION_NAME = "generation_config.json"
 
 
-def load_config(directory: str | Path) -> Any:
-    """The Hugging Face config of a directory's language model.
-
-    Of a multimodal wrapper it is the text model's, with the wrapper's special tokens.
-
-    Raises:
-        CheckpointError: no `config.json`, not JSON, a family that is not supported, or a part of
-            the model that is not run here.
-    """
-    path = Path(directory) / "config.json"
-    raw = _read_json(path)
-    model_type = str(raw.get("model_type"))
-    if model_type not in WRAPPERS:
-        family_of(model_type)
-    try:
-        config: Any = CONFIG_MAPPING[model_type].from_dict(_without_surplus(raw))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a usable config: {error}") from error
-    config = _text_config(config, raw) if model_type in WRAPPERS else config
-    for part in ("final_logit_softcapping", "use_bidirectional_attention"):
-        if getattr(config, part, None):
-            found = getattr(config, part)
-            raise CheckpointError(f"{path}: {part} is {found}, which nlakit does not run.")
-    return config
-
-
 def stored_dtype(directory: str | Path) -> torch.dtype:
-    """The precision that a directory's config names; float32 where it names none.
+    """The precision that a directory's config names, or of its matrices where it names none.
 
     Raises:
-        CheckpointError: as `load_config` does.
+        CheckpointError: as `load_config` does, or there are no weights to look at.
     """
-    found = load_config(directory).dtype
-    return found if isinstance(found, torch.dtype) else torch.float32
+    return load_config(directory).dtype or weights_dtype(directory)
 
 
 def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
@@ -93,7 +69,11 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"The tokenizer of {directory} cannot be read: {error}") from error
     config = Path(directory) / "config.json"
-    family = FAMILIES.get(_read_json(config).get("model_type", "")) if config.is_file() else None
+    family = (
+        FAMILIES.get(str(read_json_object(config, CheckpointError).get("model_type")))
+        if config.is_file()
+        else None
+    )
     if family is not None and not tokenizer.chat_template:
         tokenizer.chat_template = family.chat_template
     return tokenizer
@@ -108,7 +88,7 @@ def ending_ids(directory: str | Path, tokenizer: PreTrainedTokenizerBase) -> lis
         CheckpointError: a config cannot be read.
     """
     path = Path(directory) / GENERATION_NAME
-    generation = _read_json(path) if path.is_file() else {}
+    generation = read_json_object(path, CheckpointError) if path.is_file() else {}
     declared = [
         tokenizer.eos_token_id,
         load_config(directory).eos_token_id,
@@ -116,37 +96,6 @@ def ending_ids(directory: str | Path, tokenizer: PreTrainedTokenizerBase) -> lis
     ]
     listed = [each if isinstance(each, list) else [each] for each in declared]
     return list(dict.fromkeys(found for each in listed for found in each if found is not None))
-
-
-def weights_dtype(directory: str | Path) -> torch.dtype:
-    """Of a directory's matrices on disk, by the first of them.
-
-    Raises:
-        CheckpointError: a file is missing or corrupt, or there is no matrix.
-    """
-    for path in _weight_files(Path(directory)):
-        for _, tensor in _read_tensors(path):
-            if tensor.is_floating_point() and tensor.ndim > 1:
-                return tensor.dtype
-    raise CheckpointError(f"{directory} holds no matrix. Is the download complete?")
-
-
-def _without_surplus(raw: dict[str, Any]) -> dict[str, Any]:
-    """A reconstructor's config may say `num_hidden_layers: K + 1` and list all layers' types."""
-    types, num_layers = raw.get("layer_types"), raw.get("num_hidden_layers")
-    if isinstance(types, list) and isinstance(num_layers, int):
-        return {**raw, "layer_types": types[:num_layers]}
-    return raw
-
-
-def _text_config(config: Any, raw: dict[str, Any]) -> Any:
-    text = getattr(config, WRAPPERS[config.model_type])
-    family_of(text.model_type)
-    text.dtype = text.dtype or config.dtype
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if raw.get(name) is not None:
-            setattr(text, name, raw[name])
-    return text
 
 
 def load_backbone(
@@ -169,15 +118,13 @@ def load_backbone(
     Raises:
         CheckpointError: a file is missing or corrupt, a key missing or unexpected, a shape wrong.
     """
-    config = _config_of(directory, num_blocks)
-    family = family_of(config.model_type)
-    model = _unfilled(config, family, dtype, headless=headless)
-    _fill(model, Path(directory), family, is_cut=num_blocks is not None, headless=headless)
+    parts = _parts_of(directory, num_blocks, headless)
+    model = _unfilled(parts, dtype)
+    _fill(model, parts)
     if adapter is not None:
-        named = _adapter_weights(adapter, model, family, is_cut=num_blocks is not None)
-        merge_adapter(model.state_dict(), adapter, named)
+        merge_adapter(model.state_dict(), adapter, _adapter_weights(adapter, model, parts))
     model.eval()
-    return getattr(model, family.backbone) if headless else model
+    return getattr(model, parts.family.backbone) if headless else model
 
 
 def load_sharded(
@@ -205,37 +152,55 @@ def load_sharded(
         from accelerate import init_empty_weights
     except ImportError as error:
         raise MissingExtraError("accelerate", "lora") from error
-    config = _config_of(directory, num_blocks)
-    family = family_of(config.model_type)
-    empty = init_empty_weights(include_buffers=False)
-    model = _unfilled(config, family, dtype, headless=headless, making=empty)
+    parts = _parts_of(directory, num_blocks, headless)
+    model = _unfilled(parts, dtype, init_empty_weights(include_buffers=False))
     shard(model, device, trained)
-    _fill(model, Path(directory), family, is_cut=num_blocks is not None, headless=headless)
+    _fill(model, parts)
     model.eval()
-    return getattr(model, family.backbone) if headless else model
+    return getattr(model, parts.family.backbone) if headless else model
 
 
-def _config_of(directory: str | Path, num_blocks: int | None) -> Any:
-    config = load_config(directory)
-    if num_blocks is None:
-        return config
-    _check_depth(directory, num_blocks, config.num_hidden_layers)
-    return cut_config(config, num_blocks)
+class _Parts(NamedTuple):
+    """What a model is put together from.
+
+    Attributes:
+        is_cut: only its first blocks are wanted; the files may hold more.
+        headless: it has no head, and the identity for its final norm.
+    """
+
+    config: Any
+    family: Family
+    stored: StoredWeights
+    is_cut: bool
+    headless: bool
 
 
-def _unfilled(
-    config: Any,
-    family: Family,
-    dtype: torch.dtype,
-    *,
-    headless: bool,
-    making: AbstractContextManager[Any] | None = None,
-) -> Any:
-    with no_init_weights(), making or nullcontext():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    # Tying is a part of the initialisation that was left out.
+def _parts_of(directory: str | Path, num_blocks: int | None, headless: bool) -> _Parts:
+    config, wrapper = read_config(directory)
+    if num_blocks is not None:
+        _check_depth(directory, num_blocks, config.num_hidden_layers)
+        config = cut_config(config, num_blocks)
+    family = family_of(config.model_type)
+    stored = StoredWeights(directory, family, wrapper)
+    stored.resolve_tie(config, family, headless=headless)
+    _check_stored(config, family, stored)
+    return _Parts(config, family, stored, num_blocks is not None, headless)
+
+
+def _unfilled(parts: _Parts, dtype: torch.dtype, making: Any = None) -> Any:
+    """The model, its weights unset."""
+    try:
+        with no_init_weights(), making or nullcontext():
+            model = AutoModelForCausalLM.from_config(
+                parts.config, dtype=dtype, trust_remote_code=False
+            )
+    except BUILD_ERRORS as error:
+        raise CheckpointError(
+            f"{parts.stored.directory / CONFIG_NAME} describes no model that can be made: {error}"
+        ) from error
+    # Tying is a part of the initialization that was left out.
     model.tie_weights()
-    return _drop_head(model, family) if headless else model
+    return _drop_head(model, parts.family) if parts.headless else model
 
 
 def load_head(directory: str | Path, d_model: int) -> nn.Linear:
@@ -245,7 +210,7 @@ def load_head(directory: str | Path, d_model: int) -> nn.Linear:
         CheckpointError: the file is missing or corrupt, or not a (d_model, d_model) head.
     """
     path = Path(directory) / HEAD_NAME
-    tensors = dict(_read_tensors(path))
+    tensors = dict(read_tensors(path))
     head = nn.Linear(d_model, d_model, bias="bias" in tensors, dtype=torch.float32)
     _check_keys(path, set(tensors), set(head.state_dict()), optional=set())
     for key, tensor in tensors.items():
@@ -334,18 +299,6 @@ def _for_disk(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.contiguous()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, found {type(raw).__name__}.")
-    return raw
-
-
 def _check_depth(directory: str | Path, asked: int, found: int) -> None:
     if not 1 <= asked <= found:
         raise CheckpointError(f"{asked} blocks were asked of {directory}, which has {found}.")
@@ -357,71 +310,53 @@ def _drop_head(model: Any, family: Family) -> Any:
     return model
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    index = directory / INDEX_NAME
-    if not index.is_file():
-        return [directory / WEIGHTS_NAME]
-    names = _read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise CheckpointError(f"{index} has no weight_map. Is the download complete?")
-    return [directory / Path(name).name for name in sorted(set(names.values()))]
+def _check_stored(config: Any, family: Family, stored: StoredWeights) -> None:
+    """Compare the sizes that decide how much memory a model takes, before it takes any."""
+    prefix = f"{family.backbone}.{family.blocks}."
+    names = (name.removeprefix(prefix) for name in stored.tensors if name.startswith(prefix))
+    num_stored = len({name.split(".")[0] for name in names})
+    if config.num_hidden_layers > num_stored:
+        raise CheckpointError(
+            f"{stored.directory}: config.json says {config.num_hidden_layers} blocks, the files "
+            f"hold {num_stored}. Weights and config.json do not belong together."
+        )
+    embedding = stored.tensors.get(embedding_name(family))
+    asked = (config.vocab_size, config.hidden_size)
+    if embedding is not None and embedding.shape != asked:
+        raise CheckpointError(_misshapen(embedding.path, embedding.key, embedding.shape, asked))
 
 
-def _read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of a file, one at a time."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - not a mapping
-                yield key, file.get_tensor(key)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing. Copy or download it again.") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is corrupt ({error}). Copy or download it again.") from error
-
-
-def _fill(model: Any, directory: Path, family: Family, *, is_cut: bool, headless: bool) -> None:
+def _fill(model: Any, parts: _Parts) -> None:
     """Copy the directory's tensors into the model, and insist that they fit exactly."""
-    state = model.state_dict()
+    family, stored, state = parts.family, parts.stored, model.state_dict()
     optional = set()
-    if model.config.tie_word_embeddings or headless:
-        optional.add(f"{family.head}.weight")
-    if headless:
+    if model.config.tie_word_embeddings or parts.headless:
+        optional.add(head_name(family))
+    if parts.headless:
         norm = f"{family.backbone}.{family.final_norm}"
         optional |= {f"{norm}.weight", f"{norm}.bias"}
-    found: set[str] = set()
-    for path in _weight_files(directory):
-        for key, tensor in _named_weights(path, family):
-            if not (is_cut and _is_past(key, model, family)):
-                found.add(key)
-                _copy(state, key, tensor, path)
-    _check_keys(directory, found, set(state), optional)
+    past = {name for name in stored.tensors if parts.is_cut and _is_past(name, model, family)}
+    found = stored.tensors.keys() - past
+    _check_keys(stored.directory, found, set(state), optional)
+    for key, tensor in stored.read(found & state.keys()):
+        _copy(state, key, tensor, stored.tensors[key].path)
 
 
-def _named_weights(path: Path, family: Family) -> Iterator[tuple[str, Tensor]]:
-    """The language model's weights in a file, under the names they have in memory."""
-    for key, tensor in _read_tensors(path):
-        if not any(part in key for part in family.ignored):
-            yield _full_name(key, family), tensor
-
-
-def _adapter_weights(
-    directory: Path, model: Any, family: Family, *, is_cut: bool
-) -> Iterator[tuple[str, Tensor]]:
+def _adapter_weights(directory: Path, model: Any, parts: _Parts) -> Iterator[tuple[str, Tensor]]:
     """An adapter's tensors by the names of the model's weights, those of cut blocks left out."""
-    for key, tensor in _read_tensors(directory / ADAPTER_NAME):
-        name = _full_name(key.removeprefix(PREFIX), family)
-        if not (is_cut and _is_past(name, model, family)):
+    for key, tensor in read_tensors(directory / ADAPTER_NAME):
+        name = _adapted_name(key.removeprefix(PREFIX), parts.family)
+        if not (parts.is_cut and _is_past(name, model, parts.family)):
             yield name, tensor
 
 
-def _full_name(key: str, family: Family) -> str:
-    """Some files have other prefixes, and some were saved from the backbone, without any."""
-    for old, new in family.renamed:
-        if key.startswith(old):
-            return new + key.removeprefix(old)
-    if key.startswith((f"{family.backbone}.", f"{family.head}.")):
-        return key
-    return f"{family.backbone}.{key}"
+def _adapted_name(key: str, family: Family) -> str:
+    """An adapter may have been trained inside a wrapper that the weights are not stored in."""
+    for wrapper in (None, *WRAPPERS):
+        name = name_in_memory(key, family, wrapper)
+        if name is not None and name.startswith(f"{family.backbone}.{family.blocks}."):
+            return name
+    return name_in_memory(key, family) or key
 
 
 def _is_past(key: str, model: Any, family: Family) -> bool:
@@ -433,16 +368,19 @@ def _is_past(key: str, model: Any, family: Family) -> bool:
 
 
 def _copy(state: Mapping[str, Tensor], key: str, tensor: Tensor, path: Path) -> None:
-    """Write a tensor of a file into the weight of its name, if there is one."""
-    if key not in state:
-        return
+    """Write a tensor of a file into the weight of its name."""
     if state[key].shape != tensor.shape:
-        raise CheckpointError(
-            f"{path}: {key} has the shape {tuple(tensor.shape)}, config.json asks for "
-            f"{tuple(state[key].shape)}. Weights and config do not belong together."
-        )
+        raise CheckpointError(_misshapen(path, key, tensor.shape, state[key].shape))
+    check_finite(tensor, state[key].dtype, f"{path}: {key}")
     with torch.no_grad():
         write_weight(state[key], tensor)
+
+
+def _misshapen(path: Path, key: str, found: Sequence[int], asked: Sequence[int]) -> str:
+    return (
+        f"{path}: {key} has the shape {tuple(found)}, config.json asks for {tuple(asked)}. "
+        "Weights and config do not belong together."
+    )
 
 
 def _check_keys(where: Path, found: set[str], expected: set[str], optional: set[str]) -> None:

@@ -15,7 +15,8 @@ import torch
 
 from nlakit.data.fingerprints import edges
 from nlakit.errors import InputError
-from nlakit.models.io import ending_ids, load_backbone, load_tokenizer, weights_dtype
+from nlakit.models.io import ending_ids, load_backbone, load_tokenizer
+from nlakit.models.weights import weights_dtype
 
 from .base import Place, TeacherLabel
 from .cache import AnswerCache, question_key
