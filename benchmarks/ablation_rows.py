@@ -81,13 +81,13 @@ def read_ablation(path: Path) -> Ablation | None:
 def table(text: str) -> str:
     """Markdown from a result file: a row for each reward, the start first."""
     found = Ablation.model_validate_json(text)
-    drawn = "the likeliest words" if not found.temperature else f"temperature {found.temperature:g}"
+    decoding = "greedy decoding" if not found.temperature else f"temperature {found.temperature:g}"
     head = (
         f"{found.steps} steps each from the same start; {found.documents:,} held-out documents "
-        f"(seed {found.seed}), {drawn}:"
+        f"(seed {found.seed}), {decoding}:"
     )
     names = ("reward", "FVE", "FVE, control AR", "precision", "recall", "readable recall",
-             "silent", "tokens", "FVE kept re-worded")  # fmt: skip
+             "silent", "tokens", "FVE retained, paraphrased")  # fmt: skip
     rule = f"|---|{'---:|' * (len(names) - 1)}"
     lines = [f"| {' | '.join(cells)} |" for cells in (names, *map(_cells, found.rows))]
     return "\n".join([head, "", lines[0], rule, *lines[1:], ""])

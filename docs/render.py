@@ -32,8 +32,7 @@ sys.path.insert(0, str(ROOT))  # for `benchmarks`, which is not installed
 from benchmarks import ablation_rows, tables  # noqa: E402
 
 README = ROOT / "README.md"
-BENCHMARKS = ROOT / "docs" / "benchmarks.md"
-TRUTH = ROOT / "docs" / "truth.md"
+DOCS = ROOT / "docs"
 TIMES = ROOT / "benchmarks" / "results" / "cpu.json"
 OUTPUT = ROOT / "docs" / "demo_output.txt"
 BUNDLED = ROOT / "src" / "nlakit" / "assets" / "storyworld"
@@ -139,7 +138,7 @@ def _of_readable(claims: dict[str, Any]) -> str:
 
 
 def greedy_truth(text: str) -> str:
-    """The leaderboard of submissions that write the likeliest words."""
+    """The leaderboard of submissions with greedy decoding."""
     return leaderboard.leaderboard([each for each in _submissions(text) if not each.temperature])
 
 
@@ -177,7 +176,7 @@ def section_table(text: str) -> str:
         name = f"*{line.name}*" if line.floor else line.name
         cells = [shown(line.figures.get(column)).replace("-", "−") for column in section.columns]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    told = f"{section.rows:,} places in {section.documents:,} documents, seed {section.seed}:"
+    told = f"{section.rows:,} positions in {section.documents:,} documents, seed {section.seed}:"
     warnings = [f"- {each}" for each in section.suspicions]
     return "\n".join([told, "", *lines, *(["", *warnings] if warnings else []), ""])
 
@@ -272,9 +271,9 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     },
 }
 PLOTS: dict[Path, tuple[Path, Callable[[str], str | None]]] = {
-    BENCHMARKS.with_name("benchmarks-batch.svg"): (TIMES, tables.batch_plot),
-    BENCHMARKS.with_name("benchmarks-rows.svg"): (TIMES, tables.rows_plot),
-    TRUTH.with_name("truth-reliability.svg"): (SECTIONS / "confidence.json", reliability_plot),
+    DOCS / "benchmarks-batch.svg": (TIMES, tables.batch_plot),
+    DOCS / "benchmarks-rows.svg": (TIMES, tables.rows_plot),
+    DOCS / "truth-reliability.svg": (SECTIONS / "confidence.json", reliability_plot),
 }
 
 
@@ -312,7 +311,8 @@ def main(arguments: list[str]) -> int:
 
 def wanted() -> dict[Path, str]:
     """Each page and plot as it should be."""
-    pages = {path: render(path.read_text(encoding="utf-8")) for path in (README, BENCHMARKS, TRUTH)}
+    written = [README, *sorted(DOCS.glob("*.md"))]
+    pages = {path: render(path.read_text(encoding="utf-8")) for path in written}
     for path, (source, make) in PLOTS.items():
         text = source_text(source)
         plot = None if text is None else make(text)

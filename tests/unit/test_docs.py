@@ -119,7 +119,7 @@ def test_an_evaluation_is_shown_with_its_floors_and_warnings(render):
     }
     page = render.section_table(json.dumps(section))
     assert page.splitlines() == [
-        "1,200 places in 30 documents, seed 5:",
+        "1,200 positions in 30 documents, seed 5:",
         "",
         "| | KL | FVE |",
         "|---|---:|---:|",

@@ -51,7 +51,6 @@ NOT_YET = frozenset(
         "docs/families.md",
         "docs/render.py",
         "docs/training.md",
-        "docs/truth.md",
         "recipes/minimal.py",
         "src/nlakit/claims/confidence.py",
         "src/nlakit/claims/spans.py",

@@ -251,9 +251,13 @@ def test_page_tells_greedy_submissions_from_sampled_ones(render, submission, tmp
     assert "sampled" not in render.greedy_truth(text) + render.truth_kinds(text)
 
 
-def test_page_has_every_block_of_its_own(render):
-    page = (ROOT / "docs" / "truth.md").read_text(encoding="utf-8")
-    names = {match[2] for match in render.BLOCK.finditer(page)}
+def test_pages_have_every_block_of_the_storyworld(render):
+    pages = [ROOT / "docs" / name for name in ("grounding.md", "results-storyworld.md")]
+    names = {
+        match[2]
+        for page in pages
+        for match in render.BLOCK.finditer(page.read_text(encoding="utf-8"))
+    }
     ours = {"truth", "truth_sampled", "truth_kinds", "grounding_curve", "ablation", "differences"}
     sections = {path.stem.replace("-", "_") for path in render.SECTIONS.glob("*.json")}
     assert names == ours | sections <= set(render.SOURCES)

@@ -286,7 +286,7 @@ def leaderboard(submissions: Sequence[Submission]) -> str:
     names = (
         "method", "temperature", "precision × readable recall", "precision", "readable recall",
         "recall", "silent", "ECE", "FVE", "FVE, frozen AR", "FVE, control AR",
-        "FVE kept re-worded", "words",
+        "FVE retained, paraphrased", "words",
     )  # fmt: skip
     return "\n".join([head, "", *_table(names, map(_cells, rows)), ""])
 

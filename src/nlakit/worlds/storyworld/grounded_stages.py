@@ -1,4 +1,4 @@
-"""The stages of the pair that keeps to what it can read (docs/truth.md), after the plain ones.
+"""The stages of the pair that keeps to what it can read (docs/grounding.md), after the plain ones.
 
 A judge that never saw a label scores its claims; an AV and an AR learn from what is left; RL goes
 on from them with the judge in its reward; the AR settles; and control ARs say how much of a rise is
