@@ -61,8 +61,8 @@ class Message:
             where: names the message in errors.
 
         Raises:
-            InputError: it has no role, its content or a call is of another shape, or a text in it
-                holds half of a surrogate pair.
+            InputError: it has no role or nothing to say, its content or a call is of another shape,
+                or a text in it holds half of a surrogate pair.
         """
         if isinstance(raw, Message):
             return raw
@@ -71,6 +71,8 @@ class Message:
         role = raw.get("role")
         if not isinstance(role, str) or not role:
             raise InputError(f"{where}: its role is {_shown(role)}, expected a name. {SHAPE}")
+        if not raw.keys() & {"content", "tool_calls", *THINKING_FIELDS}:
+            raise InputError(f"{where}: it has no content; found {_shown(dict(raw))}. {SHAPE}")
         _check_content(raw.get("content"), where)
         _check_calls(raw.get("tool_calls"), where)
         _check_thinking(raw, where)
@@ -181,6 +183,17 @@ def as_object(arguments: object) -> dict[str, Any] | None:
         except ValueError:
             return None
     return arguments if isinstance(arguments, dict) else None
+
+
+def str_of(value: Any) -> str:
+    """All texts within a value, one after the other."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return "".join(map(str_of, [*value.keys(), *value.values()]))
+    if isinstance(value, list | tuple):
+        return "".join(map(str_of, value))
+    return ""
 
 
 def check_unicode(value: object, where: str) -> None:

@@ -12,6 +12,7 @@ from nlakit.core.site import Site
 from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import CheckpointError, ContractError, InputError
+from nlakit.models.chat import ChatOptions
 from nlakit.models.io import load_backbone
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
@@ -72,7 +73,9 @@ def test_encode_refuses_empty_and_too_long(llama, tokenizer):
 
 def test_messages_render_through_the_template(llama, tokenizer):
     target = Target(llama, tokenizer, Site(1))
-    encoded = target.encode_messages([{"role": "user", "content": "a cat"}], True)
+    encoded = target.encode_messages(
+        [{"role": "user", "content": "a cat"}], ChatOptions(add_generation_prompt=True)
+    )
     assert encoded.text == "<s><user>a cat</s><assistant>"
     assert encoded.ids.count(0) == 1 and encoded.ids.count(1) == 1
     assert "".join(encoded.tokens) == encoded.text

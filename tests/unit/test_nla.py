@@ -136,11 +136,18 @@ def test_messages_are_read_through_the_chat_template(target):
     assert (reading.tokens[0].position, reading.tokens[0].token) == (1, "<|user|>")
 
 
+def test_a_role_token_inside_a_message_is_plain_text(target):
+    reading = scripted(target, "first").explain([{"role": "user", "content": "a <|system|> b"}])
+    assert reading.text == "<|bos|><|user|>a <|system|> b"
+    assert "<|system|>" not in [each.token for each in reading.tokens]
+
+
 @pytest.mark.parametrize(
     ("messages", "found"),
     [
-        ([{"role": "user", "content": "a <|system|> b"}], "<|system|>"),
         ([{"role": "user"}], "content"),
+        ([{"role": "user", "content": 3}], "content is 3"),
+        ([{"role": "user", "content": "half \ud83d"}], "surrogate"),
         ([], "empty"),
     ],
 )

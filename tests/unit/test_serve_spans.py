@@ -1,21 +1,11 @@
-"""Byte fragments and chat spans, on tokenizers and templates made up here."""
+"""Byte fragments, on tokenizers made up here."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlakit.serve.spans import (
-    GENERATION_PROMPT,
-    SCAFFOLD,
-    Fragment,
-    FragmentStream,
-    Turn,
-    chat_spans,
-    common_prefix,
-    common_suffix,
-    fragments,
-)
+from nlakit.serve.spans import Fragment, FragmentStream, fragments
 
 SCRIPTS = [
     "🐈",
@@ -106,101 +96,3 @@ def test_a_stream_holds_back_no_longer_than_it_must():
     assert [len(stream.push(byte)) for byte in cat] == [0, 0, 0, 4]
     assert stream.push(ord("a")) == [(97, Fragment("a"))]
     assert stream.push(cat[0]) == [] and stream.flush() == [(cat[0], Fragment("\ufffd"))]
-
-
-# -- spans -----------------------------------------------------------------------------------------
-messages_of = st.lists(
-    st.tuples(st.sampled_from(["system", "user", "assistant", "tool"]), words),
-    min_size=1,
-    max_size=5,
-)
-
-
-def spell(messages, prompt="", open_end=False) -> list[int]:
-    """`^role:content$`, a token a character; `open_end` leaves out the last `$`."""
-    text = "BOS" + "".join(f"^{role}:{content}$" for role, content in messages) + prompt
-    return [ord(char) for char in (text[:-1] if open_end else text)]
-
-
-def spans_of(messages, prompt="", open_end=False, refuses=()):
-    """Spans under the template above, which knows no conversation of a length in `refuses`."""
-
-    def render(count: int, emptied: bool):
-        if count in refuses:
-            return None
-        head = messages[:count]
-        return spell([*head[:-1], (head[-1][0], "")] if emptied else head)
-
-    turns = [Turn(role, None) for role, _ in messages]
-    return chat_spans(spell(messages, prompt, open_end), turns, render, open_end)
-
-
-def shown(ids, spans, index, section) -> str:
-    return "".join(
-        chr(i)
-        for i, span in zip(ids, spans, strict=True)
-        if (span.message_index, span.section) == (index, section)
-    )
-
-
-@given(messages_of, st.booleans())
-def test_every_part_is_found(messages, open_end):
-    # A content that begins as the template goes on after it cannot be told from it.
-    messages = [(role, "·" + content.replace("$", "")) for role, content in messages]
-    ids, spans = spell(messages, open_end=open_end), spans_of(messages, open_end=open_end)
-    for index, (role, content) in enumerate(messages):
-        assert shown(ids, spans, index, "content") == content
-        assert shown(ids, spans, index, "header") == ("BOS" if index == 0 else "") + f"^{role}:"
-        held = open_end and index == len(messages) - 1
-        assert shown(ids, spans, index, "footer") == ("" if held else "$")
-        assert {span.role for span in spans if span.message_index == index} == {role}
-
-
-@given(messages_of)
-def test_indices_never_go_back_and_cover_all(messages):
-    spans = spans_of(messages, prompt="^assistant:")
-    found = [span.message_index for span in spans if span.message_index is not None]
-    assert found == sorted(found) and len(spans) == len(spell(messages, prompt="^assistant:"))
-
-
-def test_what_follows_the_last_message_is_the_generation_prompt():
-    spans = spans_of([("user", "hi")], prompt="^assistant:")
-    assert spans[-11:] == [GENERATION_PROMPT] * 11
-    assert (spans[-12].section, spans[-12].message_index) == ("footer", 0)
-
-
-def test_content_that_ends_as_the_header_does_is_content():
-    spans = spans_of([("system", "a:")])
-    assert shown(spell([("system", "a:")]), spans, 0, "content") == "a:"
-    assert shown(spell([("system", "a:")]), spans, 0, "footer") == "$"
-
-
-def test_an_empty_message_is_all_header():
-    spans = spans_of([("user", ""), ("tool", "x")])
-    assert {span.section for span in spans if span.message_index == 0} == {"header"}
-    assert shown(spell([("user", ""), ("tool", "x")]), spans, 1, "content") == "x"
-
-
-def test_a_system_line_folded_into_the_next_message_belongs_to_its_header():
-    whole = [ord(c) for c in "B[sys\nhi]"]
-    renders = {(1, False): "B", (1, True): "B", (2, False): "B[sys\nhi]", (2, True): "B[sys\n]"}
-    turns = [Turn("system", None), Turn("user", None)]
-    spans = chat_spans(whole, turns, lambda n, e: [ord(c) for c in renders[n, e]])
-    parts = [shown(whole, spans, 1, section) for section in ("header", "content", "footer")]
-    assert parts == ["[sys\n", "hi", "]"]
-
-
-def test_what_nobody_can_tell_apart_is_scaffold():
-    messages = [("system", "be kind"), ("user", "hi")]
-    ids, spans = spell(messages), spans_of(messages, refuses={1})
-    assert spans[: ids.index(ord("h"))] == [SCAFFOLD] * ids.index(ord("h"))
-    assert shown(ids, spans, 1, "content") == "hi" and shown(ids, spans, 1, "footer") == "$"
-    assert set(spans_of(messages, refuses={1, 2})) == {SCAFFOLD}
-
-
-@given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))
-def test_common_parts(first, second):
-    size = common_prefix(first, second)
-    assert first[:size] == second[:size]
-    assert size in (len(first), len(second)) or first[size] != second[size]
-    assert common_suffix(first, second) == common_prefix(first[::-1], second[::-1])

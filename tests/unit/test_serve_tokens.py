@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from support.chats import THINKING
 from support.serving import tiny_target
 
 from nlakit.errors import InputError
 from nlakit.models.target import Target
 from nlakit.serve.schemas import PromptRequest
-from nlakit.serve.tokens import Prompt, Veil, prepare, terminal_ids
+from nlakit.serve.tokens import Prompt, prepare, terminal_ids
 
 # A header and a footer around each message; a system line that nobody asked for.
 IMPLICIT = (
@@ -27,6 +30,7 @@ STRICT = (
     "[{{ m.role }}]\n{{ m.content | trim }}[end]\n{% endfor %}"
     "{% if add_generation_prompt %}[model]\n{% endif %}"
 )
+DEEP = functools.reduce(lambda inner, _: {"a": inner}, range(99), {})
 WORDS = ["the cat", "🐈", "漢字", "e\u0301", "a\nb", "<|tool|>", "㈎", "[end]", "\u202e", " "]
 contents = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)
 turns = st.lists(
@@ -124,17 +128,38 @@ def test_text_has_no_spans_and_bos_once():
     assert {span.section for span in plain.spans} == {None}
 
 
-def test_the_veil_hides_and_gives_back():
-    veil = Veil(["<|ab|>", "㈎"], ["x<|ab|>y㈎", "\ue000"])
-    covered = veil.cover("x<|ab|>y㈎")
-    assert len(covered) == 4 and "\ue000" not in covered
-    assert [tuple(piece) for piece in veil.pieces(f"<|ab|>{covered}")] == [
-        ("<|ab|>x", False),
-        ("<|ab|>", True),
-        ("y", False),
-        ("㈎", True),
-    ]
-
-
 def test_terminal_ids_are_those_of_tokenizer_and_config():
     assert terminal_ids(tiny_target()) == {2}
+
+
+def test_calls_thoughts_and_parts_reach_the_template_over_the_wire():
+    call = {"function": {"name": "tides", "arguments": {"port": "Ayr"}}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "When?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "hm"},
+        {"role": "tool", "content": "at two", "tool_call_id": "c1"},
+    ]
+    request = PromptRequest.model_validate({"messages": messages, "add_generation_prompt": False})
+    made = prepare(with_template(THINKING), request)
+    expected = copy.deepcopy(messages)
+    expected[0]["content"] = "When?"
+    tokenizer = with_template(THINKING).tokenizer
+    assert made.encoded.text == tokenizer.apply_chat_template(expected, tokenize=False)
+    assert "hm" in text_of(made, 1, "thinking") and "tides" in text_of(made, 1, "tool_call")
+    assert "joined" in made.notices[0]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": 3},
+        {"role": "user", "content": [{"text": "\ud83d"}]},
+        {
+            "role": "assistant",
+            "tool_calls": [functools.reduce(lambda a, _: {"a": a}, range(99), {})],
+        },
+    ],
+)
+def test_messages_of_another_shape_are_refused_by_the_schema(message):
+    with pytest.raises(ValidationError):
+        PromptRequest.model_validate({"messages": [message]})

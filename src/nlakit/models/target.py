@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,25 +14,14 @@ from transformers import PreTrainedTokenizerBase
 from nlakit.contract import encode_ids, encode_with_offsets
 from nlakit.core.site import Site
 from nlakit.errors import InputError
+from nlakit.models.chat import Chat, ChatOptions
+from nlakit.models.encoded import Encoded as Encoded
 from nlakit.models.families import backbone_of, family_of, truncated
 from nlakit.models.io import atomic_directory, load_backbone, load_tokenizer, save_model
 from nlakit.models.padding import TOKENS_PER_BATCH, length_batches, pad_right
+from nlakit.transcript import Message, parse_messages
 
-
-class Encoded(NamedTuple):
-    """A text as the target reads it.
-
-    Attributes:
-        ids: token ids, BOS included.
-        offsets: per token, the characters of `text` it covers: [start, end).
-        tokens: per token, those characters, or the token's name where it covers none (BOS).
-        text: what was encoded (for messages: the rendered conversation).
-    """
-
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-    tokens: list[str]
-    text: str
+NO_OPTIONS = ChatOptions()
 
 
 class Target:
@@ -89,24 +79,30 @@ class Target:
         return self._checked(encoded)
 
     def encode_messages(
-        self, messages: list[dict[str, Any]], add_generation_prompt: bool = False
+        self, messages: Sequence[Message | Mapping[str, Any]], options: ChatOptions = NO_OPTIONS
     ) -> Encoded:
         """Encode a conversation through the chat template; offsets are into the rendered text.
 
-        The rendered text is encoded with special tokens on, since the template's roles need them;
-        so a special token written *inside* a message is one too. Nothing is added before it.
+        What looks like a special token inside a message is plain text. Nothing is added before
+        what the template writes.
 
         Raises:
-            InputError: no messages, no chat template, or longer than the model's context.
+            InputError: as `chat`.
         """
-        if not messages:
-            raise InputError("The conversation is empty. Give at least one message.")
-        if not self.tokenizer.chat_template:
-            raise InputError("The target's tokenizer has no chat template. Give plain text.")
-        rendered = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-        return self._checked(self._encode(str(rendered), split_special_tokens=False))
+        return self.chat(messages, options).encoded
+
+    def chat(
+        self, messages: Sequence[Message | Mapping[str, Any]], options: ChatOptions = NO_OPTIONS
+    ) -> Chat:
+        """A conversation as the chat template writes it: ids, spans, and what was left out.
+
+        Raises:
+            InputError: no messages, no chat template, one that refuses the messages, or longer
+                than the model's context.
+        """
+        made = Chat(self.tokenizer, parse_messages(messages), options)
+        self._checked(made.encoded)
+        return made
 
     @torch.no_grad()
     def activations(

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import jinja2
 import numpy as np
 import torch
 from safetensors import SafetensorError
@@ -263,12 +262,7 @@ class NLA:
             if not text.strip():
                 raise InputError("The text is empty. Give at least one word.")
             return self.target.encode(text)
-        messages = [dict(message) for message in text]
-        _check_messages(messages, self.target)
-        try:
-            return self.target.encode_messages(messages)
-        except jinja2.TemplateError as error:
-            raise InputError(f"The target's chat template refuses the messages: {error}") from error
+        return self.target.encode_messages(text)
 
     def _read(
         self,
@@ -343,24 +337,6 @@ def _checked_places(positions: Sequence[int], num_tokens: int) -> list[int]:
     if not positions:
         raise InputError("The list of positions is empty. Give one, or leave it out for all.")
     return [place % num_tokens for place in positions]
-
-
-def _check_messages(messages: Sequence[Message], target: Target) -> None:
-    """A role token inside a message would be read as a role, so it is refused."""
-    added = target.tokenizer.added_tokens_decoder.values()
-    special = [token.content for token in added if token.special]
-    for index, message in enumerate(messages):
-        content = message.get("content")
-        if not isinstance(message.get("role"), str) or not isinstance(content, str):
-            raise InputError(
-                f"Message {index} must have a role and a content, both text; found {message!r}."
-            )
-        found = next((name for name in special if name in content), None)
-        if found is not None:
-            raise InputError(
-                f"Message {index} contains {found!r}, which the target would take for a mark of "
-                "the conversation. Take it out, or give the whole as plain text."
-            )
 
 
 def _as_rows(vectors: Vectors, d_model: int) -> Tensor:

@@ -5,9 +5,12 @@ Unknown request fields are ignored. Every number and list is bounded. Null field
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from nlakit.models.chat_spans import Section
+from nlakit.transcript import str_of
 
 from .settings import LIMITS, Limits
 
@@ -15,6 +18,8 @@ NUMBER_LIMIT = 3.4e38
 """Beyond it a number is infinite as float32."""
 INT_LIMIT = 2**31 - 1
 MAX_MESSAGES = 256
+MAX_DEPTH = 32
+"""Of a tool's schema, or of the arguments of a call."""
 
 
 def spellable(text: str) -> str:
@@ -24,7 +29,19 @@ def spellable(text: str) -> str:
     return text
 
 
+def shallow(value: Any, depth: int = 0) -> Any:
+    """Refuse JSON that is nested too deeply, and half a surrogate pair anywhere in it."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    inner = list(value.items()) if isinstance(value, dict) else value
+    for each in inner if isinstance(inner, list | tuple) else ():
+        shallow(each, depth + 1)
+    return spellable(value) if isinstance(value, str) else value
+
+
 Text = Annotated[str, AfterValidator(spellable)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(shallow)]
+Json = JsonObject | Text
 Finite = Annotated[float, Field(ge=-NUMBER_LIMIT, le=NUMBER_LIMIT, allow_inf_nan=False)]
 Vector = Annotated[list[Finite], Field(min_length=1, max_length=65_536)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -40,9 +57,28 @@ class WireModel(BaseModel):
 
 # -- requests --------------------------------------------------------------------------------------
 class WireMessage(WireModel):
+    """A message; all but role, content and channel are ours, for templates that know them."""
+
     role: Name
-    content: Annotated[Text, Field(max_length=LIMITS.max_input_chars)] = ""
+    content: (
+        Annotated[Text, Field(max_length=LIMITS.max_input_chars)]
+        | Annotated[list[Json], Field(max_length=MAX_MESSAGES)]
+        | None
+    ) = ""
     channel: Name | None = None
+    name: Text | None = None
+    reasoning_content: Text | None = None
+    thinking: Text | None = None
+    reasoning: Text | None = None
+    tool_calls: Annotated[list[JsonObject], Field(max_length=MAX_MESSAGES)] | None = None
+    tool_call_id: Text | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The message as a chat template takes it."""
+        given = self.model_dump(exclude_unset=True)
+        kept = {name: value for name, value in given.items() if value is not None}
+        return {"role": self.role, "content": self.content, **kept}
 
 
 class PromptRequest(WireModel):
@@ -53,10 +89,13 @@ class PromptRequest(WireModel):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     enable_thinking: bool | None = None
+    tools: Annotated[list[JsonObject], Field(max_length=MAX_MESSAGES)] | None = None
+    """Schemas of tools, for chat templates that list them."""
 
     @model_validator(mode="after")
     def _not_too_long_together(self) -> PromptRequest:
-        length = sum(len(message.content) for message in self.messages or ())
+        length = sum(len(str_of(message.fields)) for message in self.messages or ())
+        length += len(str_of(self.tools))
         if length > LIMITS.max_input_chars:
             raise ValueError(
                 f"messages have {length} characters together, at most {LIMITS.max_input_chars} "
@@ -114,7 +153,7 @@ class TokenInfo(WireModel):
     fragment_index: int = 0
     fragment_count: int = 1
     role: str | None = None
-    section: Literal["header", "content", "footer", "scaffold"] | None = None
+    section: Section | None = None
     channel: str | None = None
     message_index: int | None = None
 
@@ -123,6 +162,8 @@ class Tokenized(WireModel):
     tokens: list[TokenInfo]
     prompt_length: int
     text: str
+    notices: Annotated[list[str] | None, Field(exclude_if=lambda value: not value)] = None
+    """What the chat template left out of the messages; sent only where there is something."""
 
 
 class ExplainResult(WireModel):
@@ -137,7 +178,7 @@ class ExplainResult(WireModel):
     fragment_index: int
     fragment_count: int
     role: str | None
-    section: Literal["header", "content", "footer", "scaffold"] | None
+    section: Section | None
     channel: str | None
     message_index: int | None
     error: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None

@@ -1,20 +1,15 @@
-"""Which characters a token stands for, and which part of a conversation it belongs to.
+"""Which characters a token stands for.
 
-Pure functions over token ids and two callables, so that any tokenizer and template will do. Knows
-nothing of models or of HTTP.
+Pure functions over token ids and a callable, so that any tokenizer will do. Knows nothing of models
+or of HTTP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Section = Literal["header", "content", "footer", "scaffold"]
 Decode = Callable[[list[int]], str]
-Render = Callable[[int, bool], list[int] | None]
-"""`render(count, emptied)`: the ids of the first `count` messages without a generation prompt, the
-last of them with empty content where `emptied`; None where the template refuses that."""
 
 REPLACEMENT = "\ufffd"
 LONGEST_RUN = 4
@@ -29,22 +24,6 @@ class Fragment(NamedTuple):
     count: int = 1
 
 
-@dataclass(frozen=True)
-class Span:
-    """Where in a conversation a token stands; all None in plain text."""
-
-    role: str | None = None
-    section: Section | None = None
-    channel: str | None = None
-    message_index: int | None = None
-
-
-NO_SPAN = Span()
-SCAFFOLD = Span(section="scaffold")
-GENERATION_PROMPT = Span(role="assistant", section="header")
-
-
-# -- byte fragments --------------------------------------------------------------------------------
 def fragments(ids: Sequence[int], decode: Decode) -> list[Fragment]:
     """One fragment a token. Tokens that hold pieces of a character all carry the joined text."""
     found: list[Fragment] = []
@@ -86,70 +65,3 @@ class FragmentStream:
                 return
             for fragment in run:
                 yield self._held.pop(0), fragment
-
-
-# -- chat spans ------------------------------------------------------------------------------------
-class Turn(NamedTuple):
-    """What a span says of a message."""
-
-    role: str
-    channel: str | None
-
-
-def chat_spans(
-    ids: Sequence[int], turns: Sequence[Turn], render: Render, held_open: bool = False
-) -> list[Span]:
-    """One span a token of a rendered conversation.
-
-    A message ends where the tokens part from those of the conversation up to it. In its block the
-    header is what an empty message has before its content, the footer what it has after it.
-
-    Args:
-        held_open: the last message is to be continued, so it has no footer.
-    """
-    spans: list[Span] = []
-    for index, turn in enumerate(turns):
-        rendered = render(index + 1, False)
-        if rendered is None:
-            continue  # the template knows no such conversation: nobody can tell where it ends
-        end = max(len(spans), common_prefix(ids, rendered))
-        is_open = held_open and index == len(turns) - 1
-        block = _block(ids[:end], len(spans), render(index + 1, True), is_open)
-        start_known = index == 0 or render(index, False) is not None
-        spans += [_span(section, turn, index, start_known) for section in block]
-    tail = GENERATION_PROMPT if render(len(turns), False) is not None else SCAFFOLD
-    return spans + [tail] * (len(ids) - len(spans))
-
-
-def _block(
-    ids: Sequence[int], start: int, emptied: list[int] | None, is_open: bool
-) -> list[Section]:
-    """The sections of `ids[start:]`, one message."""
-    size = len(ids) - start
-    if emptied is None:
-        return ["scaffold"] * size
-    header = min(size, max(0, common_prefix(ids, emptied) - start))
-    after_header = max(0, len(emptied) - start - header)
-    footer = 0 if is_open else min(size - header, after_header, common_suffix(ids, emptied))
-    sections: list[Section] = ["header"] * header
-    content: list[Section] = ["content"] * (size - header - footer)
-    footers: list[Section] = ["footer"] * footer
-    return sections + content + footers
-
-
-def _span(section: Section, turn: Turn, index: int, start_known: bool) -> Span:
-    """A token's span; before the content of a message with unknown start it may be another's."""
-    if section == "scaffold" or (section == "header" and not start_known):
-        return SCAFFOLD
-    return Span(turn.role, section, turn.channel, index)
-
-
-def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many items two sequences share from the start."""
-    pairs = zip(first, second, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
-
-
-def common_suffix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many items two sequences share at the end."""
-    return common_prefix(first[::-1], second[::-1])

@@ -7,26 +7,18 @@ role token, BOS or the marker character inside one never becomes the token of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
-
-import jinja2
+from typing import Any
 
 from nlakit.contract import encode_with_offsets
 from nlakit.errors import InputError
+from nlakit.models.chat import Chat, ChatOptions
+from nlakit.models.chat_spans import NO_SPAN, Span
 from nlakit.models.target import Encoded, Target
+from nlakit.transcript import Message
 
-from .schemas import PromptRequest, TokenInfo, WireMessage
-from .spans import NO_SPAN, Fragment, Span, Turn, chat_spans, fragments
-
-TEMPLATE_FAILURES = (
-    *(jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError),
-    *(TypeError, ValueError),
-)
-"""A template is a program from a checkpoint: what it raises is about the messages it was given."""
-PRIVATE_USE = range(0xE000, 0xF8FF)
+from .schemas import PromptRequest, TokenInfo
+from .spans import Fragment, fragments
 
 
 @dataclass(frozen=True)
@@ -36,11 +28,13 @@ class Prompt:
     Attributes:
         encoded: ids, offsets into `encoded.text`, and that text.
         pieces, spans: per token.
+        notices: what the chat template left out of the messages, or took in another form.
     """
 
     encoded: Encoded
     pieces: list[Fragment]
     spans: list[Span]
+    notices: tuple[str, ...] = ()
 
     def info(self, position: int) -> TokenInfo:
         """The record of one token."""
@@ -74,8 +68,10 @@ def prepare(target: Target, request: PromptRequest) -> Prompt:
     Raises:
         InputError: neither is there, the template refuses, or it is too long for the target.
     """
+    notices: tuple[str, ...] = ()
     if request.messages:
-        encoded, spans = Chat(target, request).read()
+        chat = read_chat(target, request)
+        encoded, spans, notices = chat.encoded, chat.spans, chat.notices
     elif request.text:
         encoded = encode_text(target, request.text)
         spans = [NO_SPAN] * len(encoded.ids)
@@ -83,7 +79,31 @@ def prepare(target: Target, request: PromptRequest) -> Prompt:
         raise InputError("Provide either `text` or `messages`.")
     if not encoded.ids:
         raise InputError("The request has no tokens. Give at least one word.")
-    return Prompt(encoded, fragments(encoded.ids, decoder(target)), spans)
+    return Prompt(encoded, fragments(encoded.ids, decoder(target)), spans, notices)
+
+
+def read_chat(target: Target, request: PromptRequest) -> Chat:
+    """A request's messages as the target's chat template writes them.
+
+    Raises:
+        InputError: the template refuses them, or they are longer than the target's context.
+    """
+    assert request.messages
+    if request.continue_final_message and request.add_generation_prompt:
+        raise InputError(
+            "`continue_final_message` cannot be combined with `add_generation_prompt`, which "
+            "is true by default. Send `add_generation_prompt: false` with it."
+        )
+    options = ChatOptions(
+        add_generation_prompt=request.add_generation_prompt,
+        continue_final_message=request.continue_final_message,
+        enable_thinking=request.enable_thinking,
+        tools=tuple(request.tools or ()),
+    )
+    messages = [Message.parse(each.fields, "A message") for each in request.messages]
+    chat = Chat(target.tokenizer, messages, options)
+    _check_length(len(chat.encoded.ids), target)
+    return chat
 
 
 def encode_text(target: Target, text: str) -> Encoded:
@@ -122,128 +142,6 @@ def terminal_ids(target: Target) -> set[int]:
     declared += [getattr(config, "eos_token_id", None) for config in configs]
     listed = [each if isinstance(each, list) else [each] for each in declared]
     return {found for each in listed for found in each if found is not None}
-
-
-class Piece(NamedTuple):
-    """A stretch of a rendered conversation; `plain`: no special token may be read in it."""
-
-    text: str
-    plain: bool
-
-
-class Chat:
-    """The messages of one request, rendered in several ways by the target's chat template."""
-
-    def __init__(self, target: Target, request: PromptRequest) -> None:
-        assert request.messages
-        if not target.tokenizer.chat_template:
-            raise InputError("The target's tokenizer has no chat template. Give plain text.")
-        self.target, self.request = target, request
-        messages: list[WireMessage] = request.messages
-        self.veil = Veil(special_tokens(target), (each.content for each in messages))
-        self.messages = [self._message(each) for each in messages]
-        self.turns = [Turn(each.role, each.channel) for each in messages]
-        # A conversation is rendered up to each message, with and without that one's content.
-        self._ids = lru_cache(maxsize=None)(self._ids_of)
-
-    def read(self) -> tuple[Encoded, list[Span]]:
-        """The conversation as the target reads it.
-
-        Raises:
-            InputError: the template refuses it, or it is longer than the target's context.
-        """
-        held_open, add_prompt = self._ending()
-        encoded = self._encode(
-            self.messages, add_generation_prompt=add_prompt, continue_final_message=held_open
-        )
-        _check_length(len(encoded.ids), self.target)
-        return encoded, chat_spans(encoded.ids, self.turns, self._ids, held_open)
-
-    def _ending(self) -> tuple[bool, bool]:
-        """Whether the final message is held open, or a generation prompt follows it."""
-        held_open = self.request.continue_final_message
-        if held_open and self.request.add_generation_prompt:
-            raise InputError(
-                "`continue_final_message` cannot be combined with `add_generation_prompt`, which "
-                "is true by default. Send `add_generation_prompt: false` with it."
-            )
-        return held_open, self.request.add_generation_prompt
-
-    def _ids_of(self, count: int, emptied: bool) -> list[int] | None:
-        messages = self.messages[:count]
-        if emptied:
-            messages = [*messages[:-1], {**messages[-1], "content": ""}]
-        try:
-            return self._encode(messages).ids
-        except InputError:
-            return None
-
-    def _encode(self, messages: list[dict[str, Any]], **options: bool) -> Encoded:
-        return join(self.target, self.veil.pieces(self._render(messages, options)))
-
-    def _render(self, messages: list[dict[str, Any]], options: dict[str, bool]) -> str:
-        chosen: dict[str, Any] = {**options, "tokenize": False}
-        if self.request.enable_thinking is not None:
-            chosen["enable_thinking"] = self.request.enable_thinking
-        try:
-            rendered = self.target.tokenizer.apply_chat_template(messages, **chosen)
-        except TEMPLATE_FAILURES as error:
-            raise InputError(f"The target's chat template refuses the messages: {error}") from error
-        return str(rendered)
-
-    def _message(self, message: WireMessage) -> dict[str, Any]:
-        made = {"role": message.role, "content": self.veil.cover(message.content)}
-        return made if message.channel is None else {**made, "channel": message.channel}
-
-
-class Veil:
-    """Hides special tokens that people wrote from the template and the tokenizer.
-
-    Each is replaced by one private-use character that nobody wrote, and comes back as plain text.
-    """
-
-    def __init__(self, specials: Sequence[str], contents: Iterable[str]) -> None:
-        written = "".join(contents)
-        found = [each for each in specials if each in written]
-        free = (chr(code) for code in PRIVATE_USE if chr(code) not in written)
-        self._signs = dict(zip(found, free, strict=False))
-        self._words = {sign: word for word, sign in self._signs.items()}
-
-    def cover(self, content: str) -> str:
-        """The content without special tokens."""
-        for word, sign in self._signs.items():
-            content = content.replace(word, sign)
-        return content
-
-    def pieces(self, rendered: str) -> list[Piece]:
-        """A rendered conversation, what was hidden being pieces of plain text."""
-        found, start = [], 0
-        places = [place for place, char in enumerate(rendered) if char in self._words]
-        for place in places:
-            hidden = self._words[rendered[place]]
-            found += [Piece(rendered[start:place], False), Piece(hidden, True)]
-            start = place + 1
-        return [piece for piece in [*found, Piece(rendered[start:], False)] if piece.text]
-
-
-def special_tokens(target: Target) -> list[str]:
-    """Names of the target's special tokens, long ones first: one may hold another."""
-    added = target.tokenizer.added_tokens_decoder.values()
-    return sorted((each.content for each in added if each.special), key=len, reverse=True)
-
-
-def join(target: Target, pieces: Sequence[Piece]) -> Encoded:
-    """The pieces encoded one by one; offsets are into their joined text."""
-    ids: list[int] = []
-    offsets: list[tuple[int, int]] = []
-    text = ""
-    for piece in pieces:
-        encoded = encode_with_offsets(target.tokenizer, piece.text, plain=piece.plain)
-        ids += encoded.ids
-        shift = len(text)
-        offsets += [(start + shift, end + shift) for start, end in encoded.offsets]
-        text += piece.text
-    return Encoded(ids, offsets, [text[a:b] for a, b in offsets], text)
 
 
 def _check_length(num_tokens: int, target: Target) -> None:

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from nlakit.card import NlaCard
 from nlakit.evals.probe_store import ProbeAnswer, Probes
+from nlakit.models.chat_marks import common_prefix
 from nlakit.storyworld.claims import check, parse
 from nlakit.storyworld.document import Document, State
 from nlakit.storyworld.grammar import document
 
 from .queue import ScoredSample
 from .schemas_v1 import ClaimResult, DocumentRef, ProbeReading
-from .spans import common_prefix
 from .tokens import Prompt
 
 WORLD = "storyworld"
@@ -106,4 +106,4 @@ def _shared(first: str, second: str) -> int:
     length = min(len(first), len(second))
     if first[:length] == second[:length]:
         return length
-    return common_prefix([*map(ord, first)], [*map(ord, second)])
+    return common_prefix(first, second)

@@ -437,6 +437,10 @@ export interface components {
             temperature: number;
             /** Text */
             text?: string | null;
+            /** Tools */
+            tools?: {
+                [key: string]: unknown;
+            }[] | null;
         };
         /** DescribeRequest */
         DescribeRequest: {
@@ -599,6 +603,10 @@ export interface components {
             temperature: number;
             /** Text */
             text?: string | null;
+            /** Tools */
+            tools?: {
+                [key: string]: unknown;
+            }[] | null;
         };
         /** ExplainRequestV1 */
         ExplainRequestV1: {
@@ -648,6 +656,10 @@ export interface components {
             temperature: number;
             /** Text */
             text?: string | null;
+            /** Tools */
+            tools?: {
+                [key: string]: unknown;
+            }[] | null;
             /**
              * Top P
              * @default 1
@@ -685,7 +697,7 @@ export interface components {
             /** Role */
             role: string | null;
             /** Section */
-            section: ("header" | "content" | "footer" | "scaffold") | null;
+            section: ("header" | "content" | "footer" | "scaffold" | "thinking" | "tool_call") | null;
             /** Token */
             token: string;
             /** Token Id */
@@ -730,7 +742,7 @@ export interface components {
             /** Samples */
             samples: components["schemas"]["SampleResult"][];
             /** Section */
-            section: ("header" | "content" | "footer" | "scaffold") | null;
+            section: ("header" | "content" | "footer" | "scaffold" | "thinking" | "tool_call") | null;
             /** Token */
             token: string;
             /** Token Id */
@@ -780,6 +792,10 @@ export interface components {
             positions?: number[] | null;
             /** Text */
             text?: string | null;
+            /** Tools */
+            tools?: {
+                [key: string]: unknown;
+            }[] | null;
         };
         /** Extracted */
         Extracted: {
@@ -975,6 +991,10 @@ export interface components {
             messages?: components["schemas"]["WireMessage"][] | null;
             /** Text */
             text?: string | null;
+            /** Tools */
+            tools?: {
+                [key: string]: unknown;
+            }[] | null;
         };
         /** SampleResult */
         SampleResult: {
@@ -1142,7 +1162,7 @@ export interface components {
             /** Role */
             role?: string | null;
             /** Section */
-            section?: ("header" | "content" | "footer" | "scaffold") | null;
+            section?: ("header" | "content" | "footer" | "scaffold" | "thinking" | "tool_call") | null;
             /** Token */
             token: string;
             /** Token Id */
@@ -1150,6 +1170,8 @@ export interface components {
         };
         /** Tokenized */
         Tokenized: {
+            /** Notices */
+            notices?: string[] | null;
             /** Prompt Length */
             prompt_length: number;
             /** Text */
@@ -1170,7 +1192,10 @@ export interface components {
             /** Error Type */
             type: string;
         };
-        /** WireMessage */
+        /**
+         * WireMessage
+         * @description A message; all but role, content and channel are ours, for templates that know them.
+         */
         WireMessage: {
             /** Channel */
             channel?: string | null;
@@ -1178,9 +1203,25 @@ export interface components {
              * Content
              * @default
              */
-            content: string;
+            content: string | ({
+                [key: string]: unknown;
+            } | string)[] | null;
+            /** Name */
+            name?: string | null;
+            /** Reasoning */
+            reasoning?: string | null;
+            /** Reasoning Content */
+            reasoning_content?: string | null;
             /** Role */
             role: string;
+            /** Thinking */
+            thinking?: string | null;
+            /** Tool Call Id */
+            tool_call_id?: string | null;
+            /** Tool Calls */
+            tool_calls?: {
+                [key: string]: unknown;
+            }[] | null;
         };
     };
     responses: never;

@@ -74,9 +74,10 @@ export interface Opening {
 export async function start(source: Source, opening: Opening = {}): Promise<Session> {
   loading.value = true;
   try {
-    const { tokens } = await api.tokenize(sourceFields(source));
+    const { tokens, notices } = await api.tokenize(sourceFields(source));
     const made: Session = {
-      id: newId(), title: opening.title ?? titleOf(source), note: opening.note ?? "",
+      id: newId(), title: opening.title ?? titleOf(source),
+      note: [opening.note, ...(notices ?? [])].filter(Boolean).join(" "),
       source, document: opening.document ?? null, tokens, entries: tokens.map(() => newEntry()),
       created: Date.now(), parent: opening.parent ?? null, saved: null,
     };
@@ -148,9 +149,12 @@ export function pin(position: number): void {
   pins.value = others.length < pins.value.length ? others : [...others.slice(-1), position];
 }
 
+/** What a message says; the other sections are the chat template's. */
+const SAID: ReadonlySet<string> = new Set(["content", "thinking", "tool_call"]);
+
 /** A mark of the tokenizer or the chat template, not a word of the text. */
 export function isTemplate(token: TokenInfo): boolean {
-  if (token.section != null) return token.section !== "content";
+  if (token.section != null) return !SAID.has(token.section);
   return isOpening(token);
 }
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
 
+from nlakit.models.chat_spans import NO_SPAN, Span
 from nlakit.serve.completion import Completion
 from nlakit.serve.queue import Unavailable
 from nlakit.serve.schemas import CompletionRequest, TokenInfo, Tokenized
 from nlakit.serve.service import Service
-from nlakit.serve.spans import NO_SPAN, Fragment, FragmentStream, Span
+from nlakit.serve.spans import Fragment, FragmentStream
 from nlakit.serve.stream import DONE, Deadline, EventStream, Line, frame, now, unless_gone
 from nlakit.serve.tokens import Prompt, decoder, terminal_ids, token_info
 
@@ -43,7 +44,8 @@ async def complete(body: CompletionRequest, request: Request, service: Served) -
             return CompletionStream(writing, line)
         infos = await unless_gone(until_deadline(writing, line), request)
     whole = [*prompt.infos(), *infos]
-    return Tokenized(tokens=whole, prompt_length=len(prompt.encoded.ids), text=writing.text())
+    length, notices = len(prompt.encoded.ids), list(prompt.notices)
+    return Tokenized(tokens=whole, prompt_length=length, text=writing.text(), notices=notices)
 
 
 class Writing:

@@ -148,7 +148,9 @@ async def extracted(
 def tokenized(prompt: Prompt) -> Tokenized:
     """The record of a prompt."""
     infos = prompt.infos()
-    return Tokenized(tokens=infos, prompt_length=len(infos), text=prompt.encoded.text)
+    notices = list(prompt.notices)
+    text = prompt.encoded.text
+    return Tokenized(tokens=infos, prompt_length=len(infos), text=text, notices=notices)
 
 
 def explain_head(layer: int, total: int, prompt: Prompt) -> dict[str, Any]:
