@@ -23,19 +23,20 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor
 
+from nlakit.card import NlaCard
 from nlakit.config import parse_config, write_text_atomic
-from nlakit.core.scale import resolve_scale
 from nlakit.data.extraction import ActivationRows, sample_storyworld
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError, UserError
 from nlakit.evals.bootstrap import fve_interval
 from nlakit.evals.claims import score_claims
-from nlakit.evals.pair import Pair, read_rows
 from nlakit.evals.private_code import reworded
 from nlakit.evals.probes import ProbeResult
+from nlakit.evals.readings import read_rows
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.pair.pair import Pair
 from nlakit.storyworld.document import State
 from nlakit.worlds.storyworld import pipeline
 from nlakit.worlds.storyworld.documents import states_of
@@ -207,8 +208,15 @@ def measure(
 ) -> Row:
     """The figures of a pair, defined as in the storyworld's report."""
     engine = LocalEngine(held.target, Verbalizer.load(av), Reconstructor.load(ar))
-    scale = resolve_scale("sqrt_d_model", held.target.d_model)
-    pair = Pair(terms, held.target, engine, held.mean_D, scale)
+    # FVE here is of the rows' own variance, so the card's is not asked.
+    card = NlaCard(
+        name=terms,
+        layer=held.target.site.layer,
+        d_model=held.target.d_model,
+        variance=1.0,
+        num_training_rows=1,
+    )
+    pair = Pair(engine, held.target, card, held.mean_D)
     vectors_ND, documents = held.sample.vectors_ND, held.sample.rows.column("doc_id").to_pylist()
     reading = read_rows(pair, engine, vectors_ND, of.temperature, of.seed)
     claims = score_claims(reading.texts, held.states, held.probes)

@@ -2,8 +2,8 @@
 
     import nlakit
 
-    nla = nlakit.load()
-    print(nla.explain("Mary had a little lamb"))
+    pair = nlakit.load()
+    print(pair.explain("Mary had a little lamb"))
 
 Public names load on first use, so that `import nlakit` costs milliseconds and no torch.
 """
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
         ResumeError,
         UserError,
     )
-    from nlakit.pair.pair import NLA, load
+    from nlakit.pair.load import load
+    from nlakit.pair.pair import Pair
     from nlakit.reading import Reading, Score, TokenReading
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "NLA": "pair.pair",
-    "load": "pair.pair",
+    "Pair": "pair.pair",
+    "load": "pair.load",
     "NlaCard": "card",
     "Reading": "reading",
     "Score": "reading",
@@ -50,7 +51,6 @@ _HOMES = {
 }
 
 __all__ = [
-    "NLA",
     "CheckpointError",
     "ConfigError",
     "ContractError",
@@ -58,6 +58,7 @@ __all__ = [
     "MissingExtraError",
     "NlaCard",
     "NlakitError",
+    "Pair",
     "Reading",
     "ResumeError",
     "Sampling",

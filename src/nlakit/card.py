@@ -47,6 +47,8 @@ def check_complete(directory: Path) -> None:
     """Raise `CheckpointError` unless every part of an NLA is in `directory`."""
     wanted = [*(f"{part}/config.json" for part in PARTS), CARD_NAME, MEAN_NAME]
     missing = [name for name in wanted if not (directory / name).is_file()]
+    if missing == [MEAN_NAME] and read_card(directory).baseline == "none":
+        return
     if missing:
         raise CheckpointError(
             f"{directory} is not a whole NLA; missing: {', '.join(missing)}. "

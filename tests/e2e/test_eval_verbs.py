@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 import torch
 from support.loose import FAMILIES, save_pair, target_of
+from support.pairs import make_pair
 
 from nlakit.cli import run
+from nlakit.cli.pairs import PairOptions
 from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import Completion
 from nlakit.engines.local import LocalEngine
-from nlakit.evals import baselines, cause, loose
-from nlakit.evals.pair import Pair
-from nlakit.pair.load import PairSource
+from nlakit.evals import baselines, cause
+from nlakit.pair.pair import Pair
 from nlakit.publish.doctor import write_mean
+from nlakit.worlds.storyworld import baseline
 from nlakit.worlds.storyworld import report as storyworld
 from nlakit.worlds.storyworld.steering import steering
 
@@ -59,7 +61,7 @@ def small(monkeypatch):
     def short(self, vectors_ND, sampling, on_text=None, first=0):
         return whole(self, vectors_ND, replace(sampling, max_new_tokens=TOKENS), on_text, first)
 
-    for module in (baselines, cause, loose, storyworld):
+    for module in (baselines, cause, baseline, storyworld):
         monkeypatch.setattr(module, "sample_storyworld", few)
     monkeypatch.setattr(LocalEngine, "verbalize", short)
 
@@ -113,20 +115,20 @@ def test_report_of_a_released_pair(released, small, capsys, tmp_path):
 
 
 # -- the mean --------------------------------------------------------------------------------------
-def source(directory: Path) -> PairSource:
-    return PairSource(directory / "av", directory / "ar", directory / "base")
+def loaded(directory: Path, mean: Path | None = None) -> Pair:
+    names = {"av": "av", "ar": "ar", "target": "base"}
+    parts = {name: str(directory / part) for name, part in names.items()}
+    return PairOptions(**parts, mean=mean).load_for_evaluation()
 
 
-def test_mean_is_of_training_places_or_what_was_given(released, small, tmp_path):
-    import nlakit
-
-    measured = loose.load_loose("x", source(released))
-    vectors_ND = sample_storyworld(measured.target, loose.MEAN_SEED, "train", BANK, 5).vectors_ND
+def test_mean_is_of_training_positions_or_what_was_given(released, small, tmp_path):
+    measured = loaded(released)
+    vectors_ND = sample_storyworld(measured.target, baseline.MEAN_SEED, "train", BANK, 5).vectors_ND
     unit_ND = vectors_ND / vectors_ND.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(measured.mean_D, measured.scale * unit_ND.mean(0))
-    nla = nlakit.load(av=released / "av", ar=released / "ar", target=released / "base")
-    write_mean(nla, ["Basil rowed by the pier."], tmp_path / "mean.safetensors")
-    given = loose.load_loose("x", source(released), tmp_path / "mean.safetensors")
+    assert measured.card.baseline == "training_mean" and 0 < measured.card.variance < 2
+    write_mean(measured, ["Basil rowed by the pier."], tmp_path / "mean.safetensors")
+    given = loaded(released, tmp_path / "mean.safetensors")
     assert not torch.allclose(given.mean_D, measured.mean_D)
     assert str(tmp_path / "mean.safetensors") in given.notes[0]
 
@@ -193,7 +195,7 @@ def telling(request, tmp_path_factory) -> Pair:
     target = target_of(request.param)
     verbalizer = Verbalizer.load(directory / "av")
     engine = Telling(target, verbalizer, Reconstructor.load(directory / "ar"))
-    return Pair("telling", target, engine, torch.ones(target.d_model) * 0.1, target.d_model**0.5)
+    return make_pair("telling", target, engine, torch.ones(target.d_model) * 0.1)
 
 
 def test_claims_have_their_tokens_and_confidences(telling):

@@ -30,7 +30,7 @@ def exported(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundled() -> nlakit.NLA:
+def bundled() -> nlakit.Pair:
     return nlakit.load()
 
 
@@ -103,13 +103,13 @@ def test_the_card_says_what_is_known(exported):
 def test_the_cards_commands_name_a_target_that_is_there(exported, tmp_path):
     arguments = ["--av", str(exported / "av"), "--ar", str(exported / "ar")]
     target = ["--target", str(exported / "target")]
-    assert run(["export", *arguments, *target, "--output", str(tmp_path / "loose")]) == 0
-    assert not (tmp_path / "loose/target").exists()
-    for directory, name in ((exported, "target"), (tmp_path / "loose", "nlakit/storyworld")):
+    assert run(["export", *arguments, *target, "--output", str(tmp_path / "parts")]) == 0
+    for directory in (exported, tmp_path / "parts"):
+        assert (directory / "target/config.json").is_file()
         for role in ("av", "ar"):
             card = (directory / role / "README.md").read_text(encoding="utf-8")
-            assert f"$ nlakit doctor --av av --ar ar --target {name}\n" in card
-            assert f"$ nlakit explain --av av --ar ar --target {name} " in card
+            assert "$ nlakit doctor --av av --ar ar --target target\n" in card
+            assert "$ nlakit explain --av av --ar ar --target target " in card
 
 
 def test_text_is_equal_before_and_after(exported, bundled):
@@ -123,8 +123,23 @@ def test_text_is_equal_before_and_after(exported, bundled):
     assert found[0].word == expected[0].word != "no baseline"
 
 
-def test_without_a_mean_the_cosine_is_shown_and_called_so(exported, bundled, capsys):
+def test_the_cards_command_keeps_the_fidelity(exported, bundled, capsys):
+    """What `nlakit export` writes beside av/ and ar/ is read: the mean, the card, the target."""
+    expected = bundled.explain(TEXT, last=1, max_new_tokens=50).tokens[0]
     arguments = ["--av", str(exported / "av"), "--ar", str(exported / "ar")]
+    for target in ([], ["--target", str(exported / "target")]):
+        options = [*arguments, *target, "--last", "1", "--max-new-tokens", "50"]
+        assert run(["explain", TEXT, *options, "--json"]) == 0
+        reading = json.loads(capsys.readouterr().out)
+        row = reading["tokens"][0]
+        assert row["fidelity"] == pytest.approx(expected.fidelity, abs=1e-6)
+        assert row["baseline"] == "training_mean" and reading["nla"] == bundled.name
+
+
+def test_without_a_mean_the_cosine_is_shown_and_called_so(exported, tmp_path, capsys):
+    for role in ("av", "ar"):
+        link_all(exported / role, tmp_path / role)
+    arguments = ["--av", str(tmp_path / "av"), "--ar", str(tmp_path / "ar")]
     arguments += ["--target", str(exported / "target"), "--last", "1", "--max-new-tokens", "50"]
     assert run(["explain", TEXT, *arguments, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["tokens"][0]
@@ -205,7 +220,7 @@ def test_parts_of_different_pairs_are_refused(exported, tmp_path, capsys):
         nlakit.load(**parts)
     with pytest.raises(InputError, match="both av and ar"):
         nlakit.load(av=exported / "av")
-    with pytest.raises(InputError, match="'variance', one positive number"):
+    with pytest.raises(CheckpointError, match="'variance', one positive number"):
         save_file({"mean": torch.zeros(192)}, tmp_path / "mean.safetensors")
         nlakit.load(**(parts | {"ar": exported / "ar"}), mean=tmp_path / "mean.safetensors")
     assert run(["export", "--output", str(bundled_path())]) == 2

@@ -24,7 +24,7 @@ from nlakit.evals.probe_store import Probes
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.pair.pair import NLA
+from nlakit.pair.pair import Pair
 from nlakit.serve.app import create_app
 from nlakit.serve.settings import Settings
 from nlakit.storyworld.grammar import generate
@@ -72,14 +72,14 @@ def tiny_target() -> Target:
     return Target(LlamaForCausalLM(config).eval(), tokenizer, Site(1))
 
 
-def tiny_nla(max_rows: int = 8) -> NLA:
+def tiny_nla(max_rows: int = 8) -> Pair:
     """A whole NLA with random weights."""
     target = tiny_target()
     metas = {role: meta_for(role, target) for role in ("av", "ar")}
     verbalizer = Verbalizer.from_target(target.model, target.tokenizer, metas["av"])
     reconstructor = Reconstructor.from_target(target.model, target.tokenizer, metas["ar"])
     engine = LocalEngine(target, verbalizer, reconstructor, max_rows)
-    return NLA(engine, target, CARD, torch.zeros(D_MODEL))
+    return Pair(engine, target, CARD, torch.zeros(D_MODEL))
 
 
 def save_nla(directory: Path) -> Path:
@@ -189,13 +189,13 @@ class ScriptedSession:
         return self.engine.words(row).split()[: row.sampling.max_new_tokens]
 
 
-def scripted_nla(engine: ScriptedEngine) -> NLA:
+def scripted_nla(engine: ScriptedEngine) -> Pair:
     """An NLA that thinks what its script says."""
-    return NLA(engine, tiny_target(), CARD, torch.zeros(D_MODEL))  # pyright: ignore[reportArgumentType]
+    return Pair(engine, tiny_target(), CARD, torch.zeros(D_MODEL))  # pyright: ignore[reportArgumentType]
 
 
 def client_for(
-    nla: NLA, data_dir: Path, probes: Probes | None = None, **settings: Any
+    nla: Pair, data_dir: Path, probes: Probes | None = None, **settings: Any
 ) -> TestClient:
     """A client of a server of its own; use it as a context."""
     app = create_app(nla, Settings(data_dir=data_dir, **settings), probes)

@@ -8,10 +8,10 @@ import pytest
 from nlakit.card import read_card
 from nlakit.config import parse_config
 from nlakit.contract import measure_tokens, read_meta, render_ar
-from nlakit.evals.pair import pair_hashes
 from nlakit.evals.report import read_report
 from nlakit.models.io import load_tokenizer
-from nlakit.registry import comparison_path, resolve, resolve_pair
+from nlakit.pair.source import find_pair, pair_hashes
+from nlakit.registry import comparison_path, resolve
 from nlakit.storyworld.grammar import generate
 from nlakit.storyworld.teacher import label
 from nlakit.worlds.storyworld.recipe import StoryworldRecipe
@@ -26,7 +26,7 @@ def report():
 
 def test_report_belongs_to_the_shipped_weights(report):
     assert len(report.weights) == 10  # six models, three heads, the mean
-    assert report.weights == pair_hashes(resolve_pair("bundled"))
+    assert report.weights == pair_hashes(find_pair("bundled"))
 
 
 def test_card_says_what_the_report_says(report):

@@ -14,17 +14,14 @@ from safetensors.torch import load_file, save_file
 import nlakit
 from nlakit.card import NlaCard
 from nlakit.cli import run
-from nlakit.core.fidelity import fve
 from nlakit.engines.base import Completion
 from nlakit.engines.fake import FakeEngine
-from nlakit.pair.load import PairSource
-from nlakit.pair.pair import NLA
+from nlakit.pair.pair import Pair
+from nlakit.pair.source import MODELS, PairSource
 from nlakit.publish.checks import Check, check_script
 from nlakit.publish.doctor import (
     check_behaviour,
     check_files,
-    extract_all,
-    gather,
     storyworld_texts,
 )
 from nlakit.registry import bundled_path
@@ -33,12 +30,12 @@ TEXTS = storyworld_texts(2)
 
 
 def links(tmp_path: Path) -> PairSource:
-    """The bundled NLA by links, so that a test may replace single files."""
-    for role in PairSource._fields:
+    """The bundled Pair by links, so that a test may replace single files."""
+    for role in MODELS:
         (tmp_path / role).mkdir()
         for path in (bundled_path() / role).iterdir():
             (tmp_path / role / path.name).symlink_to(path)
-    return PairSource(*(tmp_path / role for role in PairSource._fields))
+    return PairSource(*(tmp_path / role for role in MODELS))
 
 
 def edit(path: Path, change: Callable[[str], str]) -> None:
@@ -159,7 +156,7 @@ def test_broken_files_are_named(name, tmp_path):
 
 
 def test_sound_files_have_no_complaint():
-    parts = PairSource(*(bundled_path() / role for role in PairSource._fields))
+    parts = PairSource(*(bundled_path() / role for role in MODELS))
     assert [check for check in check_files(parts) if check.status != "ok"] == []
 
 
@@ -167,18 +164,18 @@ def test_sound_files_have_no_complaint():
 
 
 @pytest.fixture(scope="module")
-def bundled() -> NLA:
+def bundled() -> Pair:
     return nlakit.load()
 
 
 def said(
-    bundled: NLA, *script: str | None, rebuilt: torch.Tensor | None = None
+    bundled: Pair, *script: str | None, rebuilt: torch.Tensor | None = None
 ) -> dict[str, Check]:
     """The bundled target under an engine that says `script`, whatever the vector."""
     width = bundled.card.d_model
     fake = FakeEngine(script, width, None if rebuilt is None else lambda _: rebuilt)
     fake.extract = bundled.engine.extract
-    nla = NLA(fake, bundled.target, bundled.card, bundled.mean_D)
+    nla = Pair(fake, bundled.target, bundled.card, bundled.mean_D)
     return {check.name: check for check in check_behaviour(nla, TEXTS)}
 
 
@@ -255,7 +252,7 @@ def test_a_reconstructor_of_another_pair(tmp_path, passages, capsys):
     checks = diagnosis(pair, passages, capsys, "--write-mean", str(mean))
     assert checks["fidelity"]["status"] == "fail" and checks["dependence"]["status"] == "ok"
     # What was written is what --mean reads.
-    loaded = nlakit.load(**pair._asdict(), mean=mean)
+    loaded = nlakit.load(**pair.models, mean=mean)
     assert loaded.card.baseline == "training_mean" and 0 < loaded.card.variance < 2
 
 
@@ -267,36 +264,24 @@ def test_broken_files_stop_before_a_weight_is_read(tmp_path, passages, capsys):
     assert checks["marker"]["status"] == "fail" and "fidelity" not in checks
 
 
+@pytest.mark.parametrize("mse_scale", [150.0, None])
 @pytest.mark.parametrize("mean", [None, bundled_path() / "mean.safetensors"])
-def test_the_mean_is_brought_to_the_scale_of_the_pair(mean, tmp_path):
-    """FVE does not depend on a common norm, so it is that of the same pair at another one."""
+def test_pairs_of_every_scale_are_measured_at_one_norm(mean, mse_scale, tmp_path):
     pair = links(tmp_path)
-    found = [fidelity_of(nlakit.load(**pair._asdict(), mean=mean))]
+    found = [fidelity_of(nlakit.load(**pair.models, mean=mean))]
     for part in (pair.av, pair.ar):
-        edit_meta(part, "extraction.mse_scale", 150.0)
-    found.append(fidelity_of(nlakit.load(**pair._asdict(), mean=mean)))
+        edit_meta(part, "extraction.mse_scale", mse_scale)
+    found.append(fidelity_of(nlakit.load(**pair.models, mean=mean)))
     assert found[0].found == found[1].found and found[0].status == "ok"
 
 
-def test_a_pair_that_compares_vectors_as_they_are_has_their_mean(tmp_path):
-    pair = links(tmp_path)
-    for part in (pair.av, pair.ar):
-        edit_meta(part, "extraction.mse_scale", None)
-    nla = nlakit.load(**pair._asdict(), mean=bundled_path() / "mean.safetensors")
-    evidence = gather(nla, TEXTS, None, 60)
-    raw_ND = torch.cat([extract_all(nla, text) for text in TEXTS])
-    assert torch.allclose(evidence.mean_D, raw_ND.mean(0), atol=1e-4)
-    own = fve(evidence.vectors_ND, evidence.rebuilt_ND, raw_ND.mean(0), None).fve
-    assert f"FVE {own:.3f};" in fidelity_of(nla).found
-
-
-def fidelity_of(nla: NLA) -> Check:
+def fidelity_of(nla: Pair) -> Check:
     checks = check_behaviour(nla, TEXTS, max_new_tokens=60)
     return next(check for check in checks if check.name == "fidelity")
 
 
 def test_a_card_without_a_baseline_has_a_mean_made_from_the_texts(bundled):
     card = NlaCard(**bundled.card.model_dump() | {"baseline": "none", "variance": 2.0})
-    nla = NLA(bundled.engine, bundled.target, card, torch.zeros(card.d_model))
+    nla = Pair(bundled.engine, bundled.target, card, torch.zeros(card.d_model))
     checks = {check.name: check for check in check_behaviour(nla, TEXTS, max_new_tokens=60)}
     assert checks["fidelity"].status == "ok"

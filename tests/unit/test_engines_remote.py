@@ -11,7 +11,7 @@ import torch
 from support.serving import D_MODEL, ScriptedEngine, client_for, scripted_nla, tiny_nla
 
 from nlakit.engines.base import Sampling
-from nlakit.engines.remote import RemoteEngine, RemoteNLA
+from nlakit.engines.remote import RemoteEngine, RemotePair
 from nlakit.engines.wire import Connection
 from nlakit.errors import InputError, RemoteError, UnsupportedError
 from nlakit.models.target import Encoded
@@ -103,7 +103,7 @@ def test_other_tokens_than_the_server_s_are_refused(engine, nla):
 def test_a_remote_nla_reads_a_text(tmp_path):
     scripted = ScriptedEngine(words=lambda row: f"thought {row.vector} {row.sample}")
     with client_for(scripted_nla(scripted), tmp_path) as client:
-        reader = RemoteNLA(URL, connection=Connection(URL, client=client))
+        reader = RemotePair(URL, connection=Connection(URL, client=client))
         reading = reader.explain("the cat", [2, 1], samples=2)
         every, last = reader.explain("the cat"), reader.explain("the cat", last=1)
         heard = []

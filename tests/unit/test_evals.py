@@ -9,18 +9,17 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.pairs import load_whole, make_pair
 
 from nlakit.card import NlaCard, write_card
 from nlakit.cli import run
 from nlakit.contract import Extraction, NlaMeta, PromptTemplates, measure_tokens
-from nlakit.core.fidelity import fve
+from nlakit.core.fidelity import fve, row_errors, row_fidelity
 from nlakit.engines.fake import FakeEngine
 from nlakit.errors import CheckpointError, InputError
 from nlakit.evals.bootstrap import fve_interval, ratio_interval
 from nlakit.evals.claims import KindScore, facts_of, readable_facts, score_claims
-from nlakit.evals.fidelity import row_errors, row_fidelity
 from nlakit.evals.floors import derangement, measure_floors
-from nlakit.evals.pair import Pair, load_mean, load_pair
 from nlakit.evals.probes import ProbeResult, ProbeScore, ProbeTraining, fit_probes
 from nlakit.evals.report import (
     SECTION_NAMES,
@@ -33,6 +32,7 @@ from nlakit.evals.report import (
 )
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.pair.load import read_baseline
 from nlakit.registry import PairPaths, bundled_path, comparison_path, resolve_pair
 from nlakit.storyworld.document import State
 from nlakit.worlds.storyworld.report import evaluate
@@ -251,7 +251,7 @@ def write_pair(target, directory):
 def report(tiny_target):
     engine = FakeEngine(SCRIPT, 16, vector_of)
     warm = FakeEngine(["A gloomy tale."], 16, vector_of)
-    pair = Pair("fake <pair>", tiny_target, engine, torch.full((16,), 0.1), 4.0, warm)
+    pair = make_pair("fake <pair>", tiny_target, engine, torch.full((16,), 0.1), warm_start=warm)
     return evaluate(pair, documents=40, seed=12, positions_per_document=2, probe_rows=300)
 
 
@@ -282,14 +282,14 @@ def test_report_numbers_hang_together(report):
 
 
 def test_report_without_a_warm_start_says_so(tiny_target):
-    pair = Pair("bare", tiny_target, FakeEngine(["x"], 16, vector_of), torch.ones(16), 4.0)
+    pair = make_pair("bare", tiny_target, FakeEngine(["x"], 16, vector_of), torch.ones(16))
     found = evaluate(pair, documents=4, seed=1, probe_rows=60)
     assert (found.fve_warm_start, found.fve_frozen_ar, found.claims_warm_start) == (None,) * 3
 
 
 def test_pair_on_disk_is_evaluated(tiny_target, tmp_path):
     write_pair(tiny_target, tmp_path)
-    found = evaluate(tmp_path, documents=3, seed=1, probe_rows=60)
+    found = evaluate(load_whole(tmp_path), documents=3, seed=1, probe_rows=60)
     # Warm start and final pair are the same here, so must be their figures.
     assert found.nla == "tiny"
     assert found.fve_warm_start == pytest.approx(found.fve)
@@ -302,34 +302,34 @@ def test_row_beside_a_pair_shares_its_target_and_is_read_by_its_control_ar(tiny_
     row = tmp_path / "rows" / "plain-rl"
     for part, name in (("av", "av"), ("ar", "ar"), ("ar", "control_ar")):
         shutil.copytree(tmp_path / part, row / name)
-    pair = load_pair(row)
+    pair = load_whole(row)
     found = evaluate(pair, documents=3, seed=1, probe_rows=60)
     assert found.nla == "tiny plain-rl"
     assert found.fve_control_ar == pytest.approx(found.fve)
     assert found.fve_warm_start is None
     assert "target/model.safetensors" in found.weights
     assert "control_ar/model.safetensors" in found.weights
-    assert not any("rows" in name for name in load_pair(tmp_path).weights)
+    assert not any("rows" in name for name in load_whole(tmp_path).weights)
 
 
 def test_row_that_is_not_there_or_not_whole_is_refused(tiny_target, tmp_path):
     write_pair(tiny_target, tmp_path)
     shutil.copytree(tmp_path / "av", tmp_path / "rows" / "half" / "av")
     with pytest.raises(InputError, match="Rows there: half"):
-        load_pair(tmp_path / "rows" / "plain-rl")
+        load_whole(tmp_path / "rows" / "plain-rl")
     with pytest.raises(CheckpointError, match="missing: ar"):
-        load_pair(tmp_path / "rows" / "half")
+        load_whole(tmp_path / "rows" / "half")
 
 
 def test_evaluation_of_one_document_is_refused(tiny_target):
-    pair = Pair("bare", tiny_target, FakeEngine(["x"], 16), torch.ones(16), 4.0)
+    pair = make_pair("bare", tiny_target, FakeEngine(["x"], 16), torch.ones(16))
     with pytest.raises(InputError, match="at least 2"):
         evaluate(pair, documents=1, seed=1)
 
 
 def test_missing_mean_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="mean.safetensors"):
-        load_mean(tmp_path, 4)
+        read_baseline(tmp_path / "mean.safetensors", 4)
 
 
 def test_report_files_come_back(report, tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.pairs import make_pair
 
 from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.fake import FakeEngine
@@ -13,7 +14,7 @@ from nlakit.errors import InputError
 from nlakit.evals.bootstrap import difference_interval, ratio_interval
 from nlakit.evals.claims import score_claims, tally_rows
 from nlakit.evals.compare import DIFFERENCE, compare
-from nlakit.evals.pair import Pair
+from nlakit.pair.pair import Pair
 from nlakit.worlds.storyworld.documents import states_of
 from nlakit.worlds.storyworld.report import measure_probes
 
@@ -29,7 +30,7 @@ def mean_D(tiny_target) -> torch.Tensor:
 
 
 def pair_of(target, script, mean_D, sign=1.0) -> Pair:
-    return Pair("x", target, FakeEngine(script, WIDTH, lambda _: sign * mean_D), mean_D, 4.0)
+    return make_pair("x", target, FakeEngine(script, WIDTH, lambda _: sign * mean_D), mean_D)
 
 
 # -- the interval ----------------------------------------------------------------------------------
@@ -88,6 +89,6 @@ def test_lies_and_a_worse_reader_are_found_out(tiny_target, mean_D):
 
 def test_pairs_of_two_targets_are_refused(tiny_target, mean_D):
     pair = pair_of(tiny_target, [TRUTH], mean_D)
-    other = replace(pair, name="y", weights={"target/model.safetensors": "00"})
+    other = replace(pair.named("y"), weights={"target/model.safetensors": "00"})
     with pytest.raises(InputError, match="x and y read different targets"):
         compare(pair, other, DOCUMENTS, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -195,10 +196,8 @@ def test_confidence_comes_back_from_disk(confidence, tmp_path):
 def reading(nla, confidence):
     """What the tiny NLA would give, had it said `TEXT`."""
     completion = written(nla.engine.verbalizer, TEXT, torch.ones(nla.card.d_model))
-    scores = nla._scores(torch.ones(1, nla.card.d_model), [TEXT])
-    nla.confidence = confidence
-    (claims,) = nla.claims([completion], scores)
-    nla.confidence = None
+    scores = [nla.score(TEXT, torch.ones(nla.card.d_model))]
+    (claims,) = replace(nla, confidence=confidence).claims([completion], scores)
     row = {"position": 3, "token": "x", "explanation": TEXT, "claims": claims}
     return Reading(
         text="x", tokens=({**row, **scores[0].model_dump()},), nla="tiny", calibrated=True

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.pairs import make_pair
 from tests.support.serving import tiny_nla
 from torch import Tensor
 
@@ -22,7 +23,6 @@ from nlakit.evals.baselines import INVERTED, NEAREST, baselines, keyword_reading
 from nlakit.evals.cause import cause, labels_of, nearest_rows, pca_code, prompts_of
 from nlakit.evals.compare import DIFFERENCE, compare
 from nlakit.evals.inversion import Search
-from nlakit.evals.pair import Pair
 from nlakit.evals.private_code import (
     BY_TEACHER,
     asked,
@@ -37,6 +37,7 @@ from nlakit.evals.round_trips import claims_kept, round_trips
 from nlakit.evals.rows import ReadSample, read_sample, read_vectors
 from nlakit.evals.section import explained, ratio_figure, share
 from nlakit.evals.select import select
+from nlakit.pair.pair import Pair
 from nlakit.storyworld.claims import parse
 from nlakit.storyworld.document import State
 from nlakit.storyworld.grammar import document
@@ -93,7 +94,7 @@ def mean_D(places):
 
 @pytest.fixture(scope="module")
 def fixed(tiny_target, places, mean_D) -> ReadSample:
-    pair = Pair("fixed", tiny_target, FakeEngine([FIXED], D_MODEL, fixed_direction), mean_D, 4.0)
+    pair = make_pair("fixed", tiny_target, FakeEngine([FIXED], D_MODEL, fixed_direction), mean_D)
     return read_vectors(pair, places, 3)
 
 
@@ -101,7 +102,7 @@ def fixed(tiny_target, places, mean_D) -> ReadSample:
 def copying(tiny_target, places, mean_D) -> ReadSample:
     texts = [text[-160:] for text in places.rows.column("text").to_pylist()]
     engine = FakeEngine(texts, D_MODEL, fixed_direction)
-    return read_vectors(Pair("copying", tiny_target, engine, mean_D, 4.0), places, 3)
+    return read_vectors(make_pair("copying", tiny_target, engine, mean_D), places, 3)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def cipher(tiny_target, places, mean_D) -> ReadSample:
     def labels_only(texts: list[str]) -> Tensor:
         return torch.stack([fixed_direction(text) for text in texts])
 
-    pair = Pair("cipher", tiny_target, CipherEngine(), mean_D, 4.0, control_ar=labels_only)
+    pair = make_pair("cipher", tiny_target, CipherEngine(), mean_D, control_ar=labels_only)
     return read_vectors(pair, places, 3)
 
 
@@ -291,7 +292,7 @@ def test_fixed_rhyme_is_a_guess(fixed):
 def test_due_places_lie_between_plan_and_word(tiny_target):
     from nlakit.worlds.storyworld.steering import couplet_documents, couplet_place
 
-    pair = Pair("x", tiny_target, FakeEngine(["x"], D_MODEL), torch.ones(D_MODEL), 4.0)
+    pair = make_pair("x", tiny_target, FakeEngine(["x"], D_MODEL), torch.ones(D_MODEL))
     ((encoded, facts), *_) = couplet_documents(pair, 5, "heldout", 1)
     fact = facts[0]
     due = due_places(encoded, "rhyme")
@@ -318,7 +319,7 @@ def test_copied_text_and_cipher_name_nothing_that_is_due(fixed, cipher, monkeypa
 # -- steering --------------------------------------------------------------------------------------
 def test_steering_by_a_reconstructor_that_does_not_read_is_found_out(tiny_target, mean_D):
     deaf = FakeEngine([FIXED], D_MODEL, lambda text: torch.ones(D_MODEL))
-    section = steering(Pair("deaf", tiny_target, deaf, mean_D, 4.0), 3, 5, (1.0,), 20)
+    section = steering(make_pair("deaf", tiny_target, deaf, mean_D), 3, 5, (1.0,), 20)
     assert section.figure("line end: names a rhyme", "share").value == 1.0
     assert section.figure("line end: edit, alpha 1", "shift").value == pytest.approx(0, abs=1e-6)
     assert section.figure("line end: edit, alpha 1", "KL").value == pytest.approx(0, abs=1e-5)
@@ -374,7 +375,7 @@ class Writing(LocalEngine):
 def confidence_of(text_of, documents=40):
     engine = Writing(text_of)
     mean_D = torch.full((engine.target.d_model,), 0.1)
-    pair = Pair("writing", engine.target, engine, mean_D, engine.target.d_model**0.5)
+    pair = make_pair("writing", engine.target, engine, mean_D)
     return measure(read_sample(pair, documents, 3))
 
 
@@ -419,7 +420,7 @@ TRUTH = "A story. A poem. A chat. A quiz. A sum in words."
 @pytest.fixture(scope="module")
 def plain(fixed) -> Pair:
     """Says what is true somewhere, and rebuilds nothing."""
-    return replace(fixed.pair, name="plain", engine=FakeEngine([TRUTH], D_MODEL, fixed_direction))
+    return replace(fixed.pair.named("plain"), engine=FakeEngine([TRUTH], D_MODEL, fixed_direction))
 
 
 def test_a_cipher_beats_the_truth_by_fve_alone(cipher, plain):
@@ -433,7 +434,9 @@ def test_a_cipher_beats_the_truth_by_fve_alone(cipher, plain):
 def test_copied_text_tells_less_than_who_understands_it(copying, fixed):
     """What is copied is mostly true, so only a pair that says more shows what is missing."""
     labels = labels_of(copying.sample, range(len(copying.doc_ids)))
-    reader = replace(fixed.pair, name="reader", engine=FakeEngine(labels, D_MODEL, fixed_direction))
+    reader = replace(
+        fixed.pair.named("reader"), engine=FakeEngine(labels, D_MODEL, fixed_direction)
+    )
     section = compare(copying.pair, reader, 24, 3, probe_rows=60)
     assert section.figure("copying", "precision").value > 0.5
     assert section.figure(DIFFERENCE, "recall").interval.high < 0

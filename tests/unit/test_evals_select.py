@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.pairs import make_pair
 from tests.support.serving import tiny_nla
 
 from nlakit.claims.confidence import Calibrator, ClaimConfidence
@@ -12,8 +13,8 @@ from nlakit.engines.base import Completion
 from nlakit.engines.fake import FakeEngine
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
-from nlakit.evals.pair import Pair
 from nlakit.evals.select import select
+from nlakit.pair.pair import Pair
 
 WIDTH = 16
 TOLD, SHORT = "A calm story about the sea.", "A calm text."
@@ -27,8 +28,8 @@ def mean_D(tiny_target) -> torch.Tensor:
 
 def pair_of(target, script, mean_D, vector_of=None) -> Pair:
     engine = FakeEngine(script, WIDTH, vector_of or (lambda _: mean_D))
-    return Pair(
-        "x", target, engine, mean_D, 4.0, control_ar=lambda texts: mean_D.expand(len(texts), -1)
+    return make_pair(
+        "x", target, engine, mean_D, control_ar=lambda texts: mean_D.expand(len(texts), -1)
     )
 
 
@@ -101,7 +102,7 @@ def test_the_explanation_whose_claims_are_worth_most_is_kept():
     known = ClaimConfidence(
         greedy=hopeless_topics, sampled=hopeless_topics, source="hand", seed=99, documents=2
     )
-    pair = Pair("x", nla.target, engine, torch.ones(nla.card.d_model), 4.0, confidence=known)
+    pair = make_pair("x", nla.target, engine, torch.ones(nla.card.d_model), confidence=known)
     section = select(pair, 4, 3, counts=(1, 2))
     assert section.figure("one drawn", "words").value == len(TOLD.split())
     assert section.figure("best of 2 by confidence", "words").value == len(SHORT.split())

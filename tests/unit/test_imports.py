@@ -123,7 +123,6 @@ STILL_LEAKING = {
     "evals/claims.py",
     "evals/compare.py",
     "evals/leaderboard.py",
-    "evals/loose.py",
     "evals/private_code.py",
     "evals/probe_store.py",
     "evals/probes.py",
@@ -185,7 +184,7 @@ def test_importing_nlakit_loads_no_torch():
 
 
 def test_reading_loads_nothing_that_only_training_on_many_devices_needs():
-    loaded = modules_after("import nlakit.pair.pair")
+    loaded = modules_after("import nlakit.pair.load")
     assert "nlakit.engines.local" in loaded
     assert not loaded & {"torch.distributed.fsdp", "peft", "vllm", "ray", "trl"}
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from support.pairs import make_pair
 
 from nlakit.cli import bench_truth, run
 from nlakit.engines.fake import FakeEngine
@@ -17,9 +19,7 @@ from nlakit.evals.bootstrap import Interval
 from nlakit.evals.claims import KindScore
 from nlakit.evals.leaderboard import (
     SEED,
-    Entry,
     check_target,
-    entry_of,
     kinds_table,
     leaderboard,
     load_entry,
@@ -29,9 +29,9 @@ from nlakit.evals.leaderboard import (
     submission_of,
     write_submission,
 )
-from nlakit.evals.pair import Pair, weight_hashes
 from nlakit.evals.probes import ProbeScore
-from nlakit.registry import PairPaths, resolve
+from nlakit.pair.source import comparison_parts, find_pair, weight_hashes
+from nlakit.registry import resolve
 from nlakit.worlds.storyworld.report import evaluate
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def report(tiny_target):
         return torch.randn(16, generator=torch.Generator().manual_seed(len(text)))
 
     engine = FakeEngine(['A calm story about the sea. It ends on "x".'], 16, vector_of)
-    pair = Pair("fake", tiny_target, engine, torch.full((16,), 0.1), 4.0, weights=WEIGHTS)
+    pair = make_pair("fake", tiny_target, engine, torch.full((16,), 0.1), weights=WEIGHTS)
     return evaluate(pair, documents=8, seed=SEED, probe_rows=60)
 
 
@@ -110,26 +110,29 @@ def test_foreign_target_is_refused(tmp_path):
         check_target(tmp_path)
     with pytest.raises(InputError, match="found none"):
         check_target(tmp_path / "nothing")
-    source = entry_of(None).source._replace(target=tmp_path)
+    source = replace(find_pair(), target=tmp_path)
     with pytest.raises(InputError, match="not the benchmark's target"):
-        load_entry("x", Entry(source))
+        load_entry("x", source)
 
 
 def test_parts_are_read_over_a_copy_of_the_target(tmp_path):
     copy = shutil.copytree(resolve() / "target", tmp_path / "copy")
-    pair = load_entry("mine", Entry(entry_of(None).source._replace(target=copy)))
+    bare = replace(find_pair(), target=copy, paths=None)
+    pair = load_entry("mine", bare)
     assert (pair.name, pair.warm_start, pair.control_ar) == ("mine", None, None)
     bundled = weight_hashes(resolve())
     assert pair.weights == {
-        name: bundled[name] for name in bundled if name.split("/")[0] in ("target", "av", "ar")
+        name: bundled[name]
+        for name in bundled
+        if name.split("/")[0] in ("target", "av", "ar", "mean.safetensors")
     }
     assert pair.mean_D.abs().sum() > 0
 
 
-def test_what_lies_beside_a_pair_is_an_entry_too(tmp_path):
-    (tmp_path / "control_ar").mkdir()
-    found = Entry(entry_of(None).source, PairPaths(tmp_path, tmp_path)).directories()
-    assert list(found) == ["av", "ar", "target", "control_ar"]
+def test_what_lies_beside_a_pair_is_a_part_of_its_entry():
+    source = find_pair()
+    assert list(comparison_parts(source)) == ["warm_start", "control_ar"]
+    assert comparison_parts(replace(source, paths=None)) == {}
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -185,7 +188,7 @@ def measured(report, tmp_path, monkeypatch):
     """The verb in an empty directory, with loading and measuring recorded instead of done."""
     calls = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench_truth, "load_entry", lambda name, entry: entry)
+    monkeypatch.setattr(bench_truth, "load_entry", lambda name, entry, where: entry)
 
     def measure(pair, **settings):
         calls.append((pair, settings["documents"], settings["seed"], settings["temperature"]))
@@ -198,7 +201,7 @@ def measured(report, tmp_path, monkeypatch):
 def test_verb_writes_its_file_once(measured, capsys):
     assert run(["bench-truth", "--name", "mine", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(Path("mine.json").read_text())
-    assert measured == [(entry_of(None), 2000, SEED, 0.0)]
+    assert measured == [(find_pair(), 2000, SEED, 0.0)]
     assert run(["bench-truth", "--name", "mine"]) == 2
     assert "mine.json is there already" in capsys.readouterr().err
     assert len(measured) == 1
@@ -220,7 +223,7 @@ def test_verb_prints_the_leaderboard(measured, submission, capsys):
         ((), "Give --name"),
         (("--name", "a/b"), "cannot be called"),
         (("--name", "a", "--render", "."), "not both"),
-        (("--name", "a", "--av", "x"), "all of --av, --ar and --target"),
+        (("--name", "a", "--av", "x"), "both --av and --ar"),
         (("--name", "a", "--output", "."), "is a directory"),
     ],
 )

@@ -24,7 +24,7 @@ from nlakit.errors import CheckpointError, InputError
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.pair.pair import NLA
+from nlakit.pair.pair import Pair
 from nlakit.reading import Reading, TokenReading
 from nlakit.registry import resolve
 from nlakit.storyworld.grammar import generate
@@ -65,7 +65,7 @@ def target() -> Target:
 
 @pytest.fixture(scope="module")
 def pair(target, tmp_path_factory) -> Path:
-    """A whole NLA on disk, with random weights."""
+    """A whole pair on disk, with random weights."""
     directory = tmp_path_factory.mktemp("pairs") / "tiny"
     target.save(directory / "target")
     for role, model_cls in zip(ROLES, (Verbalizer, Reconstructor), strict=True):
@@ -86,10 +86,10 @@ def axis(number: int) -> torch.Tensor:
     return torch.eye(D_MODEL)[number]
 
 
-def scripted(target: Target, *script: str | None) -> NLA:
-    """An NLA whose engine says `script` and rebuilds "first" as axis 0, anything else as axis 1."""
+def scripted(target: Target, *script: str | None) -> Pair:
+    """A pair whose engine says `script` and rebuilds "first" as axis 0, anything else as axis 1."""
     engine = FakeEngine(script, D_MODEL, lambda text: axis(0 if text == "first" else 1) * 3)
-    return NLA(engine, target, CARD, torch.zeros(D_MODEL))
+    return Pair(engine, target, CARD, torch.zeros(D_MODEL))
 
 
 def test_a_right_explanation_scores_one_and_an_orthogonal_one_by_the_variance(target):

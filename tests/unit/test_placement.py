@@ -10,17 +10,17 @@ import torch
 import nlakit
 from nlakit.cli import run
 from nlakit.cli.devices import DeviceOptions
-from nlakit.cli.extract import place_target
-from nlakit.cli.workers import WorkerOptions
+from nlakit.cli.workers import WorkerOptions, place_models
 from nlakit.errors import InputError
 from nlakit.models.io import stored_dtype
 from nlakit.models.placement import Placement, placement
-from nlakit.pair.load import PairSource, load_models
-from nlakit.pair.pair import NLA
+from nlakit.pair.load import load_models
+from nlakit.pair.pair import Pair
+from nlakit.pair.source import MODELS, PairSource
 from nlakit.registry import bundled_path
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-PARTS = PairSource(*(bundled_path() / role for role in PairSource._fields))
+PARTS = PairSource(*(bundled_path() / role for role in MODELS))
 TEXT = "Basil rowed by the pier."
 
 
@@ -37,7 +37,7 @@ def machine(monkeypatch):
     return has
 
 
-def precisions(nla: NLA) -> list[torch.dtype]:
+def precisions(nla: Pair) -> list[torch.dtype]:
     models = nla.engine.verbalizer.model, nla.engine.reconstructor.backbone, nla.target.model
     return [each.dtype for each in models]
 
@@ -74,7 +74,7 @@ def test_a_number_past_the_last_device_is_refused(machine):
 
 def test_a_cpu_has_float32_whatever_is_stored(machine):
     assert stored_dtype(PARTS.av) == torch.bfloat16
-    assert precisions(nlakit.load()) == precisions(nlakit.load(**PARTS._asdict()))
+    assert precisions(nlakit.load()) == precisions(nlakit.load(**PARTS.models))
     assert precisions(nlakit.load()) == [torch.float32] * 3
 
 
@@ -87,7 +87,7 @@ def test_a_pair_loads_as_it_is_stored_and_its_head_in_float32():
 
 def test_a_bfloat16_pair_explains_as_the_same_in_float32(machine):
     mean = bundled_path() / "mean.safetensors"
-    loose = nlakit.load(**PARTS._asdict(), mean=mean, dtype="bfloat16")
+    loose = nlakit.load(**PARTS.models, mean=mean, dtype="bfloat16")
     bundled = nlakit.load(dtype=torch.bfloat16)
     assert precisions(loose) == precisions(bundled) == [torch.bfloat16] * 3
     row = nlakit.load().explain(TEXT, last=1).tokens[0]
@@ -102,7 +102,7 @@ def test_a_bfloat16_pair_explains_as_the_same_in_float32(machine):
     assert steered.plain and steered.shift > 0
 
 
-def vector(nla: NLA) -> torch.Tensor:
+def vector(nla: Pair) -> torch.Tensor:
     encoded = nla.encode(TEXT)
     return nla.engine.extract(encoded, [len(encoded.ids) - 1])[0]
 
@@ -131,13 +131,13 @@ def test_verbs_take_a_device_and_say_that_it_is_not_there(machine, tmp_path, cap
 
 def test_the_command_reads_in_the_precision_asked_for(capsys, monkeypatch):
     loaded: list[torch.dtype] = []
-    explain = NLA.explain
+    explain = Pair.explain
 
     def watched(self, *args, **options):
         loaded.extend(precisions(self))
         return explain(self, *args, **options)
 
-    monkeypatch.setattr(NLA, "explain", watched)
+    monkeypatch.setattr(Pair, "explain", watched)
     arguments = ["--last", "1", "--device", "cpu", "--dtype", "bfloat16", "--json"]
     assert run(["explain", TEXT, *arguments]) == 0
     assert loaded == [torch.bfloat16] * 3
@@ -147,11 +147,11 @@ def test_the_command_reads_in_the_precision_asked_for(capsys, monkeypatch):
 def test_workers_have_the_target_where_they_run(machine):
     machine(cuda=1)
     auto, bf16 = DeviceOptions(), DeviceOptions(dtype="bfloat16")
-    assert place_target(auto, WorkerOptions()) == (CUDA, None)
-    assert place_target(auto, WorkerOptions(processes=2)) == (CPU, torch.float32)
-    assert place_target(DeviceOptions(device="cuda"), WorkerOptions(processes=2)) == (CUDA, None)
+    assert place_models(auto, WorkerOptions()) == (CUDA, None)
+    assert place_models(auto, WorkerOptions(processes=2)) == (CPU, torch.float32)
+    assert place_models(DeviceOptions(device="cuda"), WorkerOptions(processes=2)) == (CUDA, None)
     machine()  # Ray's workers have what this machine has not.
-    assert place_target(bf16, WorkerOptions(ray=2, ray_gpus=1)) == (CUDA, torch.bfloat16)
-    assert place_target(auto, WorkerOptions(ray=2)) == (CPU, torch.float32)
+    assert place_models(bf16, WorkerOptions(ray=2, ray_gpus=1)) == (CUDA, torch.bfloat16)
+    assert place_models(auto, WorkerOptions(ray=2)) == (CPU, torch.float32)
     with pytest.raises(InputError, match="Leave out --device"):
-        place_target(DeviceOptions(device="cuda"), WorkerOptions(ray=2))
+        place_models(DeviceOptions(device="cuda"), WorkerOptions(ray=2))

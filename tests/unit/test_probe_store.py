@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 from support.serving import D_MODEL, save_nla, tiny_target
 
 from nlakit.errors import CheckpointError
-from nlakit.evals.pair import weight_hashes
 from nlakit.evals.probe_store import (
     ProbeCard,
     ProbedKind,
@@ -19,6 +18,7 @@ from nlakit.evals.probe_store import (
     save_probes,
     target_hash,
 )
+from nlakit.pair.source import weight_hashes
 from nlakit.registry import resolve
 
 

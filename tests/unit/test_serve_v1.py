@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from safetensors.torch import load, save
 from support.serving import D_MODEL, ScriptedEngine, client_for, scripted_nla
 
 from nlakit.evals.probe_store import ProbeCard, ProbedKind, Probes
+from nlakit.pair.pair import Pair
 from nlakit.reading import ReadClaim
 from nlakit.serve import openapi
 from nlakit.storyworld.grammar import document
@@ -242,16 +245,17 @@ def test_each_claim_stands_beside_what_a_probe_reads(tmp_path):
         assert found["results"][0]["claims"][0]["probe"]["value"] == "chat"
 
 
-def test_a_calibrated_nla_says_how_likely_each_claim_is(tmp_path):
+def test_a_calibrated_nla_says_how_likely_each_claim_is(tmp_path, monkeypatch):
     nla = scripted_nla(ScriptedEngine(words=lambda row: "A story"))
     asked = []
 
-    def claims(completions, scores, temperature):
+    def claims(_, completions, scores, temperature):
         asked.append((len(completions), scores[0].cosine, temperature))
         return [(ReadClaim(kind="genre", value="story", start=2, end=7, confidence=0.93),)]
 
-    nla.confidence, nla.claims = object(), claims  # pyright: ignore[reportAttributeAccessIssue]
-    with client_for(nla, tmp_path) as client:
+    monkeypatch.setattr(Pair, "claims", claims)
+    known: Any = object()
+    with client_for(replace(nla, confidence=known), tmp_path) as client:
         body = {"activations": [VECTOR], "temperature": 0.5}
         claim = client.post("/v1/describe", json=body).json()["results"][0]["claims"][0]
         assert (claim["kind"], claim["confidence"]) == ("genre", 0.93)

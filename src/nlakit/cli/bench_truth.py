@@ -13,10 +13,8 @@ from rich.console import Console
 from nlakit.errors import InputError
 from nlakit.evals.leaderboard import (
     SEED,
-    Entry,
     Submission,
     check_name,
-    entry_of,
     leaderboard,
     load_entry,
     ranked,
@@ -24,11 +22,12 @@ from nlakit.evals.leaderboard import (
     submission_of,
     write_submission,
 )
-from nlakit.evals.pair import Pair
-from nlakit.pair.load import find_pair
+from nlakit.pair.pair import Pair
 from nlakit.worlds.storyworld.report import StoryworldReport, evaluate
 
+from .devices import AUTOMATIC, DeviceOptions
 from .eval import summary
+from .pairs import BUNDLED, PairOptions
 
 SUBMISSIONS = TypeAdapter(list[Submission])
 
@@ -36,33 +35,24 @@ SUBMISSIONS = TypeAdapter(list[Submission])
 def bench_truth(
     *,
     name: str | None = None,
-    nla: str | None = None,
-    av: str | None = None,
-    ar: str | None = None,
-    target: str | None = None,
     documents: int = 2000,
     temperature: float = 0.0,
     output: Path | None = None,
     again: Annotated[bool, Parameter(negative=())] = False,
     render: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
+    pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
 ) -> None:
     """Measure an NLA method on the storyworld's fixed target, and compare methods.
 
-    Target, seed and split are fixed: the pair must have been trained on the bundled target.
+    Target, seed and split are fixed: the target must have the very weights of the bundled one, and
+    the mean is the bundled one.
 
     Parameters
     ----------
     name
         What the method is called in the leaderboard.
-    nla
-        The pair, as for `eval storyworld`; by default the bundled one.
-    av
-        Instead of --nla, the verbalizer's directory or name on the hub; with --ar and --target.
-    ar
-        The reconstructor's.
-    target
-        The target's. Its weights must be those of the bundled target.
     documents
         Held-out documents to read, one place in each.
     temperature
@@ -85,8 +75,8 @@ def bench_truth(
         raise InputError("Give --name, what the method is called, or --render with a directory.")
     check_name(name)
     path = _free(output or Path(f"{name}.json"), again)
-    pair = load_entry(name, _entry(nla, av, ar, target))
-    report = _measure(pair, documents, temperature)
+    entry = load_entry(name, pair.source(), devices.placement())
+    report = _measure(entry, documents, temperature)
     submission = submission_of(name, report)
     write_submission(submission, path)
     if json:
@@ -111,14 +101,6 @@ def _free(path: Path, again: bool) -> Path:
     if path.exists() and not again:
         raise InputError(f"{path} is there already. Give --again to write over it, or --output.")
     return path
-
-
-def _entry(nla: str | None, av: str | None, ar: str | None, target: str | None) -> Entry:
-    if av is None and ar is None and target is None:
-        return entry_of(nla)
-    if nla is not None or av is None or ar is None or target is None:
-        raise InputError("Give either --nla or all of --av, --ar and --target.")
-    return Entry(find_pair(av, ar, target))
 
 
 def _measure(pair: Pair, documents: int, temperature: float) -> StoryworldReport:

@@ -11,11 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from nlakit.engines.base import OnText
-from nlakit.pair.pair import NLA, load
+from nlakit.pair.pair import Pair
 from nlakit.reading import Reading
 from nlakit.storyworld.document import Document, Fact
 from nlakit.storyworld.grammar import generate
 
+from .devices import DeviceOptions
+from .pairs import BUNDLED, PairOptions
+
+ON_CPU = DeviceOptions(device="cpu")
 SEED, LAST_TOKENS, TOKENS_PER_REFRESH = 20_001, 4, 8
 NEXT_STEPS = """Try next:
   nlakit explain "Any text"               outside its world it scores low, and says so
@@ -34,16 +38,13 @@ class Passage:
     truth: str
 
 
-def demo(*, nla: str | None = None) -> None:
+def demo(*, pair: PairOptions = BUNDLED, devices: DeviceOptions = ON_CPU) -> None:
     """Read three passages with the bundled NLA: a planned rhyme, an unsaid sum and a story.
 
-    Parameters
-    ----------
-    nla
-        Directory of another storyworld NLA.
+    It runs on the CPU unless --device says otherwise: the models are tiny, and the words are then
+    the same on every machine.
     """
-    # The models are tiny, and its words are the same on every machine.
-    console, reader = Console(), load(nla, device="cpu")
+    console, reader = Console(), pair.load(devices)
     for passage in passages():
         console.rule(passage.title)
         console.print(passage.text, markup=False, highlight=False)
@@ -64,15 +65,15 @@ def passages() -> list[Passage]:
     ]
 
 
-def read_live(nla: NLA, text: str) -> Reading:
+def read_live(pair: Pair, text: str) -> Reading:
     """Read the end of a text; in a terminal the words appear on stderr as they are written."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        return nla.explain(text, last=LAST_TOKENS)
+        return pair.explain(text, last=LAST_TOKENS)
     drafts: dict[int, str] = {}
     options = {"console": console, "transient": True, "auto_refresh": False}
     with Live(_draft_table(drafts), **options) as live:  # pyright: ignore[reportArgumentType]
-        return nla.explain(text, last=LAST_TOKENS, on_text=_drafting(live, drafts))
+        return pair.explain(text, last=LAST_TOKENS, on_text=_drafting(live, drafts))
 
 
 def _drafting(live: Live, drafts: dict[int, str]) -> OnText:

@@ -11,17 +11,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nlakit.card import CARD_NAME, read_card
+from nlakit.card import CARD_NAME
 from nlakit.data.bulk import BulkPlan, Described, VectorSource, explain_vectors
 from nlakit.data.shards import file_sha256
 from nlakit.engines.base import MAX_NEW_TOKENS, Sampling, sampling_for
-from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
-from nlakit.pair.pair import NLA, load
-from nlakit.registry import resolve
+from nlakit.models.lora import open_checkpoint
+from nlakit.models.placement import Placement
+from nlakit.pair.load import load_source, read_facts
+from nlakit.pair.pair import Pair
+from nlakit.pair.source import PairSource
 
+from .devices import AUTOMATIC, DeviceOptions
+from .pairs import BUNDLED, PairOptions
 from .progress import counting_progress
-from .workers import HERE, WorkerOptions
+from .workers import HERE, WorkerOptions, place_models
 
 WEIGHTS = "*.safetensors"
 
@@ -35,9 +39,10 @@ def describe(
     temperature: float | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     seed: int = 0,
-    nla: str | None = None,
     shard_rows: int = 1000,
+    pair: PairOptions = BUNDLED,
     workers: WorkerOptions = HERE,
+    devices: DeviceOptions = AUTOMATIC,
 ) -> None:
     """Explain a file of activations, however long, into Parquet. A killed run goes on.
 
@@ -55,20 +60,21 @@ def describe(
         Longest answer, in tokens.
     seed
         Decides, with a vector's number, what is drawn above temperature 0.
-    nla
-        Directory of an NLA; by default the bundled one.
     shard_rows
         Vectors in a file; so many at most are done again after a kill.
     workers
         Who does the work.
+    devices
+        Where models run. Several processes stay on the CPU unless --device names another.
     """
     if shard_rows < 1:
         raise InputError(f"--shard-rows must be 1 or more, found {shard_rows}.")
     sampling = sampling_for(samples, temperature, max_new_tokens, seed)
     pool = workers.pool
     # Workers on other machines start in other directories.
-    source, directory = VectorSource(vectors.absolute()), resolve(nla).absolute()
-    card = read_card(directory)
+    source, parts = VectorSource(vectors.absolute()), pair.source().absolute()
+    card, _ = read_facts(parts)
+    where = place_models(devices, workers)
     if source.d_model != card.d_model:
         raise InputError(
             f"{vectors} holds vectors of {source.d_model} numbers; {card.name} reads "
@@ -76,7 +82,7 @@ def describe(
         )
     plan = BulkPlan(
         nla=card.name,
-        nla_sha256=weights_sha256(directory),
+        nla_sha256=weights_sha256(parts),
         vectors_sha256=source.sha256(),
         num_rows=source.num_rows,
         d_model=source.d_model,
@@ -85,35 +91,29 @@ def describe(
         temperature=sampling.temperature,
         max_new_tokens=sampling.max_new_tokens,
         seed=sampling.seed,
+        dtype="stored" if where.dtype is None else str(where.dtype).removeprefix("torch."),
     )
-    make = partial(Reader.load, directory, sampling, workers.device)
+    make = partial(Reader.load, parts, sampling, where)
     with counting_progress("vectors") as progress:
         manifest = explain_vectors(make, source, output.absolute(), plan, pool, progress)
     sys.stdout.write(f"{plan.num_rows} vectors in {len(manifest.shards)} files: {output}\n")
 
 
 class Reader(NamedTuple):
-    """An NLA with its sampling, as `data.bulk` asks for it."""
+    """A pair with its sampling, as `data.bulk` asks for it."""
 
-    nla: NLA
+    pair: Pair
     sampling: Sampling
 
     @classmethod
-    def load(cls, directory: Path, sampling: Sampling, device: str = "cpu") -> Reader:
-        """Read an NLA, and put what writes and scores on a device. Raises as `nlakit.load`."""
-        nla = load(directory, device="cpu", dtype="float32")
-        engine = nla.engine
-        assert isinstance(engine, LocalEngine)
-        engine.verbalizer.model.to(device)
-        engine.reconstructor.backbone.to(device)
-        engine.reconstructor.head.to(device)
-        engine.refresh()
-        return cls(nla, sampling)
+    def load(cls, source: PairSource, sampling: Sampling, where: Placement) -> Reader:
+        """Read a pair in a worker. Raises as `load_source`."""
+        return cls(load_source(source, where), sampling)
 
     @torch.inference_mode()
     def describe_rows(self, vectors_ND: Tensor, first: int) -> list[Described]:
         """Every answer with its scores."""
-        answers, scores = self.nla.answers(vectors_ND, self.sampling, first=first)
+        answers, scores = self.pair.answers(vectors_ND, self.sampling, first=first)
         size = self.sampling.samples
         return [
             Described(
@@ -121,7 +121,7 @@ class Reader(NamedTuple):
                 sample=index % size,
                 explanation=answer.text,
                 closed=answer.closed,
-                fidelity=score.fidelity,
+                fidelity=None if score.baseline == "none" else score.fidelity,
                 cosine=score.cosine,
                 mse=score.mse,
             )
@@ -129,8 +129,11 @@ class Reader(NamedTuple):
         ]
 
 
-def weights_sha256(directory: Path) -> str:
-    """Of what writes and scores: the weights of `av/` and `ar/`, and the card."""
-    paths = [path for part in ("av", "ar") for path in sorted((directory / part).glob(WEIGHTS))]
-    digests = [file_sha256(path) for path in [*paths, directory / CARD_NAME]]
+def weights_sha256(source: PairSource) -> str:
+    """Of what writes and scores: the weights of AV and AR, and what scores are held against."""
+    checkpoints = [open_checkpoint(part, source.target) for part in (source.av, source.ar)]
+    homes = [home for each in checkpoints for home in (each.weights, each.adapter) if home]
+    paths = [path for home in homes for path in sorted(home.glob(WEIGHTS))]
+    beside = source.mean if source.paths is None else source.paths.shared / CARD_NAME
+    digests = [file_sha256(path) for path in [*paths, *filter(None, [beside])]]
     return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from nlakit.models.placement import Placement
 
 
 @Parameter(name="*")
@@ -18,6 +21,13 @@ class DeviceOptions:
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of weights in memory; auto is float32 on a CPU, elsewhere as they are stored."""
+
+    def placement(self) -> Placement:
+        """Where that is on this machine. Raises `InputError`."""
+        # Loads torch, which `--help` must not.
+        from nlakit.models.placement import placement
+
+        return placement(self.device, self.dtype)
 
     def chosen(self) -> dict[str, str]:
         """What was asked for, by `nlakit.load`'s names, what is left to it left out."""

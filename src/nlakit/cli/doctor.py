@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nlakit.engines.base import MAX_NEW_TOKENS
 from nlakit.errors import InputError
-from nlakit.pair.load import find_pair
-from nlakit.pair.pair import MAX_NEW_TOKENS, load
+from nlakit.pair.load import load_source
 from nlakit.publish.doctor import TEXTS, Diagnosis, diagnose, storyworld_texts, write_mean
-from nlakit.publish.export import source_of_nla
-from nlakit.registry import BUNDLED_NAMES
+from nlakit.registry import bundled_path
 
 from .devices import AUTOMATIC, DeviceOptions
 from .explain import read_text
+from .pairs import BUNDLED, PairOptions
 from .progress import reading_progress
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -28,11 +28,7 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 def doctor(
     *,
-    nla: str | None = None,
-    av: str | None = None,
-    ar: str | None = None,
-    target: str | None = None,
-    mean: Path | None = None,
+    pair: PairOptions = BUNDLED,
     file: Annotated[Path | None, Parameter(negative=())] = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     write_mean_to: Annotated[Path | None, Parameter(name="--write-mean")] = None,
@@ -43,16 +39,6 @@ def doctor(
 
     Parameters
     ----------
-    nla
-        Directory of an NLA; by default the bundled one.
-    av
-        Instead of an NLA: directory or hub name of a verbalizer, or of its LoRA adapter.
-    ar
-        The reconstructor to it.
-    target
-        The model that is read; by default the one that the verbalizer names.
-    mean
-        File with mean and variance of training vectors.
     file
         Texts to try it on, with empty lines between them; by default four of ours.
     max_new_tokens
@@ -64,16 +50,9 @@ def doctor(
     devices
         Where models run.
     """
-    if av is not None and ar is not None:
-        source = find_pair(av, ar, target)
-    elif av is None and ar is None:
-        source = source_of_nla(nla).pair
-    else:
-        raise InputError("Give both --av and --ar, or --nla.")
-    is_bundled = av is None and (nla is None or nla in BUNDLED_NAMES)
-    texts = _texts(file, is_bundled)
-    parts = {} if av is None else {"av": source.av, "ar": source.ar, "target": source.target}
-    made = partial(load, nla, mean=mean, **parts, **devices.chosen())
+    source, where = pair.source(), devices.placement()
+    texts = _texts(file, source.paths is not None and source.paths.shared == bundled_path())
+    made = partial(load_source, source, where)
     with reading_progress() as on_text:
         found = diagnose(
             source,

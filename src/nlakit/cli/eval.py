@@ -15,6 +15,7 @@ from nlakit.errors import InputError
 from nlakit.evals.report import training_curves, write_report
 from nlakit.worlds.storyworld.report import StoryworldReport, evaluate
 
+from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
 
 
@@ -24,6 +25,7 @@ def storyworld(
     seed: int = 1,
     temperature: float = 0.0,
     pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
     output: Path | None = None,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -46,7 +48,7 @@ def storyworld(
     pair.check()
     if output is not None and output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file. Give a directory, there or not.")
-    report = _measure(pair, documents, seed, temperature)
+    report = _measure(pair, devices, documents, seed, temperature)
     if output is not None:
         paths = pair.paths()
         write_report(report, output, training_curves(paths) if paths else ())
@@ -56,7 +58,9 @@ def storyworld(
         Console().print(summary(report))
 
 
-def _measure(pair: PairOptions, documents: int, seed: int, temperature: float) -> StoryworldReport:
+def _measure(
+    pair: PairOptions, devices: DeviceOptions, documents: int, seed: int, temperature: float
+) -> StoryworldReport:
     console = Console(stderr=True)
     with console.status("starting") as status:
 
@@ -65,7 +69,11 @@ def _measure(pair: PairOptions, documents: int, seed: int, temperature: float) -
 
         progress("loading")
         return evaluate(
-            pair.load(), documents=documents, seed=seed, temperature=temperature, progress=progress
+            pair.load_for_evaluation(devices),
+            documents=documents,
+            seed=seed,
+            temperature=temperature,
+            progress=progress,
         )
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
-from nlakit.engines.remote import RemoteNLA
+from nlakit.engines.base import MAX_NEW_TOKENS
+from nlakit.engines.remote import RemotePair
 from nlakit.errors import InputError
-from nlakit.pair.pair import MAX_NEW_TOKENS, load
 
 from .devices import AUTOMATIC, DeviceOptions
+from .pairs import BUNDLED, PairOptions
 from .progress import reading_progress
 from .serve import read_secret
 
@@ -33,15 +34,11 @@ def explain(
     temperature: float | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     seed: int = 0,
-    nla: str | None = None,
-    av: str | None = None,
-    ar: str | None = None,
-    target: str | None = None,
-    mean: Path | None = None,
     min_confidence: float | None = None,
     server: str | None = None,
     secret_file: Annotated[Path | None, Parameter(negative=())] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
+    pair: PairOptions = BUNDLED,
     devices: DeviceOptions = AUTOMATIC,
 ) -> None:
     """Read a text with an NLA, token by token.
@@ -66,16 +63,6 @@ def explain(
         Longest answer, in tokens.
     seed
         Decides what is drawn above temperature 0.
-    nla
-        Directory of an NLA; by default the bundled one.
-    av
-        Instead of an NLA: directory or hub name of a verbalizer, or of its LoRA adapter.
-    ar
-        The reconstructor to it.
-    target
-        The model that is read; by default the one that the verbalizer names.
-    mean
-        File with mean and variance of training vectors; without it --av gives cosines.
     min_confidence
         Hide claims whose chance of being true, by the NLA's own calibrator, is below this.
     server
@@ -91,9 +78,8 @@ def explain(
         raise InputError("--tokens reads every token. Leave out --last and --positions, or it.")
     passage = read_text(text, file)
     places = None if positions is None else parse_positions(positions)
-    parts = {"path": nla, "av": av, "ar": ar, "target": target, "mean": mean}
-    parts |= devices.chosen()
-    reader = load(**parts) if server is None else connect(server, secret_file, parts)
+    here = server is None
+    reader = pair.load(devices) if here else connect(server, secret_file, pair, devices)
     with reading_progress() as on_text:
         reading = reader.explain(
             passage,
@@ -113,13 +99,15 @@ def explain(
         Console().print(reading)
 
 
-def connect(server: str, secret_file: Path | None, parts: dict[str, Any]) -> RemoteNLA:
-    """The NLA of a server. Raises `InputError` where one of this machine was named too."""
-    if any(part is not None for part in parts.values()):
+def connect(
+    server: str, secret_file: Path | None, pair: PairOptions, devices: DeviceOptions
+) -> RemotePair:
+    """The pair of a server. Raises `InputError` where one of this machine was named too."""
+    if (pair, devices) != (BUNDLED, AUTOMATIC):
         raise InputError(
             "--server has its own NLA. Leave out --nla, its parts, --device and --dtype, or it."
         )
-    return RemoteNLA(server, None if secret_file is None else read_secret(secret_file))
+    return RemotePair(server, None if secret_file is None else read_secret(secret_file))
 
 
 def read_text(text: str | None, file: Path | None) -> str:

@@ -13,12 +13,12 @@ from nlakit.data.corpora import HUGGING_FACE, Corpus
 from nlakit.data.corpus_extraction import Workers, extract_corpus
 from nlakit.data.pools import HERE as THIS_PROCESS
 from nlakit.errors import InputError
-from nlakit.models.placement import AUTO, Placement, placement, precision
+from nlakit.models.placement import Placement
 from nlakit.models.target import Target
 from nlakit.train.run import count_bar
 
 from .devices import AUTOMATIC, DeviceOptions
-from .workers import HERE, WorkerOptions
+from .workers import HERE, WorkerOptions, place_models
 
 CPU = torch.device("cpu")
 
@@ -78,7 +78,7 @@ def extract(
             "minimum from 0 on and below the maximum."
         )
     pool = workers.pool
-    where, alone = place_target(devices, workers), pool == THIS_PROCESS
+    where, alone = place_models(devices, workers), pool == THIS_PROCESS
     make = partial(load_target, target.absolute(), layer, where)
     with count_bar("activations", documents) as progress:
         made = extract_corpus(
@@ -98,22 +98,6 @@ def extract(
     if made.num_empty:
         Console(stderr=True).print(f"{made.num_empty} rows without a text were passed over.")
     print(output)
-
-
-def place_target(devices: DeviceOptions, workers: WorkerOptions) -> Placement:
-    """Where whoever does the work has the target. Raises `InputError`.
-
-    The precision is decided here, once: it is a part of what the shards are of.
-    """
-    if workers.ray is not None:
-        if devices.device != AUTO:
-            raise InputError("--ray-gpus says where Ray's workers run. Leave out --device.")
-        # Of a worker's machine, which need not be this one.
-        device = torch.device(workers.device)
-        return Placement(device, precision(device, devices.dtype))
-    several = workers.pool != THIS_PROCESS
-    device = workers.device if several and devices.device == AUTO else devices.device
-    return placement(device, devices.dtype)
 
 
 def load_target(directory: Path, layer: int, where: Placement) -> Target:

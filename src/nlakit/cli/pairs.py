@@ -1,17 +1,21 @@
-"""Which pair an evaluation measures: options that all of its verbs share."""
+"""Which pair a verb reads, and for evaluations with what beside it: options that verbs share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
 from nlakit.errors import InputError
-from nlakit.evals.loose import load_loose
-from nlakit.evals.pair import Pair, load_pair
-from nlakit.pair.load import find_pair
 from nlakit.registry import PairPaths, resolve_pair
+
+from .devices import AUTOMATIC, DeviceOptions
+
+if TYPE_CHECKING:
+    from nlakit.pair.pair import Pair
+    from nlakit.pair.source import PairSource
 
 
 @Parameter(name="*")
@@ -26,22 +30,18 @@ class PairOptions:
     """Instead of an NLA: directory or hub name of a verbalizer, or of its LoRA adapter."""
 
     ar: str | None = None
-    """The reconstructor to it."""
+    """The reconstructor of the same pair."""
 
     target: str | None = None
-    """The model that is read; by default the one that the verbalizer names."""
+    """The model that is read; by default the one beside --av, or the one that it names."""
 
     mean: Path | None = None
-    """File with mean and variance of training vectors; without it the mean for --av is measured."""
-
-    @property
-    def is_loose(self) -> bool:
-        """Whether parts were given."""
-        return (self.av, self.ar, self.target, self.mean) != (None, None, None, None)
+    """File with mean and variance of training vectors; by default the one beside --av."""
 
     def check(self) -> None:
         """Raise `InputError` for options that do not go together, and for an NLA not there."""
-        if not self.is_loose:
+        parts = (self.av, self.ar, self.target, self.mean)
+        if parts == (None, None, None, None):
             resolve_pair(self.nla)
         elif self.nla is not None or self.av is None or self.ar is None:
             raise InputError(
@@ -49,16 +49,31 @@ class PairOptions:
                 "--mean belong to it."
             )
 
+    def source(self) -> PairSource:
+        """Where its parts are. Raises as `find_pair` and `check`."""
+        from nlakit.pair.source import find_pair
+
+        self.check()
+        return find_pair(self.nla, av=self.av, ar=self.ar, target=self.target, mean=self.mean)
+
     def paths(self) -> PairPaths | None:
         """Where an NLA lies, and what lies beside it; None for a released pair."""
-        return None if self.is_loose else resolve_pair(self.nla)
+        return self.source().paths
 
-    def load(self) -> Pair:
-        """Read the pair. Raises as `load_pair` and `load_loose` do, and `check`."""
-        self.check()
-        if self.av is None or self.ar is None:
-            return load_pair(self.nla)
-        return load_loose(self.av, find_pair(self.av, self.ar, self.target), self.mean)
+    def load(self, devices: DeviceOptions = AUTOMATIC) -> Pair:
+        """Read the pair. Raises as `load_source` does, and `check`."""
+        from nlakit.pair.load import load_source
+
+        return load_source(self.source(), devices.placement())
+
+    def load_for_evaluation(self, devices: DeviceOptions = AUTOMATIC) -> Pair:
+        """Read the pair with what it is compared with, and a mean for one that knows none."""
+        from nlakit.pair.load import load_source
+        from nlakit.worlds.storyworld.baseline import with_baseline
+
+        source = self.source()
+        pair = load_source(source, devices.placement(), comparisons=True)
+        return with_baseline(pair, source)
 
 
 BUNDLED = PairOptions()

@@ -18,7 +18,6 @@ from nlakit.errors import InputError
 from nlakit.evals.baselines import baselines as measure_baselines
 from nlakit.evals.cause import cause as measure_cause
 from nlakit.evals.compare import compare as measure_comparison
-from nlakit.evals.pair import Pair
 from nlakit.evals.private_code import BY_TEACHER, Change, asked, explanation_places
 from nlakit.evals.private_code import private_code as measure_private_code
 from nlakit.evals.report import write_section
@@ -27,6 +26,7 @@ from nlakit.evals.round_trips import round_trips as measure_round_trips
 from nlakit.evals.rows import read_sample
 from nlakit.evals.section import Section
 from nlakit.evals.select import select as measure_select
+from nlakit.pair.pair import Pair
 from nlakit.teachers.base import Teacher
 from nlakit.teachers.cost import Price
 from nlakit.teachers.named import CACHE_NAME, teacher_named
@@ -42,6 +42,7 @@ from nlakit.worlds.storyworld.calibrate import measure as measure_confidence
 from nlakit.worlds.storyworld.planned import planned as measure_planned
 from nlakit.worlds.storyworld.steering import steering as measure_steering
 
+from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
 
 Documents = Annotated[int, Parameter(help="Held-out documents.")]
@@ -63,6 +64,7 @@ def private_code(
     cache: Path | None = None,
     base_url: str | None = None,
     pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
     output: Output = None,
     json: Json = False,
 ) -> None:
@@ -98,7 +100,7 @@ def private_code(
         )
 
     with _measuring():
-        sample = read_sample(pair.load(), documents, seed, temperature)
+        sample = read_sample(pair.load_for_evaluation(devices), documents, seed, temperature)
         extra = _by_teacher(teacher_for, language, sample.reading.texts) if teacher else {}
         section = measure_private_code(sample, extra)
     _give(section, output, json)
@@ -129,12 +131,14 @@ def cause(
     seed: Seed = 1,
     temperature: Temperature = 0.0,
     pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Put the reconstructions into the target, and compare its next tokens."""
     _show(
         pair,
+        devices,
         lambda loaded: measure_cause(read_sample(loaded, documents, seed, temperature)),
         output,
         json,
@@ -147,6 +151,7 @@ def baselines(
     seed: Seed = 1,
     temperature: Temperature = 0.0,
     pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
     output: Output = None,
     json: Json = False,
 ) -> None:
@@ -156,7 +161,7 @@ def baselines(
     """
     _check(output)
     with _measuring() as tell:
-        sample = read_sample(pair.load(), documents, seed, temperature)
+        sample = read_sample(pair.load_for_evaluation(devices), documents, seed, temperature)
         section = measure_baselines(sample, progress=tell)
     _give(section, output, json)
 
@@ -168,12 +173,14 @@ def round_trips(
     seed: Seed = 1,
     temperature: Temperature = 0.0,
     pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Read, rebuild and read again, and see what survives."""
     _show(
         pair,
+        devices,
         lambda loaded: measure_round_trips(
             read_sample(loaded, documents, seed, temperature), trips
         ),
@@ -188,11 +195,18 @@ def planned(
     seed: Seed = 1,
     temperature: Temperature = 0.0,
     pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Whether rhymes, sums, answers, counts and drills are named before they are said."""
-    _show(pair, lambda loaded: measure_planned(loaded, documents, seed, temperature), output, json)
+    _show(
+        pair,
+        devices,
+        lambda loaded: measure_planned(loaded, documents, seed, temperature),
+        output,
+        json,
+    )
 
 
 def steer(
@@ -200,11 +214,12 @@ def steer(
     documents: Annotated[int, Parameter(help="Held-out couplets, a trial in each.")] = 100,
     seed: Seed = 1,
     pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Edit the rhyme in an explanation, and see whether the target rhymes on it."""
-    _show(pair, lambda loaded: measure_steering(loaded, documents, seed), output, json)
+    _show(pair, devices, lambda loaded: measure_steering(loaded, documents, seed), output, json)
 
 
 def confidence(
@@ -215,6 +230,7 @@ def confidence(
     thorough: Annotated[bool, Parameter(negative=())] = False,
     write: Annotated[bool, Parameter(negative=())] = False,
     pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
     output: Output = None,
     json: Json = False,
 ) -> None:
@@ -235,10 +251,11 @@ def confidence(
                 "--write leaves calibrator.json beside an NLA, and a released pair lies nowhere "
                 "that is its own. Leave out --write: a calibrator is then fitted for this report."
             )
-        path = _fit(pair).save(paths.pair)
+        path = _fit(pair, devices).save(paths.pair)
         sys.stderr.write(f"wrote {path}\n")
     _show(
         pair,
+        devices,
         lambda loaded: measure_confidence(
             read_sample(loaded, documents, seed, temperature), thorough
         ),
@@ -253,11 +270,18 @@ def select(
     seed: Seed = 1,
     temperature: Annotated[float, Parameter(help="That explanations are drawn at.")] = 1.0,
     pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Draw 1, 4 and 8 explanations and keep the best by fidelity, and by confidence."""
-    _show(pair, lambda loaded: measure_select(loaded, documents, seed, temperature), output, json)
+    _show(
+        pair,
+        devices,
+        lambda loaded: measure_select(loaded, documents, seed, temperature),
+        output,
+        json,
+    )
 
 
 def compare(
@@ -270,6 +294,7 @@ def compare(
     seed: Seed = 1,
     temperature: Temperature = 0.0,
     pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
     other_av: str | None = None,
     other_ar: str | None = None,
     output: Output = None,
@@ -290,7 +315,10 @@ def compare(
     second.check()
     _show(
         pair,
-        lambda loaded: measure_comparison(loaded, second.load(), documents, seed, temperature),
+        devices,
+        lambda loaded: measure_comparison(
+            loaded, second.load_for_evaluation(devices), documents, seed, temperature
+        ),
         output,
         json,
     )
@@ -302,22 +330,26 @@ def _other(name: str | None, av: str | None, ar: str | None, first: PairOptions)
         raise InputError("Give OTHER, or --other-av and --other-ar: the pair to compare with.")
     if name is not None:
         return PairOptions(nla=name)
-    paths = first.paths()
-    target = first.target if paths is None else str(paths.shared / "target")
-    return PairOptions(av=av, ar=ar, target=target, mean=first.mean)
+    return PairOptions(av=av, ar=ar, target=str(first.source().target), mean=first.mean)
 
 
-def _fit(pair: PairOptions) -> ClaimConfidence:
+def _fit(pair: PairOptions, devices: DeviceOptions) -> ClaimConfidence:
     with Console(stderr=True).status(f"fitting on {CALIBRATION_DOCUMENTS} documents …"):
-        return fit_confidence(pair.load(), CALIBRATION_DOCUMENTS, CALIBRATION_SEED)
+        return fit_confidence(
+            pair.load_for_evaluation(devices), CALIBRATION_DOCUMENTS, CALIBRATION_SEED
+        )
 
 
 def _show(
-    pair: PairOptions, measure: Callable[[Pair], Section], output: Path | None, json: bool
+    pair: PairOptions,
+    devices: DeviceOptions,
+    measure: Callable[[Pair], Section],
+    output: Path | None,
+    json: bool,
 ) -> None:
     _check(output)
     with _measuring():
-        section = measure(pair.load())
+        section = measure(pair.load_for_evaluation(devices))
     _give(section, output, json)
 
 

@@ -21,6 +21,7 @@ from nlakit.errors import InputError
 from nlakit.serve.settings import Settings
 
 from .devices import AUTOMATIC, DeviceOptions
+from .pairs import BUNDLED, PairOptions
 
 DATA_DIR_VARIABLE = "NLAKIT_DATA_DIR"
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
@@ -32,10 +33,10 @@ def serve(
     port: int = 8000,
     no_browser: Annotated[bool, Parameter(negative=())] = False,
     secret_file: Annotated[Path | None, Parameter(negative=())] = None,
-    nla: str | None = None,
     allowed_host: Annotated[list[str] | None, Parameter(negative=())] = None,
     allowed_origin: Annotated[list[str] | None, Parameter(negative=())] = None,
     max_rows: int = 64,
+    pair: PairOptions = BUNDLED,
     devices: DeviceOptions = AUTOMATIC,
 ) -> None:
     """Serve an NLA: a page to read in, and the interface that NLA clients speak.
@@ -50,8 +51,6 @@ def serve(
         Do not open a browser.
     secret_file
         File with the secret that clients must send as X-SECRET-KEY.
-    nla
-        Directory of an NLA; by default the bundled one.
     allowed_host
         Name under which other machines reach this one; may be given several times.
     allowed_origin
@@ -72,11 +71,11 @@ def serve(
     with bind(settings.host, settings.port) as listener:
         # What can be refused has been; now the models, and torch with them.
         from nlakit.evals.probe_store import load_probes
-        from nlakit.pair.pair import load
-        from nlakit.registry import resolve
         from nlakit.serve.app import create_app
 
-        app = create_app(load(nla, **devices.chosen()), settings, load_probes(resolve(nla)))
+        paths = pair.paths()
+        probes = None if paths is None else load_probes(paths.shared)
+        app = create_app(pair.load(devices), settings, probes)
         run(app, settings, listener, browse=not no_browser)
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from cyclopts import Parameter
 
+from nlakit.data.pools import HERE as THIS_PROCESS
 from nlakit.data.pools import Pool, Processes
 from nlakit.data.ray_pool import RayPool
 from nlakit.errors import InputError
+from nlakit.models.placement import AUTO, Placement, placement, precision
+
+from .devices import DeviceOptions
 
 
 @Parameter(name="*")
@@ -48,3 +53,19 @@ class WorkerOptions:
 
 
 HERE = WorkerOptions()
+
+
+def place_models(devices: DeviceOptions, workers: WorkerOptions) -> Placement:
+    """Where whoever does the work has the models. Raises `InputError`.
+
+    The precision is decided here, once: it decides what the shards hold.
+    """
+    if workers.ray is not None:
+        if devices.device != AUTO:
+            raise InputError("--ray-gpus says where Ray's workers run. Leave out --device.")
+        # Of a worker's machine, which need not be this one.
+        device = torch.device(workers.device)
+        return Placement(device, precision(device, devices.dtype))
+    several = workers.pool != THIS_PROCESS
+    device = workers.device if several and devices.device == AUTO else devices.device
+    return placement(device, devices.dtype)

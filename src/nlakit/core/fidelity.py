@@ -7,7 +7,9 @@ norm as well; it is larger, so it inflates the score, and is reported under its 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -71,3 +73,55 @@ def fve(
     if variance == 0 or renormalized == 0:
         raise InputError(f"FVE is undefined: all {len(h_ND)} rows equal the mean (variance 0).")
     return FveResult(1 - mse / variance, 1 - mse / renormalized, mse, variance, len(h_ND))
+
+
+class Baseline(NamedTuple):
+    """What knowing nothing of a vector but where it comes from reaches.
+
+    Attributes:
+        mean_D: plain mean of training vectors, each first brought to norm √D.
+        variance: mean of `‖h - mean‖² / D` over them.
+    """
+
+    mean_D: Float[Tensor, " D"]
+    variance: float
+
+
+def mean_of(vectors_ND: Float[Tensor, "N D"]) -> Baseline:
+    """The baseline that N vectors of a training split give. Raises `InputError` for none."""
+    if len(vectors_ND) == 0:
+        raise InputError("A mean needs at least one vector, found none.")
+    unit_ND = to_norm(vectors_ND.double(), math.sqrt(vectors_ND.shape[1]))
+    mean_D = unit_ND.mean(dim=0)
+    return Baseline(mean_D.float(), squared_error(unit_ND, mean_D).mean().item())
+
+
+class RowErrors(NamedTuple):
+    """Squared error per component of each row: of its reconstruction, and of the mean."""
+
+    mse_N: Float[Tensor, " N"]
+    variance_N: Float[Tensor, " N"]
+
+
+def row_errors(
+    h_ND: Float[Tensor, "N D"],
+    h_hat_ND: Float[Tensor, "N D"],
+    mean_D: Float[Tensor, " D"],
+    scale: float | None,
+) -> RowErrors:
+    """Both terms of FVE for each row: `fve == 1 - mse_N.sum() / variance_N.sum()`.
+
+    Args:
+        mean_D: plain mean of the training vectors brought to norm `scale`.
+    """
+    unit_ND = to_norm(h_ND.double(), scale)
+    mse_N = squared_error(unit_ND, to_norm(h_hat_ND.double(), scale))
+    return RowErrors(mse_N, squared_error(unit_ND, mean_D.double()))
+
+
+def row_fidelity(errors: RowErrors) -> Float[Tensor, " N"]:
+    """`1 - mse / variance` per row, against the variance of all rows: 1 perfect, 0 the mean's.
+
+    Dividing by the mean variance, not by the row's own, makes the rows' average equal to FVE.
+    """
+    return 1 - errors.mse_N / errors.variance_N.mean()

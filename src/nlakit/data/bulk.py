@@ -67,7 +67,8 @@ class Described(NamedTuple):
     sample: int
     explanation: str
     closed: bool
-    fidelity: float
+    fidelity: float | None
+    """None where the pair knows no baseline."""
     cosine: float
     mse: float
 
@@ -93,11 +94,14 @@ class BulkPlan(FrozenModel):
     temperature: float
     max_new_tokens: int
     seed: int
+    dtype: str = "float32"
+    """Precision of the models; "stored": each its own."""
 
     @property
     def hash(self) -> str:
         """Hex SHA-256 of the plan."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        # Defaults are left out, so that plans from before a field was there keep their hash.
+        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

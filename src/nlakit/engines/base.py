@@ -166,14 +166,14 @@ _OF_SERVER = "ask a server of nlakit, which has it under /v1, or " + _LOCALLY
 REFUSALS: Mapping[str, Mapping[Capability, str]] = MappingProxyType(
     {
         "local": {
-            Capability.SCORE: "compare engine.reconstruct with the vector, or use NLA.score.",
+            Capability.SCORE: "compare engine.reconstruct with the vector, or use Pair.score.",
         },
         "fake": {
-            Capability.SCORE: "compare engine.reconstruct with the vector, or use NLA.score.",
+            Capability.SCORE: "compare engine.reconstruct with the vector, or use Pair.score.",
             Capability.SESSION: "use LocalEngine with a tiny model.",
         },
         "vllm": {
-            Capability.SCORE: "compare engine.reconstruct with the vector, or use NLA.score.",
+            Capability.SCORE: "compare engine.reconstruct with the vector, or use Pair.score.",
             Capability.STREAM: "use LocalEngine, which tells on_text after each token.",
             Capability.SESSION: "send the vectors together: vLLM batches them.",
         },

@@ -271,8 +271,8 @@ class RemoteEngine:
         return Score(fidelity=1 - mse / variance, cosine=cosine, mse=mse)
 
 
-class RemoteNLA:
-    """An NLA that runs elsewhere: what `NLA` reads, read over HTTP.
+class RemotePair:
+    """A pair that runs elsewhere: what `nlakit.Pair` reads, read over HTTP.
 
     Args:
         url: of a server of nlakit, or of one that speaks Neuronpedia's interface.
@@ -296,7 +296,7 @@ class RemoteNLA:
         seed: int = 0,
         on_text: OnText | None = None,
     ) -> Reading:
-        """What the target there is thinking at tokens of a text, as `NLA.explain`; by default at
+        """What the target there is thinking at tokens of a text, as `Pair.explain`; by default at
         all tokens, the BOS among them.
 
         Raises:

@@ -17,12 +17,11 @@ from nlakit.claims.confidence import null_logprobs
 from nlakit.core.scale import to_norm
 from nlakit.data.extraction import ActivationRows, sample_storyworld
 from nlakit.models.patch import next_logprobs
+from nlakit.pair.pair import Pair
 from nlakit.storyworld.grammar import document
 from nlakit.storyworld.teacher import label
-from nlakit.worlds.storyworld.calibrate import verbalizer_of
 from nlakit.worlds.storyworld.documents import encode_document
 
-from .pair import Pair
 from .rows import ReadSample
 from .section import Figure, Line, Section, explained
 
@@ -148,7 +147,7 @@ def text_bits(sample: ReadSample) -> float:
     Without a verbalizer's probabilities each token counts as one of the vocabulary's.
     """
     completions = sample.reading.completions
-    verbalizer = verbalizer_of(sample.pair.engine)
+    verbalizer = sample.pair.verbalizer
     if verbalizer is None:
         size = len(sample.pair.target.tokenizer)
         return sum(len(each.ids) for each in completions) / len(completions) * math.log2(size)

@@ -9,10 +9,11 @@ from pydantic import Field
 from nlakit.config import FrozenModel
 from nlakit.data.extraction import ActivationRows
 from nlakit.engines.base import Sampling
+from nlakit.pair.pair import Pair
 
 from .bootstrap import Interval, fve_interval
 from .floors import Floors, measure_floors
-from .pair import Pair, read_rows, rebuild
+from .readings import read_rows, rebuild
 
 
 class CheckpointReport(FrozenModel):

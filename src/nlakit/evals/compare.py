@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from nlakit.errors import InputError
+from nlakit.pair.pair import Pair
 from nlakit.worlds.storyworld.report import PROBE_ROWS, measure_probes
 
 from .bootstrap import difference_interval
 from .claims import tally_rows
-from .pair import Pair
 from .probes import ProbeResult
 from .rows import ReadSample, read_sample, read_vectors
 from .section import Figure, Line, Section, ratio_figure
@@ -49,8 +49,8 @@ def compare(
             "same. Compare pairs that were trained on one."
         )
     ours = read_sample(pair, documents, seed, temperature)
-    # One mean and one scale for both, or their FVEs would not be of the same variance.
-    alike = replace(other, mean_D=pair.mean_D, scale=pair.scale)
+    # One mean for both, or their FVEs would not be of the same variance.
+    alike = replace(other, mean_D=pair.mean_D)
     theirs = read_vectors(alike, ours.sample, seed, temperature)
     probes = measure_probes(pair.target, ours.sample, ours.states, probe_rows)
     ratios = [_ratios(each, probes) for each in (ours, theirs)]

@@ -8,30 +8,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
 
-from nlakit.card import MEAN_NAME, Finite, read_card
-from nlakit.claims.confidence import ClaimConfidence
+from nlakit.card import Finite, read_card
 from nlakit.config import FrozenModel, describe_errors, write_text_atomic
 from nlakit.contract import read_meta
-from nlakit.core.scale import resolve_scale
-from nlakit.engines.local import LocalEngine
 from nlakit.errors import CheckpointError, InputError
-from nlakit.models.reconstructor import Reconstructor
-from nlakit.pair.load import PairSource
-from nlakit.pair.load import load_pair as load_models
-from nlakit.registry import CONTROL_AR, WARM_START, PairPaths, resolve, resolve_pair
+from nlakit.models.placement import ON_CPU, Placement
+from nlakit.pair.load import load_source
+from nlakit.pair.pair import Pair
+from nlakit.pair.source import PairSource, find_pair, weight_hashes
+from nlakit.registry import resolve
 from nlakit.worlds.storyworld.report import StoryworldReport
 
 from .bootstrap import Interval
 from .claims import KindScore
 from .floors import Floors
-from .pair import Pair, load_engine, weight_hashes
 from .probes import ProbeScore
 
 SEED = 90_001
@@ -162,34 +159,6 @@ def read_submissions(directory: str | Path) -> list[Submission]:
 
 
 # -- what is measured ------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Entry:
-    """Where the parts of a submitted pair lie.
-
-    Attributes:
-        paths: of an NLA, which may have a warm start, a control AR and a calibrator; None: parts.
-    """
-
-    source: PairSource
-    paths: PairPaths | None = None
-
-    def directories(self) -> dict[str, Path]:
-        """Every part that is there, by its name in a pair's directory."""
-        found = dict(self.source._asdict())
-        for name in (WARM_START, CONTROL_AR):
-            directory = None if self.paths is None else self.paths.part(name)
-            if directory is not None:
-                found[name] = directory
-        return found
-
-
-def entry_of(name: str | Path | None) -> Entry:
-    """The entry of an NLA, or of a row beside one, by its name or directory."""
-    paths = resolve_pair(name)
-    source = PairSource(paths.pair / "av", paths.pair / "ar", paths.shared / "target")
-    return Entry(source, paths)
-
-
 def check_target(target: Path) -> None:
     """Raise `InputError` unless `target` has the very weights of the bundled target."""
     expected, found = weight_hashes(resolve() / "target"), weight_hashes(target)
@@ -201,41 +170,23 @@ def check_target(target: Path) -> None:
         )
 
 
-def load_entry(name: str, entry: Entry) -> Pair:
+def load_entry(name: str, source: PairSource, where: Placement = ON_CPU) -> Pair:
     """The submitted AV and AR over the bundled target, at its site, against its mean.
 
     Raises:
         InputError: the pair was made for another target or another layer of it.
         CheckpointError, ContractError: a part cannot be read.
     """
-    check_target(entry.source.target)
-    bundled = resolve()
-    layer = read_card(bundled).layer
-    found = load_models(
-        entry.source._replace(target=bundled / "target"), baseline=bundled / MEAN_NAME
-    )
-    if found.card.layer != layer:
+    check_target(source.target)
+    bundled = find_pair()
+    layer, found = read_card(resolve()).layer, read_meta(source.av).extraction.layer_index
+    if found != layer:
         raise InputError(
-            f"{entry.source.av} explains layer {found.card.layer}; the benchmark reads layer "
-            f"{layer}. Train on activations of that layer."
+            f"{source.av} explains layer {found}; the benchmark reads layer {layer}. Train on "
+            "activations of that layer."
         )
-    parts, extraction = entry.directories(), read_meta(bundled / "ar").extraction
-    warm, control = parts.get(WARM_START), parts.get(CONTROL_AR)
-    return Pair(
-        name=name,
-        target=found.target,
-        engine=LocalEngine(found.target, found.verbalizer, found.reconstructor),
-        mean_D=found.mean_D,
-        scale=resolve_scale(extraction.mse_scale, found.card.d_model),
-        warm_start=load_engine(found.target, warm) if warm else None,
-        control_ar=Reconstructor.load(control).reconstruct if control else None,
-        confidence=ClaimConfidence.load(entry.paths.pair) if entry.paths else None,
-        weights={
-            f"{part}/{file}": sha256
-            for part, directory in parts.items()
-            for file, sha256 in weight_hashes(directory).items()
-        },
-    )
+    fixed = replace(source, target=bundled.target, mean=bundled.mean)
+    return load_source(fixed, where, comparisons=True).named(name)
 
 
 def _short(hashes: dict[str, str]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nlakit.storyworld.claims import parse
 
-from .pair import read_rows
+from .readings import read_rows
 from .rows import ReadSample
 from .section import Figure, Line, Section, claim_figures, fve_figure, share
 

@@ -9,14 +9,15 @@ from functools import cached_property
 from jaxtyping import Float
 from torch import Tensor
 
+from nlakit.core.fidelity import RowErrors
 from nlakit.data.extraction import ActivationRows, sample_storyworld
 from nlakit.errors import InputError
+from nlakit.pair.pair import Pair
 from nlakit.storyworld.document import State
 from nlakit.worlds.storyworld.documents import states_of
 
-from .fidelity import RowErrors
 from .floors import derangement
-from .pair import Pair, RowReadings, read_rows, rebuild
+from .readings import RowReadings, read_rows, rebuild
 from .section import Line, Section
 
 

@@ -17,11 +17,11 @@ from rich.text import Text
 from torch import Tensor
 
 from nlakit.config import FrozenModel
+from nlakit.core.fidelity import RowErrors
 from nlakit.storyworld.document import State
 
 from .bootstrap import Interval, ratio_interval
 from .claims import tally_rows
-from .fidelity import RowErrors
 
 
 class Figure(FrozenModel):

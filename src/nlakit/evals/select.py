@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from nlakit.claims.confidence import Calibrator, claim_features
+from nlakit.core.fidelity import row_fidelity
 from nlakit.data.extraction import sample_storyworld
-from nlakit.engines.base import Completion, Sampling
+from nlakit.engines.base import MAX_NEW_TOKENS, Completion, Sampling
 from nlakit.errors import InputError
-from nlakit.worlds.storyworld.calibrate import calibrator_for, verbalizer_of
+from nlakit.pair.pair import Pair
+from nlakit.worlds.storyworld.calibrate import calibrator_for
 
-from .fidelity import row_fidelity
-from .pair import MAX_NEW_TOKENS, Pair
 from .rows import ReadSample, read_vectors
 from .section import Figure, Line, Section, claim_figures, fve_figure
 
@@ -139,7 +139,7 @@ def _worth(
     pair: Pair, completions: list[Completion], fidelities: list[float], calibrator: Calibrator
 ) -> Tensor:
     """Per explanation the true claims that are to be expected less the false ones."""
-    verbalizer = verbalizer_of(pair.engine)
+    verbalizer = pair.verbalizer
     assert verbalizer is not None, "there is a calibrator, so there are probabilities"
     found = claim_features(verbalizer, pair.mean_D, completions, fidelities)
     return torch.tensor(

@@ -1,7 +1,8 @@
-"""A released pair, wherever its three models lie: as directories, or by name on the hub."""
+"""One way to load a pair: an NLA's directory or its parts, on any device, in any precision."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,73 +12,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nlakit.card import CARD_NAME, NlaCard, read_card
+from nlakit.claims.confidence import ClaimConfidence
 from nlakit.contract import NlaMeta, read_meta
-from nlakit.errors import CheckpointError, ContractError, InputError
-from nlakit.models.hub import locate
+from nlakit.core.fidelity import Baseline
+from nlakit.engines.local import LocalEngine
+from nlakit.errors import CheckpointError
+from nlakit.models.io import load_config
 from nlakit.models.lora import open_checkpoint
-from nlakit.models.placement import ON_CPU, Placement
+from nlakit.models.placement import AUTO, ON_CPU, Placement, placement
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.pair.pair import Pair
+from nlakit.pair.source import PairSource, comparison_parts, find_pair, pair_hashes
+from nlakit.registry import CONTROL_AR, WARM_START, PairPaths
 
 UNRELATED = 2.0
 """Mean squared error per component between unrelated vectors of norm √d_model: `2 (1 - 0)`."""
-
-
-class PairSource(NamedTuple):
-    """Local directories of a pair.
-
-    Attributes:
-        target: the base model, which LoRA adapters are merged into as well.
-    """
-
-    av: Path
-    ar: Path
-    target: Path
-
-
-class Baseline(NamedTuple):
-    """What knowing nothing reaches.
-
-    Attributes:
-        mean_D: mean of the training vectors, each brought to norm √d_model.
-        variance: mean of `‖h - mean‖² / d_model` over them.
-    """
-
-    mean_D: Tensor
-    variance: float
-
-
-class Pair(NamedTuple):
-    """The three models, and a card for them; `mean_D` is zero where none is known."""
-
-    target: Target
-    verbalizer: Verbalizer
-    reconstructor: Reconstructor
-    card: NlaCard
-    mean_D: Tensor
-
-
-def find_pair(av: str | Path, ar: str | Path, target: str | Path | None = None) -> PairSource:
-    """Local directories of the three, downloaded where they are names on the hub.
-
-    Args:
-        target: None: the base model that the verbalizer's contract names.
-
-    Raises:
-        CheckpointError: one of them is neither here nor on the hub.
-        ContractError: no target was given, and the contract names none.
-    """
-    av_path, ar_path = locate(av), locate(ar)
-    named = target or read_meta(av_path).extraction.base_model
-    if named is None:
-        raise ContractError(
-            field="extraction.base_model",
-            found="nothing",
-            expected="the name of the target",
-            hint="Give it as --target.",
-        )
-    return PairSource(av_path, ar_path, locate(named))
 
 
 class Models(NamedTuple):
@@ -88,83 +39,186 @@ class Models(NamedTuple):
     reconstructor: Reconstructor
 
 
+def load(
+    path: str | Path | None = None,
+    *,
+    av: str | Path | None = None,
+    ar: str | Path | None = None,
+    target: str | Path | None = None,
+    mean: str | Path | None = None,
+    device: str | torch.device = AUTO,
+    dtype: str | torch.dtype = AUTO,
+) -> Pair:
+    """Load the NLA in the directory `path`; None or "bundled" is the one in the package.
+
+    Or load a released pair from its parts, each a directory or a name on the Hugging Face hub.
+
+    Args:
+        av, ar: the pair; full weights, or LoRA adapters for the target.
+        target: the model it reads; None: the one beside the pair, or that its contract names.
+        mean: safetensors with the `mean` and the `variance` of training vectors; None: the one
+            beside the pair. Without any no fidelity can be given, and the cosine takes its place.
+        device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes CUDA, else MPS, else the CPU.
+        dtype: of the weights in memory, as "bfloat16"; "auto" is float32 on a CPU, and on an
+            accelerator each checkpoint's own.
+
+    Raises:
+        InputError: there is no such directory, both an NLA and parts were given, or this machine
+            has no such device.
+        CheckpointError: a part is missing, corrupt, or belongs to another pair.
+        ContractError: a part's `nla_meta.yaml` and its tokenizer or config differ.
+    """
+    where = placement(device, dtype)
+    return load_source(find_pair(path, av=av, ar=ar, target=target, mean=mean), where)
+
+
+def load_source(
+    source: PairSource, where: Placement = ON_CPU, *, comparisons: bool = False
+) -> Pair:
+    """Load the pair at `source`; that its parts belong together is checked before a weight is read.
+
+    Args:
+        comparisons: with what evaluations compare it with, and the hashes of all its weights.
+
+    Raises:
+        CheckpointError, ContractError: a part cannot be used, or belongs to another pair.
+    """
+    card, baseline = read_facts(source)
+    models = load_models(source, card.layer, where)
+    pair = Pair(
+        LocalEngine(*models),
+        models.target,
+        card,
+        torch.zeros(card.d_model) if baseline is None else baseline.mean_D,
+        None if source.paths is None else ClaimConfidence.load(source.paths.pair),
+    )
+    return _with_comparisons(pair, source, where) if comparisons else pair
+
+
 def load_models(source: PairSource, layer: int, where: Placement = ON_CPU) -> Models:
     """Load the three models of a pair onto a device.
-
-    The reconstructor's head stays float32 whatever the precision is.
 
     Raises:
         ContractError, CheckpointError: a part cannot be used.
     """
     target = Target.load(source.target, layer, where.dtype_of(source.target))
     target.model.to(where.device)
-    weights = [open_checkpoint(part, source.target).weights for part in (source.av, source.ar)]
-    av_dtype, ar_dtype = map(where.dtype_of, weights)
-    verbalizer = Verbalizer.load(source.av, av_dtype, base=source.target)
+    verbalizer = _load_verbalizer(source.av, source.target, where)
+    return Models(target, verbalizer, _load_reconstructor(source.ar, source.target, where))
+
+
+def _load_verbalizer(directory: Path, base: Path, where: Placement) -> Verbalizer:
+    dtype = where.dtype_of(open_checkpoint(directory, base).weights)
+    verbalizer = Verbalizer.load(directory, dtype, base=base)
     verbalizer.model.to(where.device)
-    reconstructor = Reconstructor.load(source.ar, ar_dtype, base=source.target)
+    return verbalizer
+
+
+def _load_reconstructor(directory: Path, base: Path, where: Placement) -> Reconstructor:
+    """Its head stays float32 whatever the precision is."""
+    dtype = where.dtype_of(open_checkpoint(directory, base).weights)
+    reconstructor = Reconstructor.load(directory, dtype, base=base)
     reconstructor.backbone.to(where.device)
     reconstructor.head.to(where.device)
-    return Models(target, verbalizer, reconstructor)
+    return reconstructor
 
 
-def load_pair(
-    source: PairSource, baseline: str | Path | None = None, where: Placement = ON_CPU
-) -> Pair:
-    """Load the three models; each one's contract, and that they belong together, is checked first.
+def _with_comparisons(pair: Pair, source: PairSource, where: Placement) -> Pair:
+    found = replace(pair, weights=pair_hashes(source))
+    parts, base = comparison_parts(source), source.target
+    if WARM_START in parts:
+        warm = parts[WARM_START]
+        verbalizer = _load_verbalizer(warm / "av", base, where)
+        reconstructor = _load_reconstructor(warm / "ar", base, where)
+        found = replace(found, warm_start=LocalEngine(pair.target, verbalizer, reconstructor))
+    if CONTROL_AR in parts:
+        control = _load_reconstructor(parts[CONTROL_AR], base, where)
+        found = replace(found, control_ar=control.reconstruct)
+    return found
 
-    Args:
-        baseline: file with `mean` and `variance` (see `read_baseline`); None: fidelities are bare
-            cosines, and say so.
-        where: device and precision of the models.
+
+# -- card and mean ---------------------------------------------------------------------------------
+def read_facts(source: PairSource) -> tuple[NlaCard, Baseline | None]:
+    """A pair's card and baseline, no weight of its models being read.
 
     Raises:
-        ContractError, CheckpointError: a part cannot be used, or belongs to another pair.
-        InputError: the baseline is of another width.
+        CheckpointError, ContractError: a part cannot be used, or belongs to another pair.
     """
     av, ar = read_meta(source.av), read_meta(source.ar)
-    _check_together(av, ar)
-    known = None if baseline is None else read_baseline(baseline, av.d_model)
-    models = load_models(source, av.extraction.layer_index, where)
-    if models.target.d_model != av.d_model:
-        raise CheckpointError(
-            f"The pair reads vectors of {av.d_model} numbers; activations of {source.target} have "
-            f"{models.target.d_model}. Give the target that it was trained on."
-        )
-    return Pair(
-        *models,
-        _card(source, av, known),
-        torch.zeros(av.d_model) if known is None else known.mean_D,
+    _check_halves(av, ar)
+    own = None if source.paths is None else _own_card(source.paths)
+    card, baseline = own or _made_card(source, av), None
+    _check_card(source, card, av)
+    _check_width(source, card)
+    if source.mean is not None:
+        is_own = source.paths is not None and source.mean.parent == source.paths.shared
+        known = card.variance if is_own and card.baseline == "training_mean" else None
+        baseline = read_baseline(source.mean, card.d_model, known)
+        measured = {"variance": baseline.variance, "baseline": "training_mean"}
+        card = card.model_copy(update=measured)
+    return card, baseline
+
+
+def _own_card(paths: PairPaths) -> NlaCard:
+    """The NLA's card; of a row, with its name, and without figures, which are of another pair."""
+    card = read_card(paths.shared)
+    if paths.pair == paths.shared:
+        return card
+    row = f"{card.name} {paths.pair.name}"
+    return card.model_copy(update={"name": row, "fve": None, "floors": {}})
+
+
+def _made_card(source: PairSource, av: NlaMeta) -> NlaCard:
+    return NlaCard(
+        name=source.name or source.av.resolve().name,
+        layer=av.extraction.layer_index,
+        d_model=av.d_model,
+        variance=UNRELATED,
+        baseline="none",
+        num_training_rows=0,
+        provenance={"base_model": av.extraction.base_model or source.target.name},
     )
 
 
-def read_baseline(path: str | Path, d_model: int) -> Baseline:
+def read_baseline(path: str | Path, d_model: int, variance: float | None = None) -> Baseline:
     """Read `mean` (d_model numbers) and `variance` (one) from a safetensors file.
 
-    The variance may also stand in an `nla.json` beside it, as in an NLA's directory.
+    Args:
+        variance: where it is known; else it is in the file, or in an `nla.json` beside it.
 
     Raises:
-        InputError: the file cannot be read, or holds something else.
+        CheckpointError: the file cannot be read, or holds something else.
     """
     try:
         tensors = load_file(str(path))
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read as safetensors ({error}).") from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    mean_D, variance = tensors.get("mean"), tensors.get("variance")
+        raise CheckpointError(
+            f"{path} is missing or corrupt ({error}). Copy it again, or give another mean."
+        ) from error
+    mean_D, stored = tensors.get("mean"), tensors.get("variance")
     if mean_D is None or mean_D.shape != (d_model,) or not bool(torch.isfinite(mean_D).all()):
-        raise InputError(f"{path} must hold 'mean' with {d_model} finite numbers, found {shapes}.")
-    if variance is not None and variance.numel() == 1 and variance.item() > 0:
-        return Baseline(mean_D.float(), variance.item())
-    if (Path(path).parent / CARD_NAME).is_file():
-        return Baseline(mean_D.float(), read_card(Path(path).parent).variance)
-    raise InputError(
-        f"{path} must hold 'variance', one positive number, found {shapes}. "
-        "`nlakit doctor --write-mean FILE` makes such a file from texts."
-    )
+        raise CheckpointError(
+            f"{path} must hold 'mean' with {d_model} finite numbers, found {_shapes(tensors)}. "
+            "It belongs to another pair."
+        )
+    if variance is None and stored is not None and stored.numel() == 1 and stored.item() > 0:
+        variance = stored.item()
+    if variance is None and (Path(path).parent / CARD_NAME).is_file():
+        variance = read_card(Path(path).parent).variance
+    if variance is None:
+        raise CheckpointError(
+            f"{path} must hold 'variance', one positive number, found {_shapes(tensors)}. "
+            "`nlakit doctor --write-mean FILE` makes such a file from texts."
+        )
+    return Baseline(mean_D.float(), variance)
 
 
-def _check_together(av: NlaMeta, ar: NlaMeta) -> None:
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+# -- do the parts belong together? -----------------------------------------------------------------
+def _check_halves(av: NlaMeta, ar: NlaMeta) -> None:
     for field, of_av, of_ar in (
         ("d_model", av.d_model, ar.d_model),
         ("extraction.layer_index", av.extraction.layer_index, ar.extraction.layer_index),
@@ -177,13 +231,28 @@ def _check_together(av: NlaMeta, ar: NlaMeta) -> None:
             )
 
 
-def _card(source: PairSource, av: NlaMeta, known: Baseline | None) -> NlaCard:
-    return NlaCard(
-        name=source.av.resolve().name,
-        layer=av.extraction.layer_index,
-        d_model=av.d_model,
-        variance=UNRELATED if known is None else known.variance,
-        baseline="none" if known is None else "training_mean",
-        num_training_rows=0,
-        provenance={"base_model": av.extraction.base_model or source.target.name},
-    )
+def _check_card(source: PairSource, card: NlaCard, av: NlaMeta) -> None:
+    """Each part may be sound and yet come from another NLA."""
+    facts = {
+        "width": (av.d_model, card.d_model),
+        "layer": (av.extraction.layer_index, card.layer),
+    }
+    wrong = [
+        f"{name} of av and ar {found}, in nla.json {said}"
+        for name, (found, said) in facts.items()
+        if found != said
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{source.av.parent}: its parts belong to different NLAs: {'; '.join(wrong)}. "
+            "Copy the whole directory again."
+        )
+
+
+def _check_width(source: PairSource, card: NlaCard) -> None:
+    width = load_config(source.target).hidden_size
+    if width != card.d_model:
+        raise CheckpointError(
+            f"The pair reads vectors of {card.d_model} numbers; activations of {source.target} "
+            f"have {width}. Give the target that it was trained on."
+        )

@@ -1,21 +1,20 @@
-"""An NLA ready to use: text or vectors in, words with a score out."""
+"""The pair: text or vectors in, words with a score out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from jaxtyping import Float
 from torch import Tensor
 
-from nlakit.card import MEAN_NAME, NlaCard, read_card
+from nlakit.card import NlaCard
 from nlakit.claims.confidence import ClaimConfidence
-from nlakit.core.fidelity import reconstruction_mse
+from nlakit.core.fidelity import Baseline, FveResult, RowErrors, fve, row_errors
 from nlakit.core.inject import check_vectors
 from nlakit.engines.base import (
     MAX_NEW_TOKENS,
@@ -26,89 +25,81 @@ from nlakit.engines.base import (
     sampling_for,
 )
 from nlakit.engines.local import LocalEngine
-from nlakit.errors import CheckpointError, InputError
-from nlakit.models.placement import AUTO, placement
-from nlakit.models.reconstructor import Reconstructor
+from nlakit.errors import InputError
 from nlakit.models.target import Encoded, Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.pair.load import PairSource, find_pair, load_models, load_pair
+from nlakit.pair.score import in_range, score_rows
 from nlakit.pair.steer import Edit, Steered, steer_at
 from nlakit.reading import ReadClaim, Reading, Sample, Score, TokenReading
-from nlakit.registry import resolve
 
 Message = Mapping[str, Any]
+Reconstruct = Callable[[list[str]], Tensor]
+"""Explanations to vectors, [N, D]."""
 Vectors = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 
 
-def load(
-    path: str | Path | None = None,
-    *,
-    av: str | Path | None = None,
-    ar: str | Path | None = None,
-    target: str | Path | None = None,
-    mean: str | Path | None = None,
-    device: str | torch.device = AUTO,
-    dtype: str | torch.dtype = AUTO,
-) -> NLA:
-    """Load the NLA in the directory `path`; None or "bundled" is the one in the package.
+@dataclass(frozen=True, eq=False, repr=False)
+class Pair:
+    """A verbalizer and a reconstructor over their target: reads activations in words.
 
-    Or load a released pair from its parts, each a directory or a name on the Hugging Face hub.
-
-    Args:
-        av, ar: the pair; full weights, or LoRA adapters for the target.
-        target: the model it reads; None: the one that the pair's contract names.
-        mean: safetensors with the `mean` and the `variance` of training vectors. Without it no
-            fidelity can be given, and the cosine takes its place.
-        device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes CUDA, else MPS, else the CPU.
-        dtype: of the weights in memory, as "bfloat16"; "auto" is float32 on a CPU, and on an
-            accelerator each checkpoint's own.
-
-    Raises:
-        InputError: there is no such directory, both an NLA and parts were given, or this machine
-            has no such device.
-        CheckpointError: a part is missing, corrupt, or belongs to another NLA.
-        ContractError: a part's `nla_meta.yaml` and its tokenizer or config differ.
-    """
-    where = placement(device, dtype)
-    if (av, ar, target, mean) != (None, None, None, None):
-        if path is not None or av is None or ar is None:
-            raise InputError("A pair needs both av and ar, and no NLA beside them.")
-        pair = load_pair(find_pair(av, ar, target), mean, where)
-        engine = LocalEngine(pair.target, pair.verbalizer, pair.reconstructor)
-        return NLA(engine, pair.target, pair.card, pair.mean_D)
-    directory = resolve(path)
-    card = read_card(directory)
-    mean_D = _read_mean(directory / MEAN_NAME, card.d_model)
-    parts = PairSource(directory / "av", directory / "ar", directory / "target")
-    models = load_models(parts, card.layer, where)
-    _check_together(directory, card, *models)
-    return NLA(LocalEngine(*models), models.target, card, mean_D, ClaimConfidence.load(directory))
-
-
-class NLA:
-    """Reads activations in words.
+    Make one with `nlakit.load`.
 
     Attributes:
         engine: runs the models.
         target: encodes text; its activations are what is read.
         card: name, layer, variance and floors.
-        mean_D: mean of the training vectors, each brought to norm √d_model.
-        confidence: gives each claim its chance of being true; None: nobody calibrated this NLA.
+        mean_D: mean of the training vectors, each brought to norm √d_model; zero where the card
+            knows no baseline.
+        confidence: gives each claim its chance of being true; None: nobody calibrated this pair.
+        warm_start: the pair as it was before RL; None: not kept, or not loaded.
+        control_ar: an AR that never saw an explanation of the AV, trained on labels as long as the
+            pair's own in all; None: not kept, or not loaded.
+        weights: SHA-256 of its weight files by their names, where they were asked for.
+        notes: what a reader of its figures has to know of how they were made.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        target: Target,
-        card: NlaCard,
-        mean_D: Tensor,
-        confidence: ClaimConfidence | None = None,
-    ) -> None:
-        self.engine = engine
-        self.target = target
-        self.card = card
-        self.mean_D = mean_D
-        self.confidence = confidence
+    engine: Engine
+    target: Target
+    card: NlaCard
+    mean_D: Float[Tensor, " D"]
+    confidence: ClaimConfidence | None = None
+    warm_start: Engine | None = None
+    control_ar: Reconstruct | None = None
+    weights: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        card = self.card
+        return (
+            f"Pair({card.name!r}, block {card.layer}, d_model {card.d_model}, on "
+            f"{self.target.model.device})"
+        )
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.card.name
+
+    @property
+    def verbalizer(self) -> Verbalizer | None:
+        """What gives probabilities of words; None where the engine does not have it here."""
+        return self.engine.verbalizer if isinstance(self.engine, LocalEngine) else None
+
+    @property
+    def scale(self) -> float:
+        """The norm √d_model, at which vectors are compared."""
+        return math.sqrt(self.card.d_model)
+
+    def named(self, name: str) -> Pair:
+        """The same pair under another name."""
+        return replace(self, card=self.card.model_copy(update={"name": name}))
+
+    def against(self, baseline: Baseline, *notes: str) -> Pair:
+        """The same pair, its scores held against another baseline."""
+        card = self.card.model_copy(
+            update={"variance": baseline.variance, "baseline": "training_mean"}
+        )
+        return replace(self, card=card, mean_D=baseline.mean_D, notes=(*self.notes, *notes))
 
     def explain(
         self,
@@ -194,18 +185,17 @@ class NLA:
     ) -> list[tuple[ReadClaim, ...]]:
         """Per explanation its claims, each with its confidence.
 
-        None at all where the NLA has no calibrator, or its engine no probabilities.
+        None at all where the pair has no calibrator, or its engine no probabilities.
 
         Args:
             scores: of the completions, in their order.
             temperature: that they were drawn at.
         """
-        if self.confidence is None or not isinstance(self.engine, LocalEngine):
+        verbalizer = self.verbalizer
+        if self.confidence is None or verbalizer is None:
             return [()] * len(completions)
         fidelities = [score.fidelity for score in scores]
-        return self.confidence.score(
-            self.engine.verbalizer, self.mean_D, completions, fidelities, temperature
-        )
+        return self.confidence.score(verbalizer, self.mean_D, completions, fidelities, temperature)
 
     def steer(
         self,
@@ -284,19 +274,28 @@ class NLA:
             tokens=rows,
             nla=self.card.name,
             floors=self.card.floors,
-            calibrated=self.confidence is not None and isinstance(self.engine, LocalEngine),
+            calibrated=self.confidence is not None and self.verbalizer is not None,
         )
 
+    def rebuild(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
+        """Explanations as the pair's own AR reads them, on the CPU."""
+        with torch.no_grad():
+            return self.engine.reconstruct(list(texts)).float().cpu()
+
+    def fve_of(
+        self, vectors_ND: Float[Tensor, "N D"], rebuilt_ND: Float[Tensor, "N D"]
+    ) -> FveResult:
+        """FVE of N reconstructions, against the pair's mean."""
+        return fve(vectors_ND, rebuilt_ND, self.mean_D, self.scale)
+
+    def errors_of(
+        self, vectors_ND: Float[Tensor, "N D"], rebuilt_ND: Float[Tensor, "N D"]
+    ) -> RowErrors:
+        """Both terms of FVE for each row."""
+        return row_errors(vectors_ND, rebuilt_ND, self.mean_D, self.scale)
+
     def _scores(self, vectors_ND: Tensor, explanations: Sequence[str]) -> list[Score]:
-        vectors_ND = vectors_ND.cpu()
-        rebuilt_ND = self.engine.reconstruct(explanations).cpu()
-        mse_N = reconstruction_mse(vectors_ND, rebuilt_ND, math.sqrt(self.card.d_model))
-        cosine_N = torch.cosine_similarity(vectors_ND, rebuilt_ND, dim=-1)
-        variance, baseline = self.card.variance, self.card.baseline
-        return [
-            Score(fidelity=1 - mse / variance, cosine=cosine, mse=mse, baseline=baseline)
-            for mse, cosine in zip(mse_N.tolist(), cosine_N.tolist(), strict=True)
-        ]
+        return score_rows(self.card, vectors_ND, self.rebuild(explanations))
 
 
 def _sample(answer: Completion, score: Score, claims: tuple[ReadClaim, ...]) -> Sample:
@@ -353,42 +352,4 @@ def _as_rows(vectors: Vectors, d_model: int) -> Tensor:
         found = tuple(rows.shape)
         raise InputError(f"Vectors must have the shape (N, {d_model}), found {found}.")
     check_vectors(rows, d_model)
-    return rows
-
-
-def _read_mean(path: Path, d_model: int) -> Tensor:
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is corrupt ({error}). Copy the NLA again.") from error
-    mean_D = tensors.get("mean")
-    if mean_D is None or mean_D.shape != (d_model,) or not bool(torch.isfinite(mean_D).all()):
-        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        raise CheckpointError(
-            f"{path} must hold 'mean' with {d_model} finite numbers, found {found}. "
-            "It belongs to another NLA: copy the whole directory again."
-        )
-    return mean_D.float()
-
-
-def _check_together(
-    directory: Path, card: NlaCard, target: Target, av: Verbalizer, ar: Reconstructor
-) -> None:
-    """Each part may be sound and yet come from another NLA."""
-    facts = {
-        "target width": (target.d_model, card.d_model),
-        "av width": (av.meta.d_model, card.d_model),
-        "ar width": (ar.meta.d_model, card.d_model),
-        "av layer": (av.meta.extraction.layer_index, card.layer),
-        "ar layer": (ar.meta.extraction.layer_index, card.layer),
-    }
-    wrong = [
-        f"{name} {found}, in nla.json {said}"
-        for name, (found, said) in facts.items()
-        if found != said
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{directory}: its parts belong to different NLAs: {'; '.join(wrong)}. "
-            "Copy the whole directory again."
-        )
+    return in_range(rows)

@@ -16,7 +16,7 @@ from nlakit.config import FrozenModel
 from nlakit.contract import NlaMeta, Role, disagreements, render_ar
 from nlakit.core.fidelity import fve
 from nlakit.core.inject import check_vectors
-from nlakit.core.scale import resolve_scale, to_norm
+from nlakit.core.scale import resolve_scale
 from nlakit.engines.base import Completion
 from nlakit.errors import ContractError
 
@@ -61,7 +61,7 @@ class Evidence:
         texts: what the vectors were read in.
         vectors_ND, rebuilt_ND: raw activations, and what the AR made of the answers.
         answers: one of the AV per vector.
-        scale: norm at which the pair compares vectors; None: as they are.
+        scale: norm at which vectors are compared.
         mean_D: mean of activations brought to `scale`.
         gap: by how many nats a token an answer is likelier under its own vector than under
             another; None where the engine gives no probabilities.
@@ -71,7 +71,7 @@ class Evidence:
     vectors_ND: Tensor
     answers: Sequence[Completion]
     rebuilt_ND: Tensor
-    scale: float | None
+    scale: float
     mean_D: Tensor
     gap: float | None
 
@@ -328,13 +328,6 @@ def _top(counts: Counter[str]) -> tuple[str, float]:
         return "none", 0.0
     name, count = counts.most_common(1)[0]
     return name, count / counts.total()
-
-
-def mean_and_variance(vectors_ND: Tensor, scale: float | None) -> tuple[Tensor, float]:
-    """Mean of rows brought to norm `scale`, and their variance about it, per component."""
-    unit_ND = to_norm(vectors_ND.double(), scale)
-    mean_D = unit_ND.mean(dim=0)
-    return mean_D.float(), (unit_ND - mean_D).square().mean().item()
 
 
 def likelihood_gap(own: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,16 +11,14 @@ from torch import Tensor
 
 from nlakit.config import FrozenModel
 from nlakit.contract import read_meta
-from nlakit.contract.schema import SQRT_D_MODEL
-from nlakit.core.scale import resolve_scale
+from nlakit.core.fidelity import mean_of
 from nlakit.engines.base import OnText, Sampling
-from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError, UserError
 from nlakit.models.families import cut_config
 from nlakit.models.io import load_config, load_tokenizer, save_tensors
 from nlakit.models.lora import open_checkpoint
-from nlakit.pair.load import PairSource
-from nlakit.pair.pair import NLA
+from nlakit.pair.pair import Pair
+from nlakit.pair.source import PairSource
 from nlakit.publish.checks import (
     Check,
     Evidence,
@@ -38,7 +35,6 @@ from nlakit.publish.checks import (
     check_template,
     check_vocabulary,
     likelihood_gap,
-    mean_and_variance,
 )
 from nlakit.storyworld.grammar import generate
 
@@ -79,7 +75,7 @@ def storyworld_texts(count: int = 8) -> tuple[str, ...]:
 
 def diagnose(
     source: PairSource,
-    load: Callable[[], NLA],
+    load: Callable[[], Pair],
     texts: Sequence[str],
     *,
     max_new_tokens: int = 120,
@@ -111,7 +107,7 @@ def check_files(source: PairSource) -> Iterator[Check]:
                 expected="config, tokenizer and contract that can be read",
                 advice="Copy or download it again.",
             )
-    if len(parts) < len(source):
+    if len(parts) < len(source.models):
         return
     av, ar, target = parts["av"], parts["ar"], parts["target"]
     yield Check(name="files", status="ok", found="all there", expected="all there")
@@ -125,15 +121,12 @@ def check_files(source: PairSource) -> Iterator[Check]:
 
 
 def check_behaviour(
-    nla: NLA, texts: Sequence[str], *, max_new_tokens: int = 120, on_text: OnText | None = None
+    pair: Pair, texts: Sequence[str], *, max_new_tokens: int = 120, on_text: OnText | None = None
 ) -> Iterator[Check]:
     """What the pair says of vectors of some texts."""
-    meta = nla.engine.verbalizer.meta if isinstance(nla.engine, LocalEngine) else None
-    asked = meta.extraction.mse_scale if meta else SQRT_D_MODEL
-    scale = resolve_scale(asked, nla.card.d_model)
-    evidence = gather(nla, texts, scale, max_new_tokens, on_text)
-    if meta is not None:
-        yield check_scale(meta, evidence.vectors_ND)
+    evidence = gather(pair, texts, max_new_tokens, on_text)
+    if pair.verbalizer is not None:
+        yield check_scale(pair.verbalizer.meta, evidence.vectors_ND)
     yield check_closed(evidence.answers)
     yield check_script(evidence.answers, evidence.texts)
     yield check_dependence(evidence.answers, evidence.gap)
@@ -141,64 +134,52 @@ def check_behaviour(
 
 
 def gather(
-    nla: NLA,
+    pair: Pair,
     texts: Sequence[str],
-    scale: float | None,
     max_new_tokens: int,
     on_text: OnText | None = None,
 ) -> Evidence:
     """Explain some vectors of the texts, greedily, and reconstruct them.
 
-    Args:
-        scale: norm at which the pair compares vectors; None: as they are.
-
     Raises:
         InputError: no texts, or one that the target cannot read.
     """
-    per_text = [extract_all(nla, text) for text in texts]
+    per_text = [extract_all(pair, text) for text in texts]
     if not per_text:
         raise InputError("There is no text to read. Give at least one.")
     vectors_ND = torch.cat([rows[_places(len(rows))] for rows in per_text])
     sampling = Sampling(max_new_tokens=max_new_tokens)
-    answers = [group[0] for group in nla.engine.verbalize(vectors_ND, sampling, on_text)]
+    answers = [group[0] for group in pair.engine.verbalize(vectors_ND, sampling, on_text)]
     return Evidence(
         texts=texts,
         vectors_ND=vectors_ND,
         answers=answers,
-        rebuilt_ND=nla.engine.reconstruct([each.text for each in answers]).cpu(),
-        scale=scale,
-        mean_D=_mean_at(scale, nla, torch.cat(per_text)),
-        gap=_gap(nla, vectors_ND, [list(each.ids) for each in answers]),
+        rebuilt_ND=pair.rebuild([each.text for each in answers]),
+        scale=pair.scale,
+        mean_D=_mean(pair, torch.cat(per_text)),
+        gap=_gap(pair, vectors_ND, [list(each.ids) for each in answers]),
     )
 
 
-def _mean_at(scale: float | None, nla: NLA, vectors_ND: Tensor) -> Tensor:
-    """The training mean at a norm, or that of the vectors of the texts in its place.
-
-    An NLA has its mean at norm √d_model. No factor makes it one of vectors as they are.
-    """
-    if nla.card.baseline == "none" or scale is None:
-        return mean_and_variance(vectors_ND, scale)[0]
-    return nla.mean_D * (scale / math.sqrt(nla.card.d_model))
+def _mean(pair: Pair, vectors_ND: Tensor) -> Tensor:
+    """The training mean, or that of the vectors of the texts in its place."""
+    return mean_of(vectors_ND).mean_D if pair.card.baseline == "none" else pair.mean_D
 
 
-def write_mean(nla: NLA, texts: Sequence[str], path: Path) -> int:
-    """Write `mean` and `variance` of all activations of the texts; returns how many there were.
-
-    They are of vectors at norm √d_model, at which an NLA scores, whatever the pair's `mse_scale`.
-    """
-    vectors_ND = torch.cat([extract_all(nla, text) for text in texts])
-    scale = resolve_scale(SQRT_D_MODEL, nla.card.d_model)
-    mean_D, variance = mean_and_variance(vectors_ND, scale)
-    save_tensors(path, {"mean": mean_D, "variance": torch.tensor([variance])}, None)
+def write_mean(pair: Pair, texts: Sequence[str], path: Path) -> int:
+    """Write `mean` and `variance` of all activations of the texts; returns how many there were."""
+    vectors_ND = torch.cat([extract_all(pair, text) for text in texts])
+    found = mean_of(vectors_ND)
+    tensors = {"mean": found.mean_D, "variance": torch.tensor([found.variance])}
+    save_tensors(path, tensors, None)
     return len(vectors_ND)
 
 
-def extract_all(nla: NLA, text: str) -> Tensor:
+def extract_all(pair: Pair, text: str) -> Tensor:
     """Activations at the text's tokens, BOS left out: P x D."""
-    encoded = nla.encode(text)
+    encoded = pair.encode(text)
     places = [place for place, (start, end) in enumerate(encoded.offsets) if end > start]
-    return nla.engine.extract(encoded, places).cpu()
+    return pair.engine.extract(encoded, places).cpu()
 
 
 def _places(num_tokens: int) -> list[int]:
@@ -209,10 +190,10 @@ def _places(num_tokens: int) -> list[int]:
     )
 
 
-def _gap(nla: NLA, vectors_ND: Tensor, responses: list[list[int]]) -> float | None:
-    if not isinstance(nla.engine, LocalEngine) or len(vectors_ND) < 2:
+def _gap(pair: Pair, vectors_ND: Tensor, responses: list[list[int]]) -> float | None:
+    verbalizer = pair.verbalizer
+    if verbalizer is None or len(vectors_ND) < 2:
         return None
-    verbalizer = nla.engine.verbalizer
     with torch.no_grad():
         own = verbalizer.logprobs(vectors_ND, responses)
         other = verbalizer.logprobs(vectors_ND.roll(1, dims=0), responses)
@@ -222,7 +203,7 @@ def _gap(nla: NLA, vectors_ND: Tensor, responses: list[list[int]]) -> float | No
 def _read_part(role: str, source: PairSource) -> Part:
     if role == "target":
         return Part("target", load_config(source.target), load_tokenizer(source.target), None)
-    directory = source.av if role == "av" else source.ar
+    directory = source.models[role]
     parts = open_checkpoint(directory, source.target)
     meta, config = read_meta(directory), load_config(parts.weights)
     if role == "ar" and parts.adapter is not None:

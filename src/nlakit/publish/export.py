@@ -1,67 +1,43 @@
 """A pair as directories that other clients of the method read: full weights, contract, model card.
 
     DIR/av, DIR/ar     Hugging Face model directories with `nla_meta.yaml` and a README.md
-    DIR/target         the base model, where nobody could download it
-    DIR/mean.safetensors, DIR/nla.json   what a fidelity is measured against
+    DIR/target         the base model
+    DIR/nla.json, DIR/mean.safetensors   the card, and what a fidelity is measured against
 
-With a target, DIR is an NLA of its own: `nlakit explain --nla DIR`.
+DIR is then an NLA of its own: `nlakit explain --nla DIR`.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from nlakit.card import CARD_NAME, MEAN_NAME, NlaCard, read_card, write_card
+from nlakit.card import CARD_NAME, MEAN_NAME, NlaCard, write_card
 from nlakit.config import write_text_atomic
 from nlakit.contract import read_meta
+from nlakit.core.fidelity import Baseline
 from nlakit.errors import CheckpointError, InputError
 from nlakit.models.io import stored_dtype
 from nlakit.models.lora import open_checkpoint
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.pair.load import PairSource
+from nlakit.pair.load import read_facts
+from nlakit.pair.source import PairSource
 from nlakit.publish.model_card import Facts, render_card
-from nlakit.registry import bundled_path, resolve
+from nlakit.registry import bundled_path
 
 REPORT_NAME = "report.json"
 TARGET_NAME = "target"
 LICENSE_OF_OURS = "apache-2.0"
 
 
-class Source(NamedTuple):
-    """What is exported.
-
-    Attributes:
-        pair: where the three models are.
-        card: of the NLA; None for a loose pair.
-        directory: of the NLA, with its mean and report; None for a loose pair.
-    """
-
-    pair: PairSource
-    card: NlaCard | None
-    directory: Path | None
-
-    @property
-    def has_target(self) -> bool:
-        """Whether the target is written too: nobody can download that of an NLA."""
-        return self.card is not None and self.directory is not None
-
-
-def source_of_nla(name: str | Path | None) -> Source:
-    """The parts of an NLA on disk. Raises as `registry.resolve` does."""
-    directory = resolve(name)
-    pair = PairSource(directory / "av", directory / "ar", directory / "target")
-    return Source(pair, read_card(directory), directory)
-
-
 def export(
-    source: Source,
+    source: PairSource,
     output: Path,
     *,
     license_name: str | None = None,
@@ -80,45 +56,45 @@ def export(
         CheckpointError, ContractError: a part cannot be read.
     """
     _check_output(output, source)
-    facts = gather(source, license_name, data)
-    pair = source.pair
-    _save(Verbalizer, pair.av, output / "av", pair.target, dtype)
-    _save(Reconstructor, pair.ar, output / "ar", pair.target, dtype)
+    card, baseline = read_facts(source)
+    facts = gather(source, card, license_name, data)
+    _save(Verbalizer, source.av, output / "av", source.target, dtype)
+    _save(Reconstructor, source.ar, output / "ar", source.target, dtype)
     for role in ("av", "ar"):
         write_text_atomic(output / role / "README.md", render_card(facts, role))
-    written = [output / "av", output / "ar"]
-    if source.card is not None and source.directory is not None:
-        target = Target.load(pair.target, source.card.layer, stored_dtype(pair.target))
-        target.save(output / TARGET_NAME)
-        _write_baseline(source.directory, source.card, output)
-        written += [output / TARGET_NAME, output / MEAN_NAME, output / CARD_NAME]
-    return written
+    target = Target.load(source.target, card.layer, stored_dtype(source.target))
+    target.save(output / TARGET_NAME)
+    if baseline is not None:
+        _write_baseline(baseline, output)
+    write_card(output, card)
+    files = ("av", "ar", TARGET_NAME, MEAN_NAME, CARD_NAME)
+    return [output / name for name in files if (output / name).exists()]
 
 
-def gather(source: Source, license_name: str | None, data: str | None) -> Facts:
+def gather(source: PairSource, card: NlaCard, license_name: str | None, data: str | None) -> Facts:
     """What a model card says, from the contract, the card, the report and the base's README."""
-    meta = read_meta(source.pair.av)
-    report = _read_report(source.directory)
-    bundled = source.directory == bundled_path()
-    notes = {**meta.provenance, **(source.card.provenance if source.card else {})}
+    meta = read_meta(source.av)
+    home = None if source.paths is None else source.paths.pair
+    report, bundled = _read_report(home), home == bundled_path()
+    notes = {**meta.provenance, **card.provenance}
     described = "storyworld documents, generated (nlakit.storyworld)" if bundled else None
-    found = LICENSE_OF_OURS if bundled else _license_in(source.pair.target)
-    base = meta.extraction.base_model or source.pair.target.name
+    found = LICENSE_OF_OURS if bundled else _license_in(source.target)
+    known = card.baseline == "training_mean"
     return Facts(
-        name=source.card.name if source.card else source.pair.av.resolve().name,
-        base=base,
-        target=TARGET_NAME if source.has_target else base,
+        name=card.name,
+        base=meta.extraction.base_model or source.target.name,
+        target=TARGET_NAME,
         layer=meta.extraction.layer_index,
         d_model=meta.d_model,
         injection=meta.injection.convention,
         injection_scale=meta.extraction.injection_scale,
         data=data or described or _noted(notes, "trained_on", "dataset_id", "recipe"),
         license_name=license_name or found,
-        fve=report.get("fve", source.card.fve if source.card else None),
+        fve=report.get("fve", card.fve),
         fve_interval=report.get("fve_interval"),
-        variance=report.get("variance", source.card.variance if source.card else None),
+        variance=report.get("variance", card.variance if known else None),
         documents=report.get("documents"),
-        floors=source.card.floors if source.card else {},
+        floors=card.floors,
         claims=report.get("claims", {}),
     )
 
@@ -135,17 +111,15 @@ def _save(
     model_cls.load(directory, dtype or stored, base=base).save(output, dtype or stored)
 
 
-def _write_baseline(directory: Path, card: NlaCard, output: Path) -> None:
-    mean_D = load_file(directory / MEAN_NAME)["mean"]
-    tensors = {"mean": mean_D, "variance": torch.tensor([card.variance])}
+def _write_baseline(baseline: Baseline, output: Path) -> None:
+    tensors = {"mean": baseline.mean_D, "variance": torch.tensor([baseline.variance])}
     save_file(tensors, output / MEAN_NAME)
-    write_card(output, card)
 
 
-def _check_output(output: Path, source: Source) -> None:
+def _check_output(output: Path, source: PairSource) -> None:
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file. Give a directory, there or not.")
-    for part in source.pair:
+    for part in source.models.values():
         if output.resolve() in (part.resolve(), part.resolve().parent):
             raise InputError(f"--output {output} holds the pair that is exported. Give another.")
     output.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from nlakit import __version__
 from nlakit.errors import InputError
 from nlakit.evals.probe_store import Probes
-from nlakit.pair.pair import NLA
+from nlakit.pair.pair import Pair
 
 from .metrics import Counting
 from .queue import Busy, Unavailable
@@ -38,7 +38,9 @@ DESCRIPTION = (
 log = logging.getLogger("nlakit.serve")
 
 
-def create_app(nla: NLA, settings: Settings | None = None, probes: Probes | None = None) -> FastAPI:
+def create_app(
+    nla: Pair, settings: Settings | None = None, probes: Probes | None = None
+) -> FastAPI:
     """The application that serves an NLA.
 
     Args:

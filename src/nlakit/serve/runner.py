@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from nlakit.core.fidelity import reconstruction_mse
 from nlakit.engines.base import Completion
 from nlakit.engines.local import Row
-from nlakit.pair.pair import NLA
+from nlakit.pair.pair import Pair
+from nlakit.pair.score import in_range, score_rows
 from nlakit.reading import Score
 
 from .batches import FAILURES, Batches, Ended, reason
@@ -34,8 +34,6 @@ SCORE_ROWS, SCORE_WAIT_S = 8, 0.03
 to wait for; so many at a time, or a quarter of them where a large request ends all at once."""
 CALLS_S = 0.04
 """Between two steps small calls are begun for so long; at least one is made."""
-INPUT_LIMIT = 1e15
-"""Larger components would overflow when squared; only a vector's direction matters."""
 
 log = logging.getLogger("nlakit.serve")
 
@@ -57,7 +55,7 @@ class Told(NamedTuple):
 class Runner:
     """Runs the models of one NLA on a thread of its own."""
 
-    def __init__(self, nla: NLA, queue: FairQueue, metrics: Metrics) -> None:
+    def __init__(self, nla: Pair, queue: FairQueue, metrics: Metrics) -> None:
         self.nla, self.queue, self.metrics = nla, queue, metrics
         self.failed: str | None = None
         self._engine: Any = nla.engine
@@ -316,21 +314,14 @@ class Runner:
                     self._steppers.remove(stepper)
 
 
-def score(nla: NLA, vectors_ND: Tensor, completions: Sequence[Completion]) -> list[ScoredSample]:
+def score(nla: Pair, vectors_ND: Tensor, completions: Sequence[Completion]) -> list[ScoredSample]:
     """Each explanation with how near the vector rebuilt from it comes to the activation."""
-    rebuilt_ND = nla.engine.reconstruct([each.text for each in completions]).cpu().float()
-    vectors_ND = in_range(vectors_ND.cpu())
-    mse_N = reconstruction_mse(vectors_ND, rebuilt_ND, math.sqrt(nla.card.d_model)).tolist()
-    cosine_N = torch.cosine_similarity(vectors_ND, rebuilt_ND, dim=-1).tolist()
+    scores = score_rows(nla.card, vectors_ND, nla.rebuild([each.text for each in completions]))
     return [
         ScoredSample(
-            each.text,
-            each.closed,
-            finite(mse),
-            finite(cosine),
-            finite(1 - mse / nla.card.variance),
+            each.text, each.closed, finite(found.mse), finite(found.cosine), finite(found.fidelity)
         )
-        for each, mse, cosine in zip(completions, mse_N, cosine_N, strict=True)
+        for each, found in zip(completions, scores, strict=True)
     ]
 
 
@@ -339,12 +330,6 @@ def as_score(sample: ScoredSample) -> Score | None:
     if sample.fidelity is None or sample.cosine is None or sample.mse is None:
         return None
     return Score(fidelity=sample.fidelity, cosine=sample.cosine, mse=sample.mse)
-
-
-def in_range(vectors_ND: Tensor) -> Tensor:
-    """Rows whose squares would overflow, made smaller; all others as they are."""
-    largest_N1 = vectors_ND.abs().amax(dim=-1, keepdim=True)
-    return torch.where(largest_N1 > INPUT_LIMIT, vectors_ND / largest_N1, vectors_ND)
 
 
 def finite(number: float) -> float | None:

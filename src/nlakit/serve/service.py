@@ -18,7 +18,7 @@ from nlakit.engines.base import Sampling
 from nlakit.engines.decode import Decoder
 from nlakit.errors import InputError
 from nlakit.evals.probe_store import Probes
-from nlakit.pair.pair import NLA
+from nlakit.pair.pair import Pair
 
 from . import completion
 from .metrics import Metrics
@@ -40,7 +40,7 @@ FALLBACK_NEW_TOKENS = LIMITS.max_new_tokens
 class Service:
     """One NLA being served."""
 
-    def __init__(self, nla: NLA, settings: Settings, probes: Probes | None = None) -> None:
+    def __init__(self, nla: Pair, settings: Settings, probes: Probes | None = None) -> None:
         self.nla, self.settings, self.probes = nla, settings, probes
         self.metrics = Metrics()
         self.queue = FairQueue(settings.max_rows, settings.max_requests, settings.max_waiting_rows)

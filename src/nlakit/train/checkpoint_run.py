@@ -44,7 +44,6 @@ from nlakit.data.shards import ShardReader
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import ConfigError
 from nlakit.evals.checkpoint import CheckpointReport, evaluate_checkpoint
-from nlakit.evals.pair import Pair
 from nlakit.models.adapters import adapted, load_adapter
 from nlakit.models.families import backbone_of, truncated
 from nlakit.models.hub import locate
@@ -53,6 +52,7 @@ from nlakit.models.quantized import quantize
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.pair.pair import Pair
 from nlakit.split import Split
 from nlakit.teachers.cost import Price
 from nlakit.teachers.named import CACHE_NAME, teacher_named
@@ -458,25 +458,30 @@ class CheckpointRun:
     def _pair(self) -> Pair:
         """The chosen pair, with its warm start beside it."""
         best = self.stage("rl") / "best"
-        return Pair(
+        card = NlaCard(
             name=self.recipe.name,
-            target=self.target,
-            engine=self.engine(best / "av", best / "ar", frozen=True),
-            mean_D=self.mean_D,
-            scale=resolve_scale("sqrt_d_model", self.target.d_model),
+            layer=self.recipe.target.layer,
+            d_model=self.target.d_model,
+            variance=self._variance(),
+            num_training_rows=len(self.lessons),
+        )
+        return Pair(
+            self.engine(best / "av", best / "ar", frozen=True),
+            self.target,
+            card,
+            self.mean_D,
             warm_start=self.engine(*self._warm_started(), frozen=True),
         )
 
     def _card(self, report: CheckpointReport) -> NlaCard:
         recipe = self.recipe
         best = read_json(self.stage("rl") / "best" / "best.json")
-        unit_ND = to_norm(self.pairs.vectors, resolve_scale("sqrt_d_model", self.target.d_model))
         return NlaCard(
             name=recipe.name,
             description=f"Reads {recipe.target.checkpoint} after block {recipe.target.layer}.",
             layer=recipe.target.layer,
             d_model=self.target.d_model,
-            variance=float((unit_ND - self.mean_D).square().mean()),
+            variance=self._variance(),
             num_training_rows=len(self.lessons),
             floors=report.floors.model_dump(),
             fve=report.fve,
@@ -488,6 +493,10 @@ class CheckpointRun:
                 **best,
             },
         )
+
+    def _variance(self) -> float:
+        unit_ND = to_norm(self.pairs.vectors, resolve_scale("sqrt_d_model", self.target.d_model))
+        return float((unit_ND - self.mean_D).square().mean())
 
     def _copy_logs(self, directory: Path) -> None:
         directory.mkdir(parents=True)

@@ -20,15 +20,15 @@ from nlakit.claims.confidence import (
     fit_calibrator,
     support,
 )
+from nlakit.core.fidelity import row_fidelity
 from nlakit.data.extraction import read_places, sample_storyworld
-from nlakit.engines.base import Engine, Sampling
-from nlakit.engines.local import LocalEngine
+from nlakit.engines.base import MAX_NEW_TOKENS, Sampling
 from nlakit.errors import InputError
-from nlakit.evals.fidelity import row_fidelity
-from nlakit.evals.pair import MAX_NEW_TOKENS, Pair, RowReadings, read_rows
+from nlakit.evals.readings import RowReadings, read_rows
 from nlakit.evals.rows import ReadSample
 from nlakit.evals.section import Figure, Line, Section
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.pair.pair import Pair
 from nlakit.storyworld.claims import check, parse
 from nlakit.storyworld.document import State
 from nlakit.storyworld.grammar import document
@@ -49,11 +49,6 @@ class JudgedClaims(NamedTuple):
     outcomes: list[bool]
     rows: list[int]
     """Which reading each belongs to."""
-
-
-def verbalizer_of(engine: Engine) -> Verbalizer | None:
-    """The verbalizer that gives probabilities of words; None where the engine has none at hand."""
-    return engine.verbalizer if isinstance(engine, LocalEngine) else None
 
 
 def judged_claims(
@@ -115,7 +110,7 @@ def claim_calibration(
     pair: Pair, reading: RowReadings, states: Sequence[State], calibrator: Calibrator | None
 ) -> Calibration | None:
     """How well a calibrator's confidences fit the truth of N readings' claims."""
-    verbalizer = verbalizer_of(pair.engine)
+    verbalizer = pair.verbalizer
     if verbalizer is None or calibrator is None:
         return None
     features, outcomes, _ = judged_claims(pair, verbalizer, reading, states)
@@ -133,7 +128,7 @@ def measure(sample: ReadSample, thorough: bool = False) -> Section:
         InputError: the engine gives no probabilities of words.
     """
     pair = sample.pair
-    verbalizer = verbalizer_of(pair.engine)
+    verbalizer = pair.verbalizer
     if verbalizer is None:
         raise InputError("This engine gives no probabilities of words, so claims have none.")
     judged = judged_claims(pair, verbalizer, sample.reading, sample.states)
@@ -231,7 +226,7 @@ def _suspicions(found: Calibration | None) -> list[str]:
 
 
 def _fit(pair: Pair, documents: int, seed: int, temperature: float) -> Calibrator:
-    verbalizer = verbalizer_of(pair.engine)
+    verbalizer = pair.verbalizer
     if verbalizer is None:
         raise InputError("This engine gives no probabilities of words, which a calibrator needs.")
     sample = sample_storyworld(pair.target, seed, "heldout", documents)

@@ -15,9 +15,9 @@ from itertools import chain, islice
 
 from nlakit.data.extraction import read_places
 from nlakit.errors import InputError
-from nlakit.evals.pair import Pair
 from nlakit.evals.rows import ReadSample, read_vectors
 from nlakit.evals.section import Figure, Line, Section, share
+from nlakit.pair.pair import Pair
 from nlakit.storyworld.claims import check, parse
 from nlakit.storyworld.grammar import generate
 from nlakit.worlds.storyworld.documents import EncodedDocument, readable_documents

@@ -15,10 +15,11 @@ from nlakit.config import write_resolved
 from nlakit.core.scale import resolve_scale, to_norm
 from nlakit.errors import InputError
 from nlakit.evals import probe_store
-from nlakit.evals.pair import load_pair
 from nlakit.evals.report import training_curves, write_report
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.pair.load import load_source
+from nlakit.pair.source import find_pair
 from nlakit.registry import CONTROL_AR, PLAIN_RL, PLAIN_WARM_START, ROWS, WARM_START, PairPaths
 from nlakit.train.run import finished, read_json
 from nlakit.worlds.storyworld.calibrate import CALIBRATION_DOCUMENTS, fit_confidence
@@ -91,7 +92,8 @@ def pairs_to_publish(recipe: StoryworldRecipe, space: Workspace) -> dict[str, tu
 def write_pair_report(recipe: StoryworldRecipe, space: Workspace) -> None:
     """Calibrate the published pair, measure it, and put its figures on its card and beside it."""
     calibrate(space.nla, min(CALIBRATION_DOCUMENTS, recipe.report.documents))
-    report = evaluate(space.nla, recipe.report.documents, recipe.report.seed)
+    pair = load_source(find_pair(space.nla), comparisons=True)
+    report = evaluate(pair, recipe.report.documents, recipe.report.seed)
     card = read_card(space.nla)
     measured = {"fve": report.fve, "floors": report.floors.model_dump()}
     write_card(space.nla, card.model_copy(update=measured))
@@ -101,7 +103,7 @@ def write_pair_report(recipe: StoryworldRecipe, space: Workspace) -> None:
 def calibrate(pair: Path, documents: int) -> None:
     """Leave `calibrator.json` beside a pair, unless its claims are all alike or there are none."""
     try:
-        fit_confidence(load_pair(pair), documents).save(pair)
+        fit_confidence(load_source(find_pair(pair)), documents).save(pair)
     except InputError as error:
         Console(stderr=True).print(f"No confidence for the claims of {pair.name}: {error}")
 

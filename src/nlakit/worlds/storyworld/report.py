@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,25 +16,18 @@ from pydantic import Field
 
 from nlakit.claims.calibration import Calibration
 from nlakit.config import FrozenModel
+from nlakit.core.fidelity import row_fidelity
 from nlakit.data.extraction import ActivationRows, sample_storyworld
-from nlakit.engines.base import Completion, Sampling
+from nlakit.engines.base import MAX_NEW_TOKENS, Completion, Sampling
 from nlakit.errors import InputError
 from nlakit.evals.bootstrap import Interval, fve_interval
 from nlakit.evals.claims import ClaimScores, score_claims, verdicts
-from nlakit.evals.fidelity import row_fidelity
 from nlakit.evals.floors import Floors, measure_floors
-from nlakit.evals.pair import (
-    MAX_NEW_TOKENS,
-    Pair,
-    Reconstruct,
-    RowReadings,
-    load_pair,
-    read_rows,
-    rebuild,
-)
 from nlakit.evals.private_code import copied, reworded, suspicions_of
 from nlakit.evals.probes import ProbeResult, ProbeScore, fit_probes
+from nlakit.evals.readings import RowReadings, read_rows, rebuild
 from nlakit.models.target import Target
+from nlakit.pair.pair import Pair, Reconstruct
 from nlakit.storyworld.document import State
 from nlakit.storyworld.grammar import document
 from nlakit.storyworld.teacher import label
@@ -136,7 +128,7 @@ class StoryworldReport(FrozenModel):
 
 
 def evaluate(
-    pair: Pair | str | Path,
+    pair: Pair,
     documents: int,
     seed: int,
     temperature: float = 0.0,
@@ -147,7 +139,6 @@ def evaluate(
     """Measure a pair on `documents` held-out documents of `seed`.
 
     Args:
-        pair: a loaded pair, or its directory.
         probe_rows: training rows for the probes.
 
     Raises:
@@ -156,7 +147,6 @@ def evaluate(
     if documents < 2:
         raise InputError(f"An evaluation needs at least 2 documents, found {documents}.")
     tell = progress or (lambda stage: None)
-    pair = pair if isinstance(pair, Pair) else load_pair(pair)
     tell("reading documents")
     sample = sample_storyworld(pair.target, seed, "heldout", documents, positions_per_document)
     states = states_of(sample.rows)

@@ -21,10 +21,10 @@ from nlakit.core.scale import to_norm
 from nlakit.data.extraction import read_places
 from nlakit.errors import InputError
 from nlakit.evals.cause import prompts_of
-from nlakit.evals.pair import Pair
 from nlakit.evals.rows import ReadSample, read_sample, read_vectors
 from nlakit.evals.section import Figure, Line, Section, share
 from nlakit.models.patch import continuations, next_logprobs
+from nlakit.pair.pair import Pair
 from nlakit.pair.steer import edit_direction, steering_vector
 from nlakit.split import Split
 from nlakit.storyworld import lexicon as lex
