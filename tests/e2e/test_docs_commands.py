@@ -64,7 +64,7 @@ def test_bring_a_released_nla(hub, tmp_path, monkeypatch, capsys):
     explained = [out for arguments, out in said if arguments[0] == "explain"]
     assert ["no baseline" in out for out in explained] == [True, True, False, False]
     assert (tmp_path / "released" / "av" / "README.md").is_file()
-    assert not (tmp_path / "released" / "target").exists()
+    assert (tmp_path / "released" / "target" / "config.json").is_file()
     assert (tmp_path / "storyworld" / "target" / "config.json").is_file()
 
 
