@@ -76,6 +76,11 @@ def read_config(directory: str | Path) -> StoredConfig:
             weights, or a part of the model that is not run here.
     """
     path = Path(directory) / CONFIG_NAME
+    if not path.exists() and (path.parent / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{directory} is an adapter, and the model under it is wanted here. Give that one, or "
+            "the merged model (PEFT's `merge_and_unload`)."
+        )
     raw = _described(read_json_object(path, CheckpointError), path)
     model_type = raw.get("model_type")
     wrapper = model_type if isinstance(model_type, str) and model_type in WRAPPERS else None

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
+from transformers.pytorch_utils import Conv1D
 
 from nlakit.errors import CheckpointError, MissingExtraError
 from nlakit.files import read_json_object
@@ -27,9 +28,13 @@ from nlakit.models.lora import (
     ADAPTER_NAME,
     IN_MEMORY,
     PREFIX,
+    AdapterTensor,
+    Base,
     adapter_state,
     is_adapted,
     merge_adapter,
+    open_checkpoint,
+    split_name,
 )
 from nlakit.models.sharding import shard, whole_state, write_weight
 from nlakit.models.weights import (
@@ -48,12 +53,14 @@ GENERATION_NAME = "generation_config.json"
 
 
 def stored_dtype(directory: str | Path) -> torch.dtype:
-    """The precision that a directory's config names, or of its matrices where it names none.
+    """The precision that a directory's config names, or of its matrices where it names none; of an
+    adapter's directory that of its base.
 
     Raises:
         CheckpointError: as `load_config` does, or there are no weights to look at.
     """
-    return load_config(directory).dtype or weights_dtype(directory)
+    weights = open_checkpoint(directory).weights
+    return load_config(weights).dtype or weights_dtype(weights)
 
 
 def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
@@ -122,7 +129,7 @@ def load_backbone(
     model = _unfilled(parts, dtype)
     _fill(model, parts)
     if adapter is not None:
-        merge_adapter(model.state_dict(), adapter, _adapter_weights(adapter, model, parts))
+        _merge(model, adapter, parts)
     model.eval()
     return getattr(model, parts.family.backbone) if headless else model
 
@@ -342,21 +349,40 @@ def _fill(model: Any, parts: _Parts) -> None:
         _copy(state, key, tensor, stored.tensors[key].path)
 
 
-def _adapter_weights(directory: Path, model: Any, parts: _Parts) -> Iterator[tuple[str, Tensor]]:
-    """An adapter's tensors by the names of the model's weights, those of cut blocks left out."""
+def _merge(model: Any, adapter: Path, parts: _Parts) -> None:
+    state, family = model.state_dict(), parts.family
+    tied = parts.config.tie_word_embeddings and not parts.headless
+    base = Base(
+        state,
+        transposed=frozenset(
+            f"{name}.weight" for name, each in model.named_modules() if isinstance(each, Conv1D)
+        ),
+        one_matrix=(embedding_name(family), head_name(family)) if tied else (),
+    )
+    merge_adapter(base, adapter, _adapter_tensors(adapter, model, parts, state))
+
+
+def _adapter_tensors(
+    directory: Path, model: Any, parts: _Parts, state: Mapping[str, Tensor]
+) -> Iterator[AdapterTensor]:
+    """An adapter's tensors; those of cut blocks, and of a head that is not there, left out."""
     for key, tensor in read_tensors(directory / ADAPTER_NAME):
-        name = _adapted_name(key.removeprefix(PREFIX), parts.family)
-        if not (parts.is_cut and _is_past(name, model, parts.family)):
-            yield name, tensor
+        module, weight, half, wrapped = split_name(key)
+        weight = _adapted_name(weight, parts.family, state)
+        left_out = parts.is_cut and _is_past(weight, model, parts.family)
+        if not left_out and not (parts.headless and weight == head_name(parts.family)):
+            yield AdapterTensor(module, weight, half, wrapped, tensor)
 
 
-def _adapted_name(key: str, family: Family) -> str:
+def _adapted_name(key: str, family: Family, state: Mapping[str, Tensor]) -> str:
     """An adapter may have been trained inside a wrapper that the weights are not stored in."""
-    for wrapper in (None, *WRAPPERS):
-        name = name_in_memory(key, family, wrapper)
-        if name is not None and name.startswith(f"{family.backbone}.{family.blocks}."):
-            return name
-    return name_in_memory(key, family) or key
+    blocks = f"{family.backbone}.{family.blocks}."
+    named = [name_in_memory(key, family, wrapper) for wrapper in (None, *WRAPPERS)]
+    known = [name for name in named if name is not None]
+    # What is not in the state may be of a block that was cut off.
+    return next(
+        (n for n in known if n in state or n.startswith(blocks)), known[0] if known else key
+    )
 
 
 def _is_past(key: str, model: Any, family: Family) -> bool:

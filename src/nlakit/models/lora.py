@@ -1,13 +1,14 @@
 """LoRA adapters on disk, merged into the weights of their base when it is loaded.
 
-The files are PEFT's: `adapter_config.json` and `adapter_model.safetensors`. A merged model is an
-ordinary one, so every engine runs it and it exports like any other.
+The files are PEFT's: `adapter_config.json` and `adapter_model.safetensors`. What is merged equals
+what PEFT computes with them; what would not is refused, by the name of the option. A merged model
+is an ordinary one, so every engine runs it and it exports like any other.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +17,59 @@ import torch
 from torch import Tensor, nn
 
 from nlakit.errors import CheckpointError
+from nlakit.files import read_json_object
 from nlakit.models.hub import locate
+from nlakit.models.weights import check_finite
 
 CONFIG_NAME, ADAPTER_NAME = "adapter_config.json", "adapter_model.safetensors"
+PICKLED_NAME = "adapter_model.bin"
 PREFIX = "base_model.model."
+BASE_LAYER = ".base_layer."
 IN_MEMORY = "default"
 """What an adapter in memory is called; PEFT's files leave the name out."""
-UNSUPPORTED = ("use_dora", "alpha_pattern", "layer_replication", "lora_bias")
+
+MERGED = frozenset(
+    {
+        "alpha_pattern",
+        "bias",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "init_lora_weights",
+        "layers_to_transform",
+        "lora_alpha",
+        "modules_to_save",
+        "r",
+        "rank_pattern",
+        "target_modules",
+        "use_rslora",
+    }
+)
+"""Options whose effect is in the tensors, or that are applied here."""
+NOTES = frozenset(
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "eva_config",
+        "inference_mode",
+        "layers_pattern",
+        "lora_dropout",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "revision",
+        "runtime_config",
+        "task_type",
+    }
+)
+"""Options that a merged model does not depend on. Any other one that is set is refused."""
+BASE_KEEPING_INITS = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Ways to start that leave the base's weights as they are. PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA and
+whatever comes later change them."""
+PLAIN_PATTERN = re.compile(r"\^?[\w.]+")
+"""A key of `rank_pattern` or `alpha_pattern` that is a name. Others are regular expressions, which
+a file could make endless."""
+DEFAULT_RANK = DEFAULT_ALPHA = 8
 
 
 class Checkpoint(NamedTuple):
@@ -49,12 +96,17 @@ def open_checkpoint(directory: str | Path, base: str | Path | None = None) -> Ch
         CheckpointError: an adapter of a kind that is not merged here, or no base to be found.
     """
     path = Path(directory)
-    if not (path / CONFIG_NAME).is_file():
+    if not (path / CONFIG_NAME).exists():
         return Checkpoint(path, path, None)
     named = base or _read_config(path).get("base_model_name_or_path")
-    if not named:
+    if not named or not isinstance(named, str | Path):
         raise CheckpointError(f"{path / CONFIG_NAME} names no base model. Give it as the target.")
     weights = locate(named)
+    if (weights / CONFIG_NAME).exists():
+        raise CheckpointError(
+            f"{weights}, the base of the adapter {path}, is an adapter itself. Merge it first, or "
+            "give the model under it."
+        )
     has_tokenizer = (path / "tokenizer_config.json").is_file()
     return Checkpoint(weights, path if has_tokenizer else weights, path)
 
@@ -73,79 +125,217 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-class Factors(NamedTuple):
-    """The two factors of a weight's change: `down` is r x in, `up` is out x r."""
+class Base(NamedTuple):
+    """What an adapter is merged into.
 
-    down: Tensor
-    up: Tensor
+    Attributes:
+        state: the model's `state_dict`, whose tensors are changed in place.
+        transposed: names of weights that are in x out (Conv1D).
+        one_matrix: names of embedding and head where both are one matrix.
+    """
+
+    state: Mapping[str, Tensor]
+    transposed: frozenset[str]
+    one_matrix: tuple[str, ...]
 
 
-def merge_adapter(
-    state: Mapping[str, Tensor], directory: Path, named: Iterable[tuple[str, Tensor]]
-) -> None:
+class AdapterTensor(NamedTuple):
+    """A tensor of an adapter's file.
+
+    Attributes:
+        module: the module it belongs to, by the name that PEFT knew it by.
+        weight: name in memory of the weight that it changes.
+        half: "A" or "B", the factor of a change; None: the whole weight.
+        wrapped: a whole weight that a factor pair is added to.
+    """
+
+    module: str
+    weight: str
+    half: str | None
+    wrapped: bool
+    tensor: Tensor
+
+
+def split_name(key: str) -> tuple[str, str, str | None, bool]:
+    """What a name of an adapter's file says: module, weight, half and wrapped, as `AdapterTensor`.
+
+    The weight has PEFT's own prefix (`PREFIX`) taken off and is not yet one of memory.
+    """
+    key = key.removeprefix(PREFIX)
+    module, found, half = key.partition(".lora_")
+    if found:
+        return module, f"{module}.weight", half.removesuffix(".weight"), False
+    plain = key.replace(BASE_LAYER, ".")
+    return plain.rpartition(".")[0], plain, None, BASE_LAYER in key
+
+
+def merge_adapter(base: Base, directory: Path, tensors: Iterable[AdapterTensor]) -> None:
     """Add an adapter's changes to a model's weights, in place.
 
     Args:
-        state: the model's `state_dict`, whose tensors are changed.
         directory: the adapter's, for its config and for messages.
-        named: the adapter's tensors, by the names of the weights that they change plus
-            `.lora_A.weight` or `.lora_B.weight`; any other name replaces the weight whole.
+        tensors: of its file.
 
     Raises:
-        CheckpointError: a tensor that changes no weight, or of a wrong shape.
+        CheckpointError: an option that is not merged, or a tensor that changes no weight or is of a
+            wrong shape.
     """
     config = _read_config(directory)
-    halves: dict[str, dict[str, Tensor]] = {}
+    halves: dict[str, dict[str, AdapterTensor]] = {}
+    whole: dict[str, AdapterTensor] = {}
+    for each in tensors:
+        if ".modules_to_save." in each.weight:
+            # PEFT writes such names where a saved module has a trained bias, and reads none back.
+            raise _unmerged(directory / CONFIG_NAME, "bias", config.get("bias"))
+        _check_shared(each, config, directory, base.one_matrix)
+        check_finite(each.tensor, torch.float32, f"{directory / ADAPTER_NAME}: {each.weight}")
+        if each.half is None:
+            whole[each.weight] = each
+        else:
+            halves.setdefault(each.weight, {})[each.half] = each
+    one = [whole[name].tensor for name in base.one_matrix if name in whole]
+    if len(one) > 1 and not torch.equal(*one):
+        raise CheckpointError(
+            f"{directory} replaces {' and '.join(base.one_matrix)} by two matrices; in the base "
+            "they are one. Give the merged model (PEFT's `merge_and_unload`)."
+        )
     with torch.no_grad():
-        for key, tensor in named:
-            weight, found, half = key.partition(".lora_")
-            if found:
-                halves.setdefault(f"{weight}.weight", {})[half.removesuffix(".weight")] = tensor
-            else:
-                _weight(state, key, directory).copy_(tensor)
-        for key, pair in halves.items():
-            if set(pair) != {"A", "B"}:
-                raise CheckpointError(f"{directory}: {key} has the parts {sorted(pair)}, not A, B.")
-            _add(_weight(state, key, directory), Factors(pair["A"], pair["B"]), config, key)
+        for each in whole.values():
+            if each.weight in halves and not each.wrapped:
+                raise CheckpointError(f"{directory} both replaces and adapts {each.weight}.")
+            _replace(_weight(base, each.weight, directory), each, directory)
+        for weight, parts in halves.items():
+            if set(parts) != {"A", "B"}:
+                raise CheckpointError(
+                    f"{directory}: {weight} has the parts {sorted(parts)}, not A and B."
+                )
+            change = _change(parts["A"], parts["B"], config, directory)
+            change = change.T if weight in base.transposed else change
+            _add(_weight(base, weight, directory), change, weight, directory)
 
 
-def _add(weight: Tensor, factors: Factors, config: Mapping[str, Any], key: str) -> None:
-    rank = factors.down.shape[0]
-    alpha = config.get("lora_alpha", rank)
-    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    change = scale * (factors.up.float() @ factors.down.float())
-    if config.get("fan_in_fan_out"):
-        change = change.T
+def _check_shared(
+    each: AdapterTensor, config: Mapping[str, Any], directory: Path, one_matrix: tuple[str, ...]
+) -> None:
+    """PEFT changes one use of a matrix that is embedding and head, and keeps the other."""
+    saved = config.get("modules_to_save") or []
+    alone = each.half is not None or any(_ends_with(each.module, name) for name in saved)
+    if each.weight in one_matrix and alone:
+        raise CheckpointError(
+            f"{directory} changes {each.weight} alone, which in the base is one matrix "
+            f"({' and '.join(one_matrix)}). Merge the adapter with PEFT (`merge_and_unload`) on a "
+            "base whose tie_word_embeddings is false, and give the result."
+        )
+
+
+def _replace(weight: Tensor, each: AdapterTensor, directory: Path) -> None:
+    if weight.shape != each.tensor.shape:
+        raise CheckpointError(
+            f"{directory} holds {each.weight} of the shape {tuple(each.tensor.shape)}, the base "
+            f"has {tuple(weight.shape)}. Where tokens were added to the vocabulary, give the "
+            "merged model with its resized embedding (PEFT's `merge_and_unload`)."
+        )
+    weight.copy_(each.tensor)
+
+
+def _add(weight: Tensor, change: Tensor, name: str, directory: Path) -> None:
     if change.shape != weight.shape:
         raise CheckpointError(
-            f"The adapter changes {key} by {tuple(change.shape)}, the base has "
+            f"{directory}: the adapter changes {name} by {tuple(change.shape)}, the base has "
             f"{tuple(weight.shape)}. It was made for another base model."
         )
     weight.copy_(weight.float() + change.to(weight.device))
 
 
-def _weight(state: Mapping[str, Tensor], key: str, directory: Path) -> Tensor:
-    if key not in state:
+def _change(
+    down: AdapterTensor, up: AdapterTensor, config: Mapping[str, Any], directory: Path
+) -> Tensor:
+    """The scaled product of two factors, out x in. `down` is r x in, `up` is out x r.
+
+    Raises:
+        CheckpointError: the config is another adapter's.
+    """
+    path, module = directory / CONFIG_NAME, down.module
+    if not _is_target(module, config):
         raise CheckpointError(
-            f"{directory / ADAPTER_NAME} changes {key}, which the base does not have. "
-            "It was made for another base model."
+            f"{directory / ADAPTER_NAME} changes {module}, which {path} does not name among its "
+            "target_modules. The two do not belong together."
         )
-    return state[key]
+    rank = _by_pattern(config, "rank_pattern", module, config.get("r", DEFAULT_RANK))
+    alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha", DEFAULT_ALPHA))
+    shapes = tuple(down.tensor.shape), tuple(up.tensor.shape)
+    fits = len(shapes[0]) == len(shapes[1]) == 2 and shapes[0][0] == shapes[1][1] == rank
+    if not fits or not isinstance(alpha, int | float):
+        raise CheckpointError(
+            f"{path} says rank {rank!r} and lora_alpha {alpha!r} for {module}, whose factors are "
+            f"{shapes[0]} and {shapes[1]}. The two do not belong together."
+        )
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return scale * (up.tensor.float() @ down.tensor.float())
+
+
+def _is_target(module: str, config: Mapping[str, Any]) -> bool:
+    """Whether PEFT adapts a module. A pattern (a string) is taken at its word: PEFT wrote it."""
+    targets, excluded = config.get("target_modules"), config.get("exclude_modules") or []
+    if isinstance(excluded, list) and any(_ends_with(module, name) for name in excluded):
+        return False
+    if not isinstance(targets, list):
+        return isinstance(targets, str)
+    layers = config.get("layers_to_transform")
+    wanted = layers if isinstance(layers, list) else [] if layers is None else [layers]
+    block = re.search(r"(?:^|\.)(\d+)\.", module)
+    in_layers = not wanted or (block is not None and int(block[1]) in wanted)
+    return in_layers and any(_ends_with(module, name) for name in targets)
+
+
+def _ends_with(module: str, name: Any) -> bool:
+    return module == name or module.endswith(f".{name}")
+
+
+def _by_pattern(config: Mapping[str, Any], option: str, module: str, default: Any) -> Any:
+    for name, value in (config.get(option) or {}).items():
+        anchored = name.startswith("^")
+        if module == name[1:] if anchored else _ends_with(module, name):
+            return value
+    return default
+
+
+def _weight(base: Base, name: str, directory: Path) -> Tensor:
+    if name not in base.state:
+        raise CheckpointError(
+            f"{directory / ADAPTER_NAME} changes {name}, which the base does not have, or not as a "
+            "matrix that is merged here. Was it made for another base model?"
+        )
+    return base.state[name]
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG_NAME
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    raw = read_json_object(path, CheckpointError)
     kind = raw.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(f"{path}: peft_type is {kind!r}; only LORA adapters are merged.")
-    for option in UNSUPPORTED:
-        if raw.get(option):
-            raise CheckpointError(
-                f"{path}: {option} is {raw[option]!r}, which is not merged here. Merge the adapter "
-                "with PEFT (`merge_and_unload`) and give the result."
-            )
+    for option in sorted(raw.keys() - MERGED - NOTES):
+        if raw[option]:
+            raise _unmerged(path, option, raw[option])
+    start = raw.get("init_lora_weights")
+    if start not in BASE_KEEPING_INITS:
+        raise _unmerged(path, "init_lora_weights", start, "it starts by changing the base")
+    for option in ("rank_pattern", "alpha_pattern"):
+        patterns = raw.get(option) or {}
+        if not isinstance(patterns, dict) or not all(map(PLAIN_PATTERN.fullmatch, patterns)):
+            raise _unmerged(path, option, patterns)
+    if not (directory / ADAPTER_NAME).exists() and (directory / PICKLED_NAME).exists():
+        raise CheckpointError(
+            f"{directory / ADAPTER_NAME} is missing, and {PICKLED_NAME} is pickled: unpickling "
+            "runs code from the file. Save the adapter with PEFT as safetensors where you trust it."
+        )
     return raw
+
+
+def _unmerged(path: Path, option: str, found: Any, why: str = "") -> CheckpointError:
+    reason = f": {why}" if why else ""
+    return CheckpointError(
+        f"{path}: {option} is {found!r}, which is not merged here{reason}. Merge the adapter with "
+        "PEFT (`merge_and_unload`) and give the result."
+    )

@@ -18,6 +18,7 @@ from nlakit.models.chat import Chat, ChatOptions
 from nlakit.models.encoded import Encoded as Encoded
 from nlakit.models.families import backbone_of, family_of, truncated
 from nlakit.models.io import atomic_directory, load_backbone, load_tokenizer, save_model
+from nlakit.models.lora import open_checkpoint
 from nlakit.models.padding import TOKENS_PER_BATCH, length_batches, pad_right
 from nlakit.transcript import Message, parse_messages
 
@@ -35,14 +36,15 @@ class Target:
 
     @classmethod
     def load(cls, directory: str | Path, layer: int, dtype: torch.dtype = torch.float32) -> Target:
-        """Read a model directory.
+        """Read a model directory, or a LoRA adapter's together with the base that it names.
 
         Raises:
             CheckpointError: the weights cannot be read.
             InputError: the model has no block `layer`.
         """
-        model = load_backbone(directory, dtype=dtype)
-        return cls(model, load_tokenizer(directory), Site(layer))
+        parts = open_checkpoint(directory)
+        model = load_backbone(parts.weights, dtype=dtype, adapter=parts.adapter)
+        return cls(model, load_tokenizer(parts.tokenizer), Site(layer))
 
     def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write weights, config and tokenizer, replacing the directory at once."""

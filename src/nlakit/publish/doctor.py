@@ -202,7 +202,8 @@ def _gap(pair: Pair, vectors_ND: Tensor, responses: list[list[int]]) -> float | 
 
 def _read_part(role: str, source: PairSource) -> Part:
     if role == "target":
-        return Part("target", load_config(source.target), load_tokenizer(source.target), None)
+        found = open_checkpoint(source.target)
+        return Part("target", load_config(found.weights), load_tokenizer(found.tokenizer), None)
     directory = source.models[role]
     parts = open_checkpoint(directory, source.target)
     meta, config = read_meta(directory), load_config(parts.weights)
