@@ -13,6 +13,7 @@ from nlakit.train.model_recipe import ModelRecipe
 from nlakit.worlds.storyworld import pipeline
 
 from .recipes import read_recipe
+from .saes import is_sae_recipe, train_saes
 
 RUNS = Path("runs")
 
@@ -26,7 +27,7 @@ def train(
     ----------
     recipe
         A TOML file, such as recipes/storyworld.toml, or recipes/qwen2.5-0.5b-1gpu.toml for an NLA
-        of a released model.
+        of a released model, or recipes/sae-storyworld.toml for sparse autoencoders.
     overrides
         key=value pairs laid over the recipe, such as rl.steps=100.
     output
@@ -35,9 +36,12 @@ def train(
         Make one stage and stop: target, activations, verbalizer, reconstructor or rl, and where the
         recipe has a grounding: grounding, grounded-verbalizer, grounded-reconstructor, grounded-rl
         or controls; of a released model activations, labels, grounding where the recipe has it,
-        verbalizer, reconstructor or rl.
+        verbalizer, reconstructor or rl. Of sparse autoencoders: the name of one.
     """
     directory = output or RUNS / recipe.stem
+    if is_sae_recipe(recipe, overrides):
+        print(train_saes(recipe, overrides, directory, only))
+        return
     with distributed.joined():
         made = _made(recipe, list(overrides), directory, only)
         if distributed.is_first():

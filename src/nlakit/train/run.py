@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -28,16 +28,33 @@ from rich.progress import (
 )
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from nlakit.config import FrozenModel, write_resolved
 from nlakit.errors import CheckpointError, ResumeError
 
 from . import distributed
-from .learner import Learner
 from .memory import keep_freed_memory
 
 StepFunction = Callable[[int], Mapping[str, float]]
 KEPT_CHECKPOINTS = 2
+
+
+class Resumable(Protocol):
+    """What a run trains: a checkpoint holds its state (`learner.Learner` is one)."""
+
+    @property
+    def sharded(self) -> object:
+        """Not empty (or true) where each process has, and writes, a part of the weights."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, as one flat table."""
+        ...
+
+    def load_state(self, table: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`. Raises `KeyError` when something is missing."""
+        ...
 
 
 class RunDirectory:
@@ -85,7 +102,7 @@ class RunDirectory:
         found = (self.path / "checkpoints").glob("step-*")
         return sorted((int(p.name.removeprefix("step-")), p) for p in found if p.name[5:].isdigit())
 
-    def save(self, step: int, learners: Mapping[str, Learner], extra: Mapping[str, Any]) -> None:
+    def save(self, step: int, learners: Mapping[str, Resumable], extra: Mapping[str, Any]) -> None:
         """Write a whole checkpoint beside the others, then drop the oldest.
 
         Of sharded weights each process writes its part.
@@ -111,7 +128,7 @@ class RunDirectory:
         for _, old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
 
-    def resume(self, learners: Mapping[str, Learner]) -> tuple[int, dict[str, Any]]:
+    def resume(self, learners: Mapping[str, Resumable]) -> tuple[int, dict[str, Any]]:
         """Load the newest checkpoint: (steps done, its extra record), or (0, {}) for a new run."""
         checkpoints = self._checkpoints()
         if not checkpoints:
@@ -149,7 +166,7 @@ class RunDirectory:
             path.write_text("".join(line + "\n" for line in kept))
 
 
-def _file_of(name: str, learner: Learner) -> str:
+def _file_of(name: str, learner: Resumable) -> str:
     """What a learner's state is called; its parts can only be read by as many processes again."""
     if not learner.sharded:
         return f"{name}.safetensors"
@@ -176,7 +193,7 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 def train_steps(
     run: RunDirectory,
-    learners: Mapping[str, Learner],
+    learners: Mapping[str, Resumable],
     num_steps: int,
     step_function: StepFunction,
     checkpoint_every: int,
