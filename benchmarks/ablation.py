@@ -25,24 +25,23 @@ from torch import Tensor
 
 from nlakit.card import NlaCard
 from nlakit.config import parse_config, write_text_atomic
-from nlakit.data.extraction import ActivationRows, sample_storyworld
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError, UserError
 from nlakit.evals.bootstrap import fve_interval
 from nlakit.evals.claims import score_claims
-from nlakit.evals.private_code import reworded
-from nlakit.evals.probes import ProbeResult
+from nlakit.evals.eval_set import EvalRows
+from nlakit.evals.probes import ProbeResult, measure_probes
 from nlakit.evals.readings import read_rows
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.pair.pair import Pair
-from nlakit.storyworld.document import State
+from nlakit.storyworld.rewording import reword
 from nlakit.worlds.storyworld import pipeline
-from nlakit.worlds.storyworld.documents import states_of
+from nlakit.worlds.storyworld.claims import STORYWORLD
+from nlakit.worlds.storyworld.eval_set import StoryworldSet
 from nlakit.worlds.storyworld.plain_stages import make_pairs, make_target
 from nlakit.worlds.storyworld.recipe import StoryworldRecipe
-from nlakit.worlds.storyworld.report import measure_probes
 from nlakit.worlds.storyworld.workspace import Workspace, mean_vector
 
 from .ablation_rows import Ablation, Row, read_ablation
@@ -91,8 +90,7 @@ class Held:
     """Held-out places, and what everything read at them is held against."""
 
     target: Target
-    sample: ActivationRows
-    states: list[State]
+    sample: EvalRows
     probes: dict[str, ProbeResult]
     mean_D: Tensor
     control: Reconstructor | None
@@ -190,14 +188,12 @@ def hold(recipe: StoryworldRecipe, space: Workspace, documents: int) -> Held:
             "--output RUN --only grounded-reconstructor, and the stages before it."
         )
     target = make_target(recipe, space)
-    sample = sample_storyworld(target, recipe.report.seed, "heldout", documents)
-    states = states_of(sample.rows)
+    sample = StoryworldSet().sample(target, "heldout", recipe.report.seed, documents)
     control = space.stage("controls") / "grounded" / "model"
     return Held(
         target,
         sample,
-        states,
-        measure_probes(target, sample, states),
+        measure_probes(target, StoryworldSet(), sample),
         mean_vector(make_pairs(recipe, space).vectors),
         Reconstructor.load(control) if control.is_dir() else None,
     )
@@ -219,8 +215,8 @@ def measure(
     pair = Pair(engine, held.target, card, held.mean_D)
     vectors_ND, documents = held.sample.vectors_ND, held.sample.rows.column("doc_id").to_pylist()
     reading = read_rows(pair, engine, vectors_ND, of.temperature, of.seed)
-    claims = score_claims(reading.texts, held.states, held.probes)
-    other_words = [reworded(text, row) for row, text in enumerate(reading.texts)]
+    claims = score_claims(reading.texts, held.sample.states or (), STORYWORLD, held.probes)
+    other_words = [reword(text, row) for row, text in enumerate(reading.texts)]
     kept = pair.fve_of(vectors_ND, pair.rebuild(other_words)).fve
     by_control = None
     if held.control is not None:

@@ -14,7 +14,7 @@ CONDITIONS = ("recipe", "steps", "documents", "seed", "temperature")
 
 
 class Row(FrozenModel):
-    """One pair. What the figures mean: `StoryworldReport` and `ClaimScores`."""
+    """One pair. What the figures mean: `PairReport` and `ClaimScores`."""
 
     terms: str
     changes: tuple[str, ...]

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from nlakit.data.bulk import BulkPlan, Described, VectorSource, explain_vectors
 from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
+from nlakit.models.precision import autocast
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.train.config import RlConfig, TrainingSettings
-from nlakit.train.learner import Learner, OptimizerConfig, autocast
+from nlakit.train.learner import Learner, OptimizerConfig
 from nlakit.train.memory import keep_freed_memory
 from nlakit.train.rl import JointRl, rl_step
 

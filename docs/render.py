@@ -22,9 +22,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from nlakit.evals import leaderboard
-from nlakit.evals.leaderboard import Submission
 from nlakit.evals.section import Figure, Section, shown
+from nlakit.worlds.storyworld import leaderboard
+from nlakit.worlds.storyworld.leaderboard import Submission
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for `benchmarks`, which is not installed

@@ -40,6 +40,9 @@ class NlaCard(FrozenModel):
     """FVE of things that know nothing: mean, shuffled, empty, generic, zero_vector."""
     fve: Finite | None = None
     """FVE on held-out documents; None before it was measured."""
+    claims: str = "none"
+    """The claim system of its explanations (`claims.registry`): "storyworld", "text" (checked
+    against the text and the target's own probabilities), "spans" (found, never checked), "none"."""
     provenance: dict[str, JsonValue] = {}
 
 

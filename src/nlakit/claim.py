@@ -28,3 +28,15 @@ class Extent(NamedTuple):
     start: int
     end: int
     wordings: int
+
+
+class Fact(NamedTuple):
+    """What is true of one kind at a row, and could be claimed.
+
+    Attributes:
+        values: each of them is true; a kind such as the subject words has several.
+        counts: False for what goes without saying: it enters the line of its kind only.
+    """
+
+    values: tuple[str, ...]
+    counts: bool = True

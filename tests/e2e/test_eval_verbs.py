@@ -15,14 +15,12 @@ from support.pairs import make_pair
 
 from nlakit.cli import run
 from nlakit.cli.pairs import PairOptions
-from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import Completion
 from nlakit.engines.local import LocalEngine
-from nlakit.evals import baselines, cause
+from nlakit.evals import baseline
 from nlakit.pair.pair import Pair
 from nlakit.publish.doctor import write_mean
-from nlakit.worlds.storyworld import baseline
-from nlakit.worlds.storyworld import report as storyworld
+from nlakit.worlds.storyworld.eval_set import StoryworldSet
 from nlakit.worlds.storyworld.steering import steering
 
 DOCUMENTS, TOKENS, BANK = 3, 16, 30
@@ -53,16 +51,15 @@ def released(tmp_path_factory) -> Path:
 @pytest.fixture
 def small(monkeypatch):
     """Banks of a few documents; short answers, since a random AV never comes to an end."""
-    whole = LocalEngine.verbalize
+    whole, sample = LocalEngine.verbalize, StoryworldSet.sample
 
-    def few(target, seed, split, num_documents, *rest):
-        return sample_storyworld(target, seed, split, min(num_documents, BANK), *rest)
+    def few(self, target, split, seed, documents, *rest):
+        return sample(self, target, split, seed, min(documents, BANK), *rest)
 
     def short(self, vectors_ND, sampling, on_text=None, first=0):
         return whole(self, vectors_ND, replace(sampling, max_new_tokens=TOKENS), on_text, first)
 
-    for module in (baselines, cause, baseline, storyworld):
-        monkeypatch.setattr(module, "sample_storyworld", few)
+    monkeypatch.setattr(StoryworldSet, "sample", few)
     monkeypatch.setattr(LocalEngine, "verbalize", short)
 
 
@@ -97,7 +94,7 @@ def test_verb_measures_a_released_pair(verb, released, small, capsys):
     assert len(numbers(section["lines"])) >= 2
     assert any(line["floor"] for line in section["lines"]) == (SECTIONS[verb] in FLOORED)
     mean, beside = section["notes"]
-    assert "training documents of the storyworld" in mean and "no control AR" in beside
+    assert "training documents of storyworld" in mean and "no control AR" in beside
 
 
 def test_report_of_a_released_pair(released, small, capsys, tmp_path):
@@ -118,12 +115,13 @@ def test_report_of_a_released_pair(released, small, capsys, tmp_path):
 def loaded(directory: Path, mean: Path | None = None) -> Pair:
     names = {"av": "av", "ar": "ar", "target": "base"}
     parts = {name: str(directory / part) for name, part in names.items()}
-    return PairOptions(**parts, mean=mean).load_for_evaluation()
+    return PairOptions(**parts, mean=mean).load_for_evaluation(StoryworldSet())
 
 
 def test_mean_is_of_training_positions_or_what_was_given(released, small, tmp_path):
     measured = loaded(released)
-    vectors_ND = sample_storyworld(measured.target, baseline.MEAN_SEED, "train", BANK, 5).vectors_ND
+    rows = StoryworldSet().sample(measured.target, "train", baseline.MEAN_SEED, BANK, 5)
+    vectors_ND = rows.vectors_ND
     unit_ND = vectors_ND / vectors_ND.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(measured.mean_D, measured.scale * unit_ND.mean(0))
     assert measured.card.baseline == "training_mean" and 0 < measured.card.variance < 2
@@ -200,11 +198,11 @@ def telling(request, tmp_path_factory) -> Pair:
 
 def test_claims_have_their_tokens_and_confidences(telling):
     from nlakit.claims.confidence import token_spans
+    from nlakit.evals.confidence import measure
     from nlakit.evals.rows import read_sample
     from nlakit.storyworld.claims import parse
-    from nlakit.worlds.storyworld.calibrate import measure
 
-    sample = read_sample(telling, 8, 3)
+    sample = read_sample(telling, StoryworldSet(), 8, 3)
     completion = sample.reading.completions[0]
     spans = token_spans(telling.engine.verbalizer, completion)
     for claim in parse(completion.text):

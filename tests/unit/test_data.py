@@ -24,7 +24,6 @@ from nlakit.data.datasets import (
     load_pairs,
     training_mean,
 )
-from nlakit.data.extraction import extract_storyworld, sample_storyworld
 from nlakit.data.labels import write_labels
 from nlakit.data.shards import ShardReader
 from nlakit.errors import CheckpointError, InputError, ResumeError
@@ -37,6 +36,7 @@ from nlakit.worlds.storyworld.documents import (
     sample_positions,
     states_of,
 )
+from nlakit.worlds.storyworld.extraction import extract_storyworld, sample_storyworld
 from nlakit.worlds.storyworld.teacher import StoryworldTeacher
 
 AV, AR = "Say: <concept>{injection_char}</concept> now.", "Text: {explanation} <summary>"
@@ -130,7 +130,7 @@ def test_killed_extraction_continues_to_the_same_files(tiny_target, extracted, m
     made = []
     original = shards.write_shard
     monkeypatch.setattr(
-        "nlakit.data.extraction.write_shard",
+        "nlakit.worlds.storyworld.extraction.write_shard",
         lambda *args, **kwargs: made.append(args[1]) or original(*args, **kwargs),
     )
     assert extract(tiny_target, directory / "shards") == manifest

@@ -35,6 +35,7 @@ from nlakit.models.verbalizer import Verbalizer
 from nlakit.pair.load import read_baseline
 from nlakit.registry import PairPaths, bundled_path, comparison_path, resolve_pair
 from nlakit.storyworld.document import State
+from nlakit.worlds.storyworld.claims import PROBED, STORYWORLD, facts
 from nlakit.worlds.storyworld.report import evaluate
 
 AV, AR = "Say: <concept>{injection_char}</concept> now.", "Text: {explanation} <summary>"
@@ -124,7 +125,7 @@ def test_precision_and_recall_by_hand():
         state(mood="angry", topic="sea"),
     ]
     texts = ['A calm text about the sea and a garden. It ends on "cat".', "A calm text."]
-    found = score_claims(texts, states)
+    found = score_claims(texts, states, STORYWORLD)
     assert (found.true, found.false, found.checked) == (3, 2, 5)
     assert found.precision == pytest.approx(3 / 5)
     # Facts: mood, topic, last in both rows; the day and unsaid English do not count.
@@ -139,14 +140,15 @@ def test_precision_and_recall_by_hand():
 
 
 def test_next_counts_as_a_fact_only_where_it_is_forced():
-    assert "next" in facts_of(state(next_slot="manner"))
-    assert "next" not in facts_of(state())
-    found = score_claims(["It ends, then an adverb."] * 2, [state(next_slot="manner"), state()])
+    assert "next" in facts(state(next_slot="manner"))
+    assert "next" not in facts(state())
+    states = [state(next_slot="manner"), state()]
+    found = score_claims(["It ends, then an adverb."] * 2, states, STORYWORLD)
     assert (found.checked, found.uncheckable, found.per_kind["next"].recall) == (1, 1, 1.0)
 
 
 def test_nothing_said_scores_zero():
-    found = score_claims([""], [state(mood="calm")])
+    found = score_claims([""], [state(mood="calm")], STORYWORLD)
     assert (found.precision, found.recall, found.checked) == (0.0, 0.0, 0)
     assert found.per_kind["mood"].precision is None
 
@@ -158,13 +160,13 @@ def probe_data(num, seed):
     drills = ["yes" if row[1] * row[2] > 0 else "no" for row in x]
     days = ["Monday" if row % 4 else "Friday" for row in range(num)]
     values = zip(moods, drills, days, strict=True)
-    return x, [state(mood=m, drill=d, day=day, switch="spanish") for m, d, day in values]
+    return x, [facts(state(mood=m, drill=d, day=day, switch="spanish")) for m, d, day in values]
 
 
 def test_probes_read_what_is_there_and_nothing_else():
     x, states = probe_data(1500, 1)
     y, test_states = probe_data(400, 2)
-    found = fit_probes(x, states, y, test_states, training=ProbeTraining(rounds=20))
+    found = fit_probes(x, states, y, test_states, PROBED, training=ProbeTraining(rounds=20))
     assert set(found) == {"mood", "drill", "day"}
     assert found["mood"].score.linear > 0.9
     assert found["drill"].score.linear < 0.65 < 0.85 < found["drill"].score.mlp
@@ -182,8 +184,8 @@ def test_readable_facts_are_those_a_probe_is_sure_of_and_right_about():
     states = [state(mood="calm"), state(mood="angry"), state(mood="calm")]
     sure = [[0.9, 0.1], [0.9, 0.1], [0.79, 0.21]]  # right, wrong, not sure enough
     probes = {"mood": probe_result(("calm", "angry"), [0, 1, 2], sure)}
-    assert readable_facts(probes, states) == {(0, "mood")}
-    silent = score_claims(["A text.", "An angry text.", "A calm text."], states, probes)
+    assert readable_facts(probes, facts_of(states, STORYWORLD)) == {(0, "mood")}
+    silent = score_claims(["A text.", "An angry text.", "A calm text."], states, STORYWORLD, probes)
     assert (silent.readable_recall, silent.readable_facts) == (0.0, 1)
     assert silent.per_kind["mood"].recall == pytest.approx(2 / 3)
     assert silent.per_kind["mood"].abstained == pytest.approx(1 / 3)
@@ -192,7 +194,7 @@ def test_readable_facts_are_those_a_probe_is_sure_of_and_right_about():
 def test_efficiency_is_precision_by_probe_and_silence_is_told_apart():
     states = [state(mood="calm")] * 4
     probes = {"mood": probe_result(("calm",), [0, 1, 2, 3], [[1.0]] * 4, mlp=0.8)}
-    found = score_claims(["A calm text.", "An angry text.", "", ""], states, probes)
+    found = score_claims(["A calm text.", "An angry text.", "", ""], states, STORYWORLD, probes)
     assert found.reading_efficiency == {"mood": pytest.approx(0.5 / 0.8)}
     assert found.per_kind["mood"].abstained == 0.5
     # The last two words of each row are facts too, of which nothing is said.
@@ -200,7 +202,7 @@ def test_efficiency_is_precision_by_probe_and_silence_is_told_apart():
 
 
 def test_wrong_claim_is_no_abstention():
-    found = score_claims(["An angry text."], [state(mood="calm")])
+    found = score_claims(["An angry text."], [state(mood="calm")], STORYWORLD)
     assert found.per_kind["mood"].abstained == 0.0
     assert found.readable_recall is None
 
@@ -208,7 +210,7 @@ def test_wrong_claim_is_no_abstention():
 def test_probe_results_say_which_rows_they_are_of():
     x, states = probe_data(200, 1)
     y, test_states = probe_data(40, 2)
-    test_states[3] = state(day="Monday")
+    test_states[3] = facts(state(day="Monday"))
     result = fit_probes(x, states, y, test_states, kinds=("mood",))["mood"]
     assert 3 not in result.rows
     assert (result.score.num_train, result.score.num_test) == (200, 39)
@@ -217,7 +219,8 @@ def test_probe_results_say_which_rows_they_are_of():
 
 def test_value_never_seen_in_training_is_missed():
     x, states = probe_data(200, 1)
-    result = fit_probes(x, states, x[:10], [state(mood="fearful")] * 10, kinds=("mood",))["mood"]
+    unseen = [facts(state(mood="fearful"))] * 10
+    result = fit_probes(x, states, x[:10], unseen, kinds=("mood",))["mood"]
     assert (result.score.linear, result.score.chance) == (0.0, 1.0)
 
 
@@ -399,7 +402,7 @@ def test_curves_of_a_run_without_grounding_are_its_own(tmp_path):
 @pytest.mark.parametrize(("name", "log"), [("bundled", "grounded-rl"), ("plain-rl", "rl")])
 def test_verb_draws_the_curves_of_the_pair_it_measured(name, log, monkeypatch, tmp_path, capsys):
     committed = read_report(bundled_path() / "report.json")
-    monkeypatch.setattr("nlakit.cli.eval._measure", lambda *_: committed)
+    monkeypatch.setattr("nlakit.cli.eval.report._measure", lambda *_: committed)
     assert run(["eval", "storyworld", "--nla", name, "--output", str(tmp_path)]) == 0
     metrics = read_metrics(comparison_path() / "run" / f"{log}.jsonl")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -410,4 +413,4 @@ def test_verb_draws_the_curves_of_the_pair_it_measured(name, log, monkeypatch, t
 def test_every_section_has_its_place_in_the_report(capsys):
     assert run(["eval", "--help"]) == 0
     verbs = re.findall(r"^\s*\W?\s*([a-z][a-z-]+)  ", capsys.readouterr().out, re.MULTILINE)
-    assert set(verbs) - {"storyworld"} == set(SECTION_NAMES)
+    assert set(verbs) - {"storyworld", "corpus"} == set(SECTION_NAMES)

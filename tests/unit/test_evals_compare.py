@@ -8,15 +8,16 @@ import pytest
 import torch
 from support.pairs import make_pair
 
-from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.fake import FakeEngine
 from nlakit.errors import InputError
 from nlakit.evals.bootstrap import difference_interval, ratio_interval
 from nlakit.evals.claims import score_claims, tally_rows
 from nlakit.evals.compare import DIFFERENCE, compare
+from nlakit.evals.probes import measure_probes
 from nlakit.pair.pair import Pair
-from nlakit.worlds.storyworld.documents import states_of
-from nlakit.worlds.storyworld.report import measure_probes
+from nlakit.worlds.storyworld.claims import STORYWORLD
+from nlakit.worlds.storyworld.eval_set import StoryworldSet
+from nlakit.worlds.storyworld.extraction import sample_storyworld
 
 WIDTH, DOCUMENTS = 16, 12
 TRUTH = "A story. A poem. A chat. A quiz. A sum in words."
@@ -50,12 +51,12 @@ def test_interval_of_a_difference_has_its_sign_and_ratios_of_their_own():
 
 
 def test_tallies_sum_to_the_scores(tiny_target):
-    sample = sample_storyworld(tiny_target, 3, "heldout", DOCUMENTS)
-    states, texts = states_of(sample.rows), [TRUTH, LIE] * (DOCUMENTS // 2)
-    probes = measure_probes(tiny_target, sample, states, 400)
-    scores = score_claims(texts, states, probes)
+    sample = StoryworldSet().sample(tiny_target, "heldout", 3, DOCUMENTS)
+    states, texts = sample.states or (), [TRUTH, LIE] * (DOCUMENTS // 2)
+    probes = measure_probes(tiny_target, StoryworldSet(), sample, 400)
+    scores = score_claims(texts, states, STORYWORLD, probes)
     true, checked, recalled, facts, read, readable = map(
-        sum, zip(*tally_rows(texts, states, probes), strict=True)
+        sum, zip(*tally_rows(texts, states, STORYWORLD, probes), strict=True)
     )
     assert (true, checked, facts, readable) == (
         scores.true, scores.checked, scores.facts, scores.readable_facts,
@@ -69,7 +70,9 @@ def test_tallies_sum_to_the_scores(tiny_target):
 # -- the comparison --------------------------------------------------------------------------------
 def test_a_pair_does_not_differ_from_itself(tiny_target, mean_D):
     pair = pair_of(tiny_target, [TRUTH, LIE], mean_D)
-    section = compare(pair, pair_of(tiny_target, [TRUTH, LIE], mean_D), DOCUMENTS, 3, 0.0, 400)
+    section = compare(
+        pair, pair_of(tiny_target, [TRUTH, LIE], mean_D), StoryworldSet(), DOCUMENTS, 3, 0.0, 400
+    )
     assert [line.name for line in section.lines] == ["x", "x (other)", DIFFERENCE]
     for name in ("FVE", "precision", "recall"):
         figure = section.figure(DIFFERENCE, name)
@@ -79,7 +82,9 @@ def test_a_pair_does_not_differ_from_itself(tiny_target, mean_D):
 
 def test_lies_and_a_worse_reader_are_found_out(tiny_target, mean_D):
     liar = pair_of(tiny_target, [TRUTH, LIE], mean_D, sign=-1.0)
-    section = compare(liar, pair_of(tiny_target, [TRUTH], mean_D), DOCUMENTS, 3, 0.0, 400)
+    section = compare(
+        liar, pair_of(tiny_target, [TRUTH], mean_D), StoryworldSet(), DOCUMENTS, 3, 0.0, 400
+    )
     ours, theirs = (section.figure(name, "precision").value or 0.0 for name in ("x", "x (other)"))
     assert section.figure(DIFFERENCE, "precision").value == pytest.approx(ours - theirs)
     assert ours < theirs
@@ -91,4 +96,4 @@ def test_pairs_of_two_targets_are_refused(tiny_target, mean_D):
     pair = pair_of(tiny_target, [TRUTH], mean_D)
     other = replace(pair.named("y"), weights={"target/model.safetensors": "00"})
     with pytest.raises(InputError, match="x and y read different targets"):
-        compare(pair, other, DOCUMENTS, 3)
+        compare(pair, other, StoryworldSet(), DOCUMENTS, 3)

@@ -22,12 +22,14 @@ from nlakit.claims.confidence import (
     support,
     token_spans,
 )
-from nlakit.claims.probability import FINDERS, claim_tokens
+from nlakit.claims.grounding import ClaimJudge
+from nlakit.claims.probability import claim_tokens
+from nlakit.claims.spans import SPANS
 from nlakit.engines.base import Completion
 from nlakit.errors import CheckpointError, InputError
 from nlakit.reading import Reading
 from nlakit.storyworld.claims import parse
-from nlakit.train.grounding import ClaimJudge
+from nlakit.worlds.storyworld.claims import STORYWORLD
 
 TEXT = 'A calm story about the sea. It ends on "wet sand"; then punctuation.'
 
@@ -85,20 +87,21 @@ def test_claims_have_the_tokens_of_their_words(nla):
 def test_a_claim_is_read_at_its_phrase_and_counts_its_wordings():
     text = "A tale, told by a sailor."
     offsets = [(at, at + 1) for at in range(len(text))]
-    (_, speaker) = claim_tokens(text, offsets)
+    (_, speaker) = claim_tokens(text, offsets, STORYWORLD)
     start = text.index("sailor")
     assert (speaker.tokens, speaker.wordings) == (tuple(range(start, start + 6)), 2)
     logprobs = [-1.0] * start + [-0.1, -0.3, *[0.0] * 4] + [-1.0]
     assert speaker.logprob(logprobs) == pytest.approx(math.log(2) - 0.4)
     assert speaker.lowest(logprobs) == -0.3
     # The tags' tokens, whose offsets are empty or lie outside, belong to no claim.
-    assert claim_tokens(text, [(0, 0), (-4, 0), (len(text), 99)]) == []
+    assert claim_tokens(text, [(0, 0), (-4, 0), (len(text), 99)], STORYWORLD) == []
 
 
 def test_the_judge_and_the_confidence_read_the_same_probability(nla):
     verbalizer, vector = nla.engine.verbalizer, torch.ones(nla.card.d_model)
-    ((*features,),) = claim_features(verbalizer, -vector, [written(verbalizer, TEXT, vector)], [0])
-    ((*judged,),) = ClaimJudge(verbalizer, "float32").judge(vector[None], [TEXT])
+    made = written(verbalizer, TEXT, vector)
+    ((*features,),) = claim_features(verbalizer, -vector, [made], [0], STORYWORLD)
+    ((*judged,),) = ClaimJudge(verbalizer, STORYWORLD, "float32").judge(vector[None], [TEXT])
     assert [each.claim for each in judged] == [each.claim for each in features]
     assert [each.probability for each in judged] == pytest.approx(
         [math.exp(each.logprob) for each in features], rel=1e-4
@@ -108,7 +111,7 @@ def test_the_judge_and_the_confidence_read_the_same_probability(nla):
 def test_claims_of_prose_have_features_too(nla):
     verbalizer, mean = nla.engine.verbalizer, torch.ones(nla.card.d_model)
     made = written(verbalizer, 'A report from Genoa: "43 dead".', -mean)
-    (features,) = claim_features(verbalizer, mean, [made], [0.5], FINDERS["spans"])
+    (features,) = claim_features(verbalizer, mean, [made], [0.5], SPANS)
     assert [each.claim.kind for each in features] == ["phrase", "name", "quote"]
 
 
@@ -116,7 +119,7 @@ def test_information_is_nothing_for_the_mean_itself(nla):
     verbalizer, mean = nla.engine.verbalizer, torch.arange(1.0, 9.0)
     blind = written(verbalizer, TEXT, mean)
     seeing = written(verbalizer, TEXT, -mean)
-    features = claim_features(verbalizer, mean, [blind, seeing], [0.5, 0.9])
+    features = claim_features(verbalizer, mean, [blind, seeing], [0.5, 0.9], STORYWORLD)
     assert {each.claim.kind for each in features[0]} == {"mood", "genre", "topic", "last", "next"}
     assert [each.information for each in features[0]] == pytest.approx([0.0] * 5, abs=1e-4)
     assert max(abs(each.information) for each in features[1]) > 0.05

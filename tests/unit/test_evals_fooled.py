@@ -14,14 +14,14 @@ from support.pairs import make_pair
 from tests.support.serving import tiny_nla
 from torch import Tensor
 
-from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import Completion
 from nlakit.engines.fake import FakeEngine
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
-from nlakit.evals.baselines import INVERTED, NEAREST, baselines, keyword_reading, missed_claims
-from nlakit.evals.cause import cause, labels_of, nearest_rows, pca_code, prompts_of
+from nlakit.evals.baselines import INVERTED, NEAREST, baselines, missed_claims
+from nlakit.evals.cause import cause, nearest_rows, pca_code
 from nlakit.evals.compare import DIFFERENCE, compare
+from nlakit.evals.confidence import fit_confidence, measure
 from nlakit.evals.inversion import Search
 from nlakit.evals.private_code import (
     BY_TEACHER,
@@ -42,8 +42,10 @@ from nlakit.storyworld.claims import parse
 from nlakit.storyworld.document import State
 from nlakit.storyworld.grammar import document
 from nlakit.teachers.fake import FakeTeacher
-from nlakit.worlds.storyworld.calibrate import fit_confidence, measure
+from nlakit.worlds.storyworld.claims import STORYWORLD
+from nlakit.worlds.storyworld.eval_set import StoryworldSet
 from nlakit.worlds.storyworld.planned import due_places, planned
+from nlakit.worlds.storyworld.readers import keyword_reading
 from nlakit.worlds.storyworld.report import evaluate
 from nlakit.worlds.storyworld.steering import line_end, steering
 
@@ -83,7 +85,7 @@ def fixed_direction(text: str) -> Tensor:
 
 @pytest.fixture(scope="module")
 def places(tiny_target):
-    return sample_storyworld(tiny_target, 3, "heldout", 24)
+    return StoryworldSet().sample(tiny_target, "heldout", 3, 24)
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +97,15 @@ def mean_D(places):
 @pytest.fixture(scope="module")
 def fixed(tiny_target, places, mean_D) -> ReadSample:
     pair = make_pair("fixed", tiny_target, FakeEngine([FIXED], D_MODEL, fixed_direction), mean_D)
-    return read_vectors(pair, places, 3)
+    return read_vectors(pair, StoryworldSet(), places, 3)
 
 
 @pytest.fixture(scope="module")
 def copying(tiny_target, places, mean_D) -> ReadSample:
     texts = [text[-160:] for text in places.rows.column("text").to_pylist()]
     engine = FakeEngine(texts, D_MODEL, fixed_direction)
-    return read_vectors(make_pair("copying", tiny_target, engine, mean_D), places, 3)
+    pair = make_pair("copying", tiny_target, engine, mean_D)
+    return read_vectors(pair, StoryworldSet(), places, 3)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +114,7 @@ def cipher(tiny_target, places, mean_D) -> ReadSample:
         return torch.stack([fixed_direction(text) for text in texts])
 
     pair = make_pair("cipher", tiny_target, CipherEngine(), mean_D, control_ar=labels_only)
-    return read_vectors(pair, places, 3)
+    return read_vectors(pair, StoryworldSet(), places, 3)
 
 
 class NoisyCipher(CipherEngine):
@@ -127,11 +130,11 @@ class NoisyCipher(CipherEngine):
         ]
 
 
-def copying_reader(pair, rows, seed, temperature=0.0) -> ReadSample:
+def copying_reader(pair, eval_set, rows, seed, temperature=0.0) -> ReadSample:
     """Takes the place of `read_vectors`: whoever verbalizes has seen the text."""
     texts = [text[-160:] for text in rows.rows.column("text").to_pylist()]
     engine = FakeEngine(texts, D_MODEL, fixed_direction)
-    return read_vectors(replace(pair, engine=engine), rows, seed, temperature)
+    return read_vectors(replace(pair, engine=engine), eval_set, rows, seed, temperature)
 
 
 def said(section, *words: str) -> bool:
@@ -215,7 +218,7 @@ def test_pca_of_all_numbers_loses_nothing_and_fewer_lose_more():
 
 
 def test_prompts_end_at_their_places(cipher):
-    ids, following = prompts_of(cipher.pair, cipher.sample)
+    ids, following = cipher.sample.prompts, cipher.sample.following_N
     rows = cipher.sample.rows
     assert [row[-1] for row in ids] == rows.column("token_id").to_pylist()
     assert len(following) == len(ids)
@@ -257,10 +260,8 @@ def test_keywords_give_the_facts_of_a_text():
 
 def test_only_true_claims_can_be_missed():
     world = State({"mood": "calm", "topic": "sea"}, frozenset(), (), None, ())
-    assert missed_claims("A calm text about the sea, told by a kid.", "A calm one.", world) == [
-        False,
-        True,
-    ]
+    told = "A calm text about the sea, told by a kid."
+    assert missed_claims(told, "A calm one.", world, STORYWORLD) == [False, True]
 
 
 # -- round trips -----------------------------------------------------------------------------------
@@ -277,8 +278,9 @@ def test_cipher_survives_word_for_word_and_claims_nothing(cipher):
 
 
 def test_claims_kept_counts_the_first_one_s():
-    assert claims_kept("A calm text about the sea.", "An angry text about the sea.") == 0.5
-    assert claims_kept("A text.", "A calm text.") is None
+    told = ("A calm text about the sea.", "An angry text about the sea.")
+    assert claims_kept(*told, STORYWORLD) == 0.5
+    assert claims_kept("A text.", "A calm text.", STORYWORLD) is None
 
 
 # -- planned ---------------------------------------------------------------------------------------
@@ -349,7 +351,7 @@ def test_engine_without_probabilities_has_no_confidences(fixed):
     with pytest.raises(InputError, match="no probabilities"):
         measure(fixed)
     with pytest.raises(InputError, match="no probabilities"):
-        fit_confidence(fixed.pair, 2, 5)
+        fit_confidence(fixed.pair, StoryworldSet(), 2, 5)
 
 
 class Writing(LocalEngine):
@@ -376,7 +378,7 @@ def confidence_of(text_of, documents=40):
     engine = Writing(text_of)
     mean_D = torch.full((engine.target.d_model,), 0.1)
     pair = make_pair("writing", engine.target, engine, mean_D)
-    return measure(read_sample(pair, documents, 3))
+    return measure(read_sample(pair, StoryworldSet(), documents, 3))
 
 
 def test_confidences_of_a_fixed_sentence_tell_nothing():
@@ -398,7 +400,8 @@ BEST = "best of 8 by fidelity"
 
 
 def test_the_best_of_several_ciphers_is_a_private_gain(cipher):
-    section = select(replace(cipher.pair, engine=NoisyCipher()), 12, 3, counts=(1, 8))
+    pair = replace(cipher.pair, engine=NoisyCipher())
+    section = select(pair, StoryworldSet(), 12, 3, counts=(1, 8))
     one, best = (section.figure(name, "FVE").value for name in ("one drawn", BEST))
     assert best > one + 0.05
     assert section.figure(BEST, "precision").value is None
@@ -410,7 +413,7 @@ def test_copied_text_leaves_nothing_to_choose(fixed, places):
     texts = [text[-160:] for text in places.rows.column("text").to_pylist()]
     twice = [text for text in texts for _ in range(2)]
     pair = replace(fixed.pair, engine=FakeEngine(twice, D_MODEL, fixed_direction))
-    assert said(select(pair, 24, 3, counts=(2,)), "Nothing to choose")
+    assert said(select(pair, StoryworldSet(), 24, 3, counts=(2,)), "Nothing to choose")
 
 
 # -- two pairs -------------------------------------------------------------------------------------
@@ -424,7 +427,7 @@ def plain(fixed) -> Pair:
 
 
 def test_a_cipher_beats_the_truth_by_fve_alone(cipher, plain):
-    section = compare(cipher.pair, plain, 8, 3, probe_rows=60)
+    section = compare(cipher.pair, plain, StoryworldSet(), 8, 3, probe_rows=60)
     assert section.figure(DIFFERENCE, "FVE").value > 0.5
     assert section.figure(DIFFERENCE, "precision").value is None
     assert said(section, "nothing that can be checked", "cipher")
@@ -433,11 +436,11 @@ def test_a_cipher_beats_the_truth_by_fve_alone(cipher, plain):
 
 def test_copied_text_tells_less_than_who_understands_it(copying, fixed):
     """What is copied is mostly true, so only a pair that says more shows what is missing."""
-    labels = labels_of(copying.sample, range(len(copying.doc_ids)))
+    labels = StoryworldSet().reader.labels(copying.sample)
     reader = replace(
         fixed.pair.named("reader"), engine=FakeEngine(labels, D_MODEL, fixed_direction)
     )
-    section = compare(copying.pair, reader, 24, 3, probe_rows=60)
+    section = compare(copying.pair, reader, StoryworldSet(), 24, 3, probe_rows=60)
     assert section.figure("copying", "precision").value > 0.5
     assert section.figure(DIFFERENCE, "recall").interval.high < 0
     assert said(section, "Lower recall")

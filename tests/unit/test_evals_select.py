@@ -8,13 +8,14 @@ from support.pairs import make_pair
 from tests.support.serving import tiny_nla
 
 from nlakit.claims.confidence import Calibrator, ClaimConfidence
-from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import Completion
 from nlakit.engines.fake import FakeEngine
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
 from nlakit.evals.select import select
 from nlakit.pair.pair import Pair
+from nlakit.worlds.storyworld.eval_set import StoryworldSet
+from nlakit.worlds.storyworld.extraction import sample_storyworld
 
 WIDTH = 16
 TOLD, SHORT = "A calm story about the sea.", "A calm text."
@@ -35,12 +36,12 @@ def pair_of(target, script, mean_D, vector_of=None) -> Pair:
 
 # -- fooled on purpose -----------------------------------------------------------------------------
 def test_fixed_sentence_gives_nothing_to_choose(tiny_target, mean_D):
-    section = select(pair_of(tiny_target, [TOLD], mean_D), 4, 3, counts=(1, 3))
+    section = select(pair_of(tiny_target, [TOLD], mean_D), StoryworldSet(), 4, 3, counts=(1, 3))
     assert section.suspicions == (
         "Nothing to choose: in 100% of the places all 3 explanations are the same.",
     )
     assert [line.name for line in section.lines] == [
-        "likeliest words",
+        "greedy",
         "one drawn",
         "best of 3 by fidelity",
     ]
@@ -51,7 +52,7 @@ def test_word_that_only_its_own_reader_knows_is_a_private_gain(tiny_target, mean
         return mean_D if text == "xyzzy" else -mean_D
 
     pair = pair_of(tiny_target, [TOLD, "xyzzy", SHORT], mean_D, vector_of)
-    section = select(pair, 6, 3, counts=(1, 3))
+    section = select(pair, StoryworldSet(), 6, 3, counts=(1, 3))
     best = "best of 3 by fidelity"
     assert section.figure(best, "words").value < section.figure("one drawn", "words").value
     assert section.figure(best, "FVE").value > section.figure("one drawn", "FVE").value + 0.05
@@ -66,7 +67,9 @@ def test_selection_that_prefers_what_is_false_is_found_out(tiny_target, mean_D):
         return mean_D if text == lie else -mean_D
 
     truths = "A story. A poem. A chat. A quiz. A sum in words."
-    section = select(pair_of(tiny_target, [truths, lie], mean_D, vector_of), 6, 3, counts=(1, 2))
+    section = select(
+        pair_of(tiny_target, [truths, lie], mean_D, vector_of), StoryworldSet(), 6, 3, counts=(1, 2)
+    )
     one, best = (
         section.figure(name, "precision").value for name in ("one drawn", "best of 2 by fidelity")
     )
@@ -103,7 +106,7 @@ def test_the_explanation_whose_claims_are_worth_most_is_kept():
         greedy=hopeless_topics, sampled=hopeless_topics, source="hand", seed=99, documents=2
     )
     pair = make_pair("x", nla.target, engine, torch.ones(nla.card.d_model), confidence=known)
-    section = select(pair, 4, 3, counts=(1, 2))
+    section = select(pair, StoryworldSet(), 4, 3, counts=(1, 2))
     assert section.figure("one drawn", "words").value == len(TOLD.split())
     assert section.figure("best of 2 by confidence", "words").value == len(SHORT.split())
     seconds = [
@@ -121,4 +124,6 @@ def test_what_cannot_be_drawn_is_refused(
     tiny_target, mean_D, documents, temperature, counts, found
 ):
     with pytest.raises(InputError, match=found):
-        select(pair_of(tiny_target, [TOLD], mean_D), documents, 3, temperature, counts)
+        select(
+            pair_of(tiny_target, [TOLD], mean_D), StoryworldSet(), documents, 3, temperature, counts
+        )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nlakit.claims.spans import find_spans, hedged, own_words
+from nlakit.claims.spans import find_spans, hedged
+from nlakit.claims.system import own_words
 
 # In the manner of a teacher's labels of web text.
 NEWS = (

@@ -8,15 +8,17 @@ import pytest
 import torch
 from support.serving import tiny_nla
 
+from nlakit.claims.grounding import ClaimJudge, JudgedClaim, judge_curves
+from nlakit.claims.system import ClaimSystem
 from nlakit.storyworld import claims, teacher
 from nlakit.storyworld.claims import check, parse
 from nlakit.storyworld.extent import extent
 from nlakit.storyworld.grammar import document
 from nlakit.storyworld.rewording import reword
 from nlakit.storyworld.teacher import Wish, describe
-from nlakit.train.grounding import ClaimJudge, JudgedClaim
 from nlakit.train.rewards import claim_log_odds
-from nlakit.worlds.storyworld.grounding import ground, judge_curves
+from nlakit.worlds.storyworld.claims import STORYWORLD
+from nlakit.worlds.storyworld.grounding import ground
 
 
 def states(num: int):
@@ -81,7 +83,7 @@ def test_the_probability_is_that_of_the_words_times_their_number():
     tiny_verbalizer = tiny_nla().engine.verbalizer
     text = "A gloomy tale about the sea, told by a sailor."
     vector = torch.randn(1, tiny_verbalizer.meta.d_model, generator=torch.manual_seed(0))
-    [judged] = ClaimJudge(tiny_verbalizer, "float32").judge(vector, [text])
+    [judged] = ClaimJudge(tiny_verbalizer, STORYWORLD, "float32").judge(vector, [text])
     with torch.no_grad():
         logprobs, _ = tiny_verbalizer.logprobs(vector, [tiny_verbalizer.encode_response(text)])
     start = text.index("sailor")
@@ -101,6 +103,7 @@ class Scripted:
     """A judge that cannot read some kinds; two quoted words are one too many for it."""
 
     unread: set[str]
+    system: ClaimSystem = STORYWORLD
 
     def judge(self, vectors, explanations):
         return [[JudgedClaim(c, self._probability(c)) for c in parse(t)] for t in explanations]

@@ -116,25 +116,9 @@ def test_rooms_form_no_circle():
 
 
 STILL_LEAKING = {
-    "claims/probability.py",
-    "data/extraction.py",
-    "evals/baselines.py",
-    "evals/cause.py",
-    "evals/claims.py",
-    "evals/compare.py",
-    "evals/leaderboard.py",
-    "evals/private_code.py",
-    "evals/probe_store.py",
-    "evals/probes.py",
-    "evals/report.py",
-    "evals/round_trips.py",
-    "evals/rows.py",
-    "evals/section.py",
-    "evals/select.py",
     "publish/doctor.py",
     "serve/passages.py",
     "serve/truth.py",
-    "teachers/named.py",
     "train/model_recipe.py",
     "train/checkpoint_run.py",
 }

@@ -17,7 +17,10 @@ from nlakit.engines.fake import FakeEngine
 from nlakit.errors import CheckpointError, InputError
 from nlakit.evals.bootstrap import Interval
 from nlakit.evals.claims import KindScore
-from nlakit.evals.leaderboard import (
+from nlakit.evals.probes import ProbeScore
+from nlakit.pair.source import comparison_parts, find_pair, weight_hashes
+from nlakit.registry import resolve
+from nlakit.worlds.storyworld.leaderboard import (
     SEED,
     check_target,
     kinds_table,
@@ -29,9 +32,6 @@ from nlakit.evals.leaderboard import (
     submission_of,
     write_submission,
 )
-from nlakit.evals.probes import ProbeScore
-from nlakit.pair.source import comparison_parts, find_pair, weight_hashes
-from nlakit.registry import resolve
 from nlakit.worlds.storyworld.report import evaluate
 
 ROOT = Path(__file__).parents[2]

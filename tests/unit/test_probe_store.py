@@ -20,6 +20,7 @@ from nlakit.evals.probe_store import (
 )
 from nlakit.pair.source import weight_hashes
 from nlakit.registry import resolve
+from nlakit.worlds.storyworld.eval_set import StoryworldSet
 
 
 def probes_for(target_sha256: str = "") -> Probes:
@@ -80,7 +81,7 @@ def test_probes_that_do_not_fit_are_refused(pair, fault):
 
 
 def test_fitting_reads_raw_activations_and_tests_on_held_out_ones():
-    made = fit_store(tiny_target(), "hash", num_documents=40, test_documents=40)
+    made = fit_store(tiny_target(), "hash", StoryworldSet(), num_documents=40, test_documents=40)
     genre = made.card.kinds["genre"]
     assert made.card.num_train == 200 and genre.num_test <= 40
     assert made.weight_CD.shape == (sum(len(k.values) for k in made.card.kinds.values()), D_MODEL)

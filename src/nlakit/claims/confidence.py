@@ -27,7 +27,9 @@ from nlakit.errors import CheckpointError, InputError
 from nlakit.models.verbalizer import OPEN_TAG, Verbalizer
 from nlakit.reading import ReadClaim
 
-from .probability import FINDERS, STORYWORLD, ClaimFinder, FinderName, claim_tokens
+from .probability import claim_tokens
+from .registry import claim_system
+from .system import ClaimSystem
 
 CONFIDENCE_NAME = "calibrator.json"
 ROWS_PER_PASS = 64
@@ -164,8 +166,8 @@ class ClaimConfidence(FrozenModel):
     """For drawn ones."""
     source: str
     """Who said what is true, such as "storyworld"."""
-    claims: FinderName = "storyworld"
-    """How claims are found in an explanation."""
+    claims: str = "storyworld"
+    """The claim system that finds claims in an explanation."""
     split: str = "heldout"
     seed: int
     """Of the documents it was fitted on: no report of this seed may use it."""
@@ -207,11 +209,11 @@ class ClaimConfidence(FrozenModel):
         Args:
             mean_D: the pair's training mean; the vector that knows nothing.
             fidelities: of the completions.
-            temperature: that they were drawn at.
+            temperature: of the sampling.
         """
         calibrator = self.calibrator(temperature)
-        finder = FINDERS[self.claims]
-        found = claim_features(verbalizer, mean_D, completions, fidelities, finder)
+        system = claim_system(self.claims)
+        found = claim_features(verbalizer, mean_D, completions, fidelities, system)
         return [
             tuple(read_claim(each.claim, calibrator.confidence(each)) for each in features)
             for features in found
@@ -234,7 +236,7 @@ def claim_features(
     mean_D: Float[Tensor, " D"],
     completions: Sequence[Completion],
     fidelities: Sequence[float],
-    finder: ClaimFinder = STORYWORLD,
+    system: ClaimSystem,
 ) -> list[list[ClaimFeatures]]:
     """Per completion the features of its claims, in order of appearance.
 
@@ -242,7 +244,7 @@ def claim_features(
     """
     nulls = null_logprobs(verbalizer, mean_D, completions)
     rows = zip(completions, nulls, fidelities, strict=True)
-    return [_features_of(verbalizer, *row, finder) for row in rows]
+    return [_features_of(verbalizer, *row, system) for row in rows]
 
 
 def _features_of(
@@ -250,7 +252,7 @@ def _features_of(
     completion: Completion,
     null: Sequence[float],
     fidelity: float,
-    finder: ClaimFinder,
+    system: ClaimSystem,
 ) -> list[ClaimFeatures]:
     own, spans = completion.logprobs, token_spans(verbalizer, completion)
     return [
@@ -261,7 +263,7 @@ def _features_of(
             each.logprob(own) - each.logprob(null),
             fidelity,
         )
-        for each in claim_tokens(completion.text, spans, finder)
+        for each in claim_tokens(completion.text, spans, system)
     ]
 
 

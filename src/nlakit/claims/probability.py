@@ -2,42 +2,19 @@
 
 The choice of a claim is made at the first word that tells it from others, so its extent is longer
 than the word by which it is known; and what can be said in several ways is likelier than any of
-them. Both are the finder's to know. The judge of grounding and the confidence of readings ask here.
+them. Both are the claim system's to know. The judge of grounding and the confidence of
+readings ask here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from nlakit.claim import Claim, Extent
-from nlakit.storyworld.claims import parse
-from nlakit.storyworld.extent import extent
+from nlakit.claim import Claim
 
-from .spans import find_spans, own_words
-
-
-@dataclass(frozen=True)
-class ClaimFinder:
-    """How claims are found in an explanation.
-
-    Attributes:
-        find: an explanation to its claims, in order.
-        extent: where one of them was decided, and in how many ways it could have been worded.
-    """
-
-    find: Callable[[str], list[Claim]]
-    extent: Callable[[str, Claim], Extent]
-
-
-FinderName = Literal["storyworld", "spans"]
-FINDERS: dict[FinderName, ClaimFinder] = {
-    "storyworld": ClaimFinder(parse, extent),
-    "spans": ClaimFinder(find_spans, own_words),
-}
-STORYWORLD = FINDERS["storyworld"]
+from .system import ClaimSystem
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +44,7 @@ class ClaimTokens:
 
 
 def claim_tokens(
-    explanation: str, offsets: Sequence[tuple[int, int]], finder: ClaimFinder = STORYWORLD
+    explanation: str, offsets: Sequence[tuple[int, int]], system: ClaimSystem
 ) -> list[ClaimTokens]:
     """The claims of an explanation, in order, without those of which no token is there.
 
@@ -76,8 +53,8 @@ def claim_tokens(
             [start, end); for a token outside of it, of a tag, any that do not reach into it.
     """
     found = []
-    for claim in finder.find(explanation):
-        start, end, wordings = finder.extent(explanation, claim)
+    for claim in system.find(explanation):
+        start, end, wordings = system.extent(explanation, claim)
         tokens = tuple(at for at, (a, b) in enumerate(offsets) if a < end and start < b)
         if tokens:
             found.append(ClaimTokens(claim, tokens, wordings))

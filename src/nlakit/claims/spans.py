@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from nlakit.claim import Claim, Extent
+from nlakit.claim import Claim
+
+from .system import ClaimSystem, own_words
 
 SENTENCE = re.compile(r'(?:"[^"]*"|[^.!?"]|"(?![^"]*"))+[.!?]*')
 """A sentence with its mark; a full stop in quotes ends none."""
@@ -83,16 +85,11 @@ def find_spans(explanation: str) -> list[Claim]:
 
 
 def _mentions(explanation: str) -> list[Claim]:
-    """As `find_spans`, with every place at which a value stands."""
+    """As `find_spans`, with every occurrence of a value."""
     found: list[Claim] = []
     for finder in (_quotes, _numbers, _names, _phrases):
         found += finder(explanation, [(each.start, each.end) for each in found])
     return sorted(found, key=lambda claim: claim.start)
-
-
-def own_words(explanation: str, claim: Claim) -> Extent:
-    """A claim is committed to by its own words, and nobody knows how else it might be said."""
-    return Extent(claim.start, claim.end, 1)
 
 
 def _quotes(text: str, taken: Sequence[Span]) -> Iterator[Claim]:
@@ -204,3 +201,7 @@ def _hedged_sentence(
         parts += [text[at : claim.start], HEDGES[claim.kind]]
         at = claim.end
     return "".join([*parts, text[at : span[1]]]).strip()
+
+
+SPANS = ClaimSystem("spans", ("quote", "number", "name", "phrase"), find_spans, own_words)
+"""Claims of prose that nobody has parsed: found, and never checked."""

@@ -52,23 +52,21 @@ app.command(
 evaluation = cyclopts.App(
     name="eval", help="Measure an NLA beside its floors.", help_format="plaintext"
 )
-evaluation.command(
-    "nlakit.cli.eval:storyworld",
-    name="storyworld",
-    help="Against the storyworld, where the truth is known.",
-)
-for _verb, _help in {
-    "private-code": "What is left of the FVE when explanations are put in other words.",
-    "cause": "What reconstructions do in the target, beside codes of equal size.",
-    "baselines": "What explanations add to readers that only look.",
-    "round-trips": "What survives reading, rebuilding and reading again.",
-    "planned": "Whether what is planned but unsaid is named, and how far ahead.",
-    "steer": "Whether the target takes up a rhyme that was edited into an explanation.",
-    "confidence": "Whether a claim is as likely as its confidence says.",
-    "select": "What the best of several explanations costs and buys.",
-    "compare": "Whether one pair is truer than another, on the same places.",
+for _verb, (_file, _help) in {
+    "storyworld": ("report", "Against the storyworld, where the truth is known."),
+    "corpus": ("report", "On held-out documents of your own text."),
+    "private-code": ("private_code", "FVE that is left when explanations are paraphrased."),
+    "cause": ("sections", "What reconstructions do in the target, beside codes of equal size."),
+    "baselines": ("sections", "What explanations add to baselines that read text or logits."),
+    "round-trips": ("sections", "What survives reading, rebuilding and reading again."),
+    "planned": ("storyworld", "Whether what is planned but unsaid is named, and how far ahead."),
+    "steer": ("storyworld", "Whether the target takes up a rhyme edited into an explanation."),
+    "confidence": ("confidence", "Whether a claim is as likely as its confidence says."),
+    "select": ("sections", "What the best of several explanations costs and buys."),
+    "compare": ("compare", "Whether one pair is truer than another, on the same rows."),
 }.items():
-    evaluation.command(f"nlakit.cli.sections:{_verb.replace('-', '_')}", name=_verb, help=_help)
+    _name = _verb.replace("-", "_")
+    evaluation.command(f"nlakit.cli.eval.{_file}:{_name}", name=_verb, help=_help)
 app.command(evaluation)
 app.command(
     "nlakit.cli.bench_truth:bench_truth",

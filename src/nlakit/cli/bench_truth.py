@@ -11,7 +11,9 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from nlakit.errors import InputError
-from nlakit.evals.leaderboard import (
+from nlakit.evals.evaluation import PairReport
+from nlakit.pair.pair import Pair
+from nlakit.worlds.storyworld.leaderboard import (
     SEED,
     Submission,
     check_name,
@@ -22,11 +24,10 @@ from nlakit.evals.leaderboard import (
     submission_of,
     write_submission,
 )
-from nlakit.pair.pair import Pair
-from nlakit.worlds.storyworld.report import StoryworldReport, evaluate
+from nlakit.worlds.storyworld.report import evaluate
 
 from .devices import AUTOMATIC, DeviceOptions
-from .eval import summary
+from .eval.report import summary
 from .pairs import BUNDLED, PairOptions
 
 SUBMISSIONS = TypeAdapter(list[Submission])
@@ -54,9 +55,9 @@ def bench_truth(
     name
         What the method is called in the leaderboard.
     documents
-        Held-out documents to read, one place in each.
+        Held-out documents to read, one position in each.
     temperature
-        0 writes the likeliest words.
+        0 is greedy decoding.
     output
         File for the submission; by default NAME.json.
     again
@@ -103,7 +104,7 @@ def _free(path: Path, again: bool) -> Path:
     return path
 
 
-def _measure(pair: Pair, documents: int, temperature: float) -> StoryworldReport:
+def _measure(pair: Pair, documents: int, temperature: float) -> PairReport:
     with Console(stderr=True).status("starting") as status:
         return evaluate(
             pair,

@@ -14,6 +14,7 @@ from nlakit.registry import PairPaths, resolve_pair
 from .devices import AUTOMATIC, DeviceOptions
 
 if TYPE_CHECKING:
+    from nlakit.evals.eval_set import EvalSet
     from nlakit.pair.pair import Pair
     from nlakit.pair.source import PairSource
 
@@ -66,14 +67,20 @@ class PairOptions:
 
         return load_source(self.source(), devices.placement())
 
-    def load_for_evaluation(self, devices: DeviceOptions = AUTOMATIC) -> Pair:
+    def load_for_evaluation(self, eval_set: EvalSet, devices: DeviceOptions = AUTOMATIC) -> Pair:
         """Read the pair with what it is compared with, and a mean for one that knows none."""
+        from nlakit.evals.baseline import with_baseline
         from nlakit.pair.load import load_source
-        from nlakit.worlds.storyworld.baseline import with_baseline
 
         source = self.source()
         pair = load_source(source, devices.placement(), comparisons=True)
-        return with_baseline(pair, source)
+        return with_baseline(pair, source, eval_set)
+
+    def claims(self) -> str:
+        """The claim system that the pair's card names; "none" for a pair without a card."""
+        from nlakit.pair.load import read_facts
+
+        return read_facts(self.source())[0].claims
 
 
 BUNDLED = PairOptions()

@@ -42,7 +42,12 @@ class CorpusDocument:
     @property
     def split(self) -> Split:
         """By the hash of the content."""
-        return split_of(_content(self.text, self.messages))
+        return split_of(self.content)
+
+    @property
+    def content(self) -> str:
+        """The text, or the messages as JSON."""
+        return _content(self.text, self.messages)
 
 
 @dataclass(frozen=True)

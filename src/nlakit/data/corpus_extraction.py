@@ -271,7 +271,7 @@ def _read(target: Target, documents: list[Readable], plan: CorpusPlan) -> Activa
     places = [_places(each, plan) for each in documents]
     vectors = target.activations([each.encoded.ids for each in documents], places)
     rows = [
-        _row(each, position, plan.layer)
+        row_of(each.document, each.encoded, position, plan.layer)
         for each, positions in zip(documents, places, strict=True)
         for position in positions
     ]
@@ -285,16 +285,19 @@ def _places(each: Readable, plan: CorpusPlan) -> list[int]:
     return sorted(rng.sample(usable, min(plan.positions_per_document, len(usable))))
 
 
-def _row(each: Readable, position: int, layer: int) -> dict[str, str | int]:
-    char_end = each.encoded.offsets[position][1]
+def row_of(
+    document: CorpusDocument, encoded: Encoded, position: int, layer: int
+) -> dict[str, str | int]:
+    """What the row table says of a position."""
+    char_end = encoded.offsets[position][1]
     return {
-        "doc_id": each.document.id,
+        "doc_id": document.id,
         "seed": 0,
-        "index": each.document.index,
+        "index": document.index,
         "position": position,
         "char_end": char_end,
-        "token_id": each.encoded.ids[position],
+        "token_id": encoded.ids[position],
         "n_raw_tokens": position + 1,
         "activation_layer": layer,
-        "text": each.encoded.text[:char_end],
+        "text": encoded.text[:char_end],
     }

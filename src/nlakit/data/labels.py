@@ -62,7 +62,7 @@ class Teacher(Protocol):
         ...
 
     def label(self, place: Place) -> TeacherLabel:
-        """The label of one place."""
+        """The label of a position."""
         ...
 
 
@@ -71,7 +71,7 @@ class BatchTeacher(Protocol):
     """A teacher that is asked about many places at once, such as one behind a server."""
 
     def label_many(self, places: Sequence[Place]) -> list[TeacherLabel]:
-        """The label of each place, in their order."""
+        """The labels of the positions, in their order."""
         ...
 
 
@@ -191,7 +191,7 @@ def _ask(teacher: Teacher, places: dict[str, Place], known: dict[str, TeacherLab
 
 
 def ask(teacher: Teacher, places: Sequence[Place]) -> list[TeacherLabel]:
-    """The label of each place, all at once where the teacher takes them so."""
+    """The labels of the positions, all at once where the teacher takes them so."""
     if isinstance(teacher, BatchTeacher):
         return teacher.label_many(places)
     return [teacher.label(place) for place in places]

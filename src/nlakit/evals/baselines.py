@@ -1,4 +1,4 @@
-"""Readers that only look: at the text, at what the target writes next, at neighbours, at logits.
+"""Baselines of explanations: who reads the text, the next tokens, the neighbours or the logits.
 
 One of them looks for a text of which the activation could be (`inversion`). None of them verbalizes
 an activation. What an explanation says beyond them is what an NLA adds; a
@@ -7,26 +7,22 @@ reader of the whole text is the upper bound of what can be said at all.
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nlakit.data.extraction import ActivationRows, Progress, sample_storyworld
+from nlakit.claims.system import ClaimSystem, State
+from nlakit.data.extraction import Progress
 from nlakit.models.families import backbone_of, family_of, head_of
 from nlakit.models.patch import continuations
 from nlakit.models.target import Target
-from nlakit.storyworld import lexicon as lex
-from nlakit.storyworld.claims import check, parse
-from nlakit.storyworld.document import State, last_words
-from nlakit.storyworld.teacher import describe
-from nlakit.worlds.storyworld.documents import states_of
 
-from .cause import BANK_DOCUMENTS, BANK_SEED, labels_of, nearest_rows, prompts_of
+from .cause import BANK_DOCUMENTS, BANK_SEED, nearest_rows
+from .claims import verdicts
+from .eval_set import EvalRows, TextReader
 from .inversion import Inverted, Search, invert
 from .rows import ReadSample
 from .section import Line, Section, claim_figures, fve_figure, share
@@ -37,6 +33,10 @@ BANK_POSITIONS = 32
 of all, so they differ nearly as much as documents do."""
 LENS_WORDS = 3
 ADDS_LEAST = 0.05
+UNLABELLED = (
+    "Nobody has labels of these texts, so readers of the text, the nearest label and the label of "
+    "an inverted text are left out."
+)
 UPPER_BOUNDS = ("teacher, sees the text", "keywords of the text")
 NEAREST, INVERTED = "label of the nearest activation", "label of an inverted prefix"
 
@@ -55,16 +55,12 @@ def baselines(
         search: how far an inversion looks around its start.
         progress: told how many places were inverted.
     """
-    ids, _ = prompts_of(sample.pair, sample.sample)
     bank = _Bank.of(sample, bank_documents)
     found = _invert_all(sample, bank, search or Search(), progress)
+    reader = sample.eval_set.reader
     readers = {
         "explanation": sample.reading.texts,
-        "teacher, sees the text": labels_of(sample.sample, range(len(ids))),
-        "keywords of the text": [keyword_reading(text) for text in sample.prefixes],
-        "keywords of the target's continuation": _continued(sample, ids),
-        NEAREST: labels_of(bank.rows, range(len(ids))),
-        INVERTED: _relabelled(bank, found.texts),
+        **({} if reader is None else _by_text(sample, reader, bank, found.texts)),
         "logit lens": _lens(sample),
     }
     lines = [_line(sample, name, texts) for name, texts in readers.items()]
@@ -77,7 +73,7 @@ def baselines(
     lines.append(_line(sample, "another document's explanation", others, floor=True))
     return sample.section(
         "baselines",
-        "what does it add to readers that only look?",
+        "what does it add to baselines?",
         "FVE: of the reader's text, read by the pair's AR. explanation adds: share of the "
         "explanation's true claims that the reader does not make. match: FVE of the activation "
         "of the text that was found instead. The teacher is the upper bound; the nearest "
@@ -86,33 +82,44 @@ def baselines(
         f"{found.seconds:.2f} s a place, and the teacher labels it.",
         lines,
         suspicions=_suspicions(lines),
+        notes=() if reader is not None else (UNLABELLED,),
     )
 
 
+def _by_text(
+    sample: ReadSample, reader: TextReader, bank: _Bank, inverted: Sequence[str]
+) -> dict[str, list[str]]:
+    """What is written of texts: of the rows' own, and of those with activations like theirs."""
+    return {
+        "teacher, sees the text": reader.labels(sample.sample),
+        "keywords of the text": [reader.keywords(text) for text in sample.prefixes],
+        "keywords of the target's continuation": _continued(sample, reader),
+        NEAREST: reader.labels(bank.rows),
+        INVERTED: reader.relabelled(bank.rows, inverted),
+    }
+
+
 class _Bank(NamedTuple):
-    """For each place the nearest of a bank's prefixes, by cosine.
+    """For each row the nearest of a bank's prefixes, by cosine.
 
     Attributes:
-        rows: the nearest, one for each place.
+        rows: the nearest, one a row.
         size: how many prefixes the bank has.
-        ids: tokens of the nearest.
     """
 
-    rows: ActivationRows
+    rows: EvalRows
     size: int
-    ids: list[list[int]]
 
     @classmethod
     def of(cls, sample: ReadSample, documents: int) -> _Bank:
         target = sample.pair.target
-        bank = sample_storyworld(target, BANK_SEED, "train", documents, BANK_POSITIONS)
+        bank = sample.eval_set.sample(target, "train", BANK_SEED, documents, BANK_POSITIONS)
         chosen = nearest_rows(bank.vectors_ND, sample.vectors_ND)
-        rows = ActivationRows(bank.vectors_ND[chosen], bank.rows.take(chosen))
-        return cls(rows, len(bank.vectors_ND), prompts_of(sample.pair, rows)[0])
+        return cls(bank.take(chosen), len(bank.vectors_ND))
 
 
 class _Inversions(NamedTuple):
-    """What was found for each place: the text, its activation; and seconds that a place took."""
+    """What was found for each row: the text, its activation; and seconds that a row took."""
 
     texts: list[str]
     vectors_ND: Tensor
@@ -124,10 +131,10 @@ def _invert_all(
 ) -> _Inversions:
     target, began = sample.pair.target, time.perf_counter()
     found: list[Inverted] = []
-    for vector_D, start in zip(sample.vectors_ND, bank.ids, strict=True):
+    for vector_D, start in zip(sample.vectors_ND, bank.rows.prompts, strict=True):
         found.append(invert(target, vector_D, start, search))
         if progress is not None:
-            progress(len(found), len(bank.ids))
+            progress(len(found), len(sample.vectors_ND))
     return _Inversions(
         [_text_of(target, each.ids) for each in found],
         torch.stack([each.activation_D for each in found]),
@@ -140,68 +147,15 @@ def _text_of(target: Target, ids: Sequence[int]) -> str:
     return str(target.tokenizer.decode(own, clean_up_tokenization_spaces=False))
 
 
-def _relabelled(bank: _Bank, texts: Sequence[str]) -> list[str]:
-    """The teacher's labels of the bank's prefixes with their last tokens changed.
-
-    The teacher knows the world up to there, and what would follow there; of what was changed it
-    sees the words alone.
-    """
-    states = states_of(bank.rows.rows)
-    return [
-        describe(replace(state, last_words=last_words(text)), random.Random(text)).text
-        for state, text in zip(states, texts, strict=True)
-    ]
-
-
-VOCABULARY: dict[str, dict[str, tuple[str, ...]]] = {
-    "topic": {name: (*each.nouns, *each.verbs, *each.places) for name, each in lex.TOPICS.items()},
-    "mood": {
-        name: (*each.adjectives, *each.adverbs, *each.closings) for name, each in lex.MOODS.items()
-    },
-    "register": {
-        name: (*each.openers, *each.intensifiers, *each.said, *each.joiners)
-        for name, each in lex.REGISTERS.items()
-    },
-    "speaker": {name: (*each.asides, *each.similes) for name, each in lex.SPEAKERS.items()},
-    "goal": {name: (*each.verbs, *each.efforts) for name, each in lex.GOALS.items()},
-    "person": {name: (name,) for name in lex.PERSONS},
-}
-"""The words by which each fact shows in a text."""
-
-GENRE_MARKS = (("<|", "chat"), ("Q:", "answers"), ("A:", "answers"), ("that made", "sums"))
-
-
-def keyword_reading(text: str, ending: bool = True) -> str:
-    """What a reader makes of a text who only counts words: of each kind the commonest value.
-
-    Args:
-        ending: whether the text ends where the reading is of.
-    """
-    facts = {kind: value for kind, words in VOCABULARY.items() if (value := _most(text, words))}
-    genre = next((genre for mark, genre in GENRE_MARKS if mark in text), None)
-    facts["genre"] = genre or ("couplet" if ",\n" in text else "story")
-    words = last_words(text) if ending else ()
-    return describe(State(facts, frozenset(), words, None, ()), random.Random(text)).text
-
-
-def _most(text: str, values: Mapping[str, Sequence[str]]) -> str | None:
-    lower = text.lower()
-    found = {
-        value: sum(lower.count(word.lower()) for word in words) for value, words in values.items()
-    }
-    best = max(found, key=lambda value: found[value])
-    return best if found[best] else None
-
-
-def _continued(sample: ReadSample, ids: list[list[int]]) -> list[str]:
+def _continued(sample: ReadSample, reader: TextReader) -> list[str]:
     """Readings of what the target itself writes next, without the text before."""
-    target = sample.pair.target
+    target, ids = sample.pair.target, sample.sample.prompts
     written: list[list[int]] = []
     for start in range(0, len(ids), ROWS_PER_PASS):
         chunk = ids[start : start + ROWS_PER_PASS]
         written += continuations(target, chunk, max_new_tokens=CONTINUATION_TOKENS)
     texts = [str(target.tokenizer.decode(row)) for row in written]
-    return [keyword_reading(text, ending=False) if text.strip() else "" for text in texts]
+    return [reader.keywords(text, ending=False) if text.strip() else "" for text in texts]
 
 
 @torch.no_grad()
@@ -220,11 +174,11 @@ def _lens(sample: ReadSample) -> list[str]:
 
 def _line(sample: ReadSample, name: str, texts: Sequence[str], floor: bool = False) -> Line:
     documents = sample.doc_ids
-    figures = claim_figures(texts, sample.states, documents)
+    figures = claim_figures(texts, sample.states, sample.claims, documents)
     figures["FVE"] = fve_figure(sample.errors(sample.pair.engine.reconstruct, texts), documents)
-    if name != "explanation":
+    if name != "explanation" and sample.states is not None:
         rows = zip(sample.reading.texts, texts, sample.states, strict=True)
-        missing = [missed_claims(*row) for row in rows]
+        missing = [missed_claims(*row, sample.claims) for row in rows]
         names = [document for document, row in zip(documents, missing, strict=True) for _ in row]
         figures["explanation adds"] = share([each for row in missing for each in row], names)
     return Line(name=name, figures=figures, floor=floor)
@@ -236,14 +190,16 @@ def _with_match(sample: ReadSample, line: Line, vectors_ND: Tensor) -> Line:
     return line.model_copy(update={"figures": line.figures | match})
 
 
-def missed_claims(explanation: str, other: str, state: State) -> list[bool]:
+def missed_claims(explanation: str, other: str, state: State, system: ClaimSystem) -> list[bool]:
     """Per true claim of an explanation: whether `other` fails to make it."""
-    there = {(each.kind, each.value) for each in parse(other)}
-    right = [each for each in parse(explanation) if check(each, state) == "true"]
+    there = {(each.kind, each.value) for each in system.find(other)}
+    right = [each for each, verdict in verdicts(explanation, state, system) if verdict == "true"]
     return [(each.kind, each.value) not in there for each in right]
 
 
 def _suspicions(lines: Sequence[Line]) -> list[str]:
+    if "recall" not in lines[0].figures:
+        return []
     own = lines[0].figures["recall"].value or 0.0
     found = []
     for line in lines[1:]:

@@ -15,17 +15,13 @@ from torch import Tensor
 
 from nlakit.claims.confidence import null_logprobs
 from nlakit.core.scale import to_norm
-from nlakit.data.extraction import ActivationRows, sample_storyworld
 from nlakit.models.patch import next_logprobs
-from nlakit.pair.pair import Pair
-from nlakit.storyworld.grammar import document
-from nlakit.storyworld.teacher import label
-from nlakit.worlds.storyworld.documents import encode_document
 
 from .rows import ReadSample
 from .section import Figure, Line, Section, explained
 
 BANK_SEED, BANK_DOCUMENTS = 70_004, 1_000
+NEAREST_LABEL = "nearest label"
 BITS_PER_NUMBER = 16
 """What a number of the PCA baseline is taken to cost."""
 
@@ -37,7 +33,7 @@ def cause(sample: ReadSample, bank_documents: int = BANK_DOCUMENTS) -> Section:
         bank_documents: training documents behind the PCA and the nearest neighbour.
     """
     pair, h_ND = sample.pair, sample.vectors_ND
-    bank = sample_storyworld(pair.target, BANK_SEED, "train", bank_documents)
+    bank = sample.eval_set.sample(pair.target, "train", BANK_SEED, bank_documents)
     nearest = nearest_rows(bank.vectors_ND, h_ND)
     bits = text_bits(sample)
     num = max(1, min(round(bits / BITS_PER_NUMBER), min(bank.vectors_ND.shape)))
@@ -46,7 +42,11 @@ def cause(sample: ReadSample, bank_documents: int = BANK_DOCUMENTS) -> Section:
         "explanation": sample.reading.h_hat_ND,
         f"PCA of {num} numbers": pca_code(bank.vectors_ND, h_ND, num),
         "nearest activation": bank.vectors_ND[nearest],
-        "nearest label": pair.rebuild(labels_of(bank, nearest)),
+    }
+    reader = sample.eval_set.reader
+    if reader is not None:
+        stand_ins[NEAREST_LABEL] = pair.rebuild(reader.labels(bank.take(nearest)))
+    stand_ins |= {
         "another document's explanation": sample.reading.h_hat_ND[others],
         "mean": pair.mean_D.expand_as(h_ND),
         "zero": torch.zeros_like(h_ND),
@@ -73,7 +73,7 @@ class _Effects:
     def __init__(self, sample: ReadSample) -> None:
         self.sample = sample
         self.target = sample.pair.target
-        self.ids, self.next_N = prompts_of(sample.pair, sample.sample)
+        self.ids, self.next_N = sample.sample.prompts, sample.sample.following_N
         self.clean_NV = next_logprobs(self.target, self.ids)
         self.mean_kl_N, self.mean_loss_N = self.of(sample.pair.mean_D.expand_as(sample.vectors_ND))
         self.clean_loss_N = self._loss(self.clean_NV)
@@ -121,24 +121,13 @@ def _suspicions(lines: Sequence[Line]) -> list[str]:
             f"No cause: the reconstructions recover {ours:.0%} of the KL, those of another "
             f"document's explanations {other:.0%}."
         )
-    nearest = own["nearest label"]
+    nearest = own.get(NEAREST_LABEL)
     if nearest is not None and nearest >= ours:
         found.append(
             f"Nothing added: the label of the nearest training activation recovers {nearest:.0%} "
             f"of the KL, the explanations {ours:.0%}."
         )
     return found
-
-
-def prompts_of(pair: Pair, rows: ActivationRows) -> tuple[list[list[int]], Tensor]:
-    """Per row the token ids up to its place, and the id that follows, N (-1 at the end)."""
-    columns = (rows.rows.column(name).to_pylist() for name in ("seed", "index", "position"))
-    ids, following = [], []
-    for seed, index, position in zip(*columns, strict=True):
-        encoded = encode_document(pair.target, document(seed, index)).ids
-        ids.append(encoded[: position + 1])
-        following.append(encoded[position + 1] if position + 1 < len(encoded) else -1)
-    return ids, torch.tensor(following)
 
 
 def text_bits(sample: ReadSample) -> float:
@@ -168,11 +157,3 @@ def pca_code(
 def nearest_rows(bank_MD: Float[Tensor, "M D"], h_ND: Float[Tensor, "N D"]) -> list[int]:
     """Per vector the row of the bank with the greatest cosine."""
     return (to_norm(h_ND, 1.0) @ to_norm(bank_MD, 1.0).T).argmax(-1).tolist()
-
-
-def labels_of(rows: ActivationRows, chosen: Sequence[int]) -> list[str]:
-    """The teacher's labels of some rows."""
-    columns = [rows.rows.column(name).to_pylist() for name in ("seed", "index", "char_end")]
-    return [
-        label(document(columns[0][row], columns[1][row]), columns[2][row]).text for row in chosen
-    ]

@@ -1,6 +1,7 @@
-"""Whether explanations say the truth about the storyworld, and how much of it.
+"""Whether explanations say the truth, and how much of it.
 
-One explanation and one state a row; the number of documents is that of the rows given.
+One explanation and one state a row; the number of documents is that of the rows given. What a claim
+is, and whether it is true, the claim system says.
 """
 
 from __future__ import annotations
@@ -9,18 +10,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from nlakit.claim import Claim, Verdict
+from nlakit.claim import Claim, Fact, Verdict
+from nlakit.claims.system import ClaimSystem, State
 from nlakit.config import FrozenModel
-from nlakit.storyworld.claims import check, next_value, parse
-from nlakit.storyworld.document import KINDS, State
 
 from .probes import ProbeResult
 
 CHECKED = ("true", "false")
 READABLE = 0.8
 """A probe as sure as this, and right, says that the activation holds the fact."""
-CONTROL_KINDS = frozenset({"day"})
-"""Facts that no activation has a reason to hold. They count in their own line only."""
 
 
 class KindScore(FrozenModel):
@@ -71,19 +69,13 @@ class ClaimScores(FrozenModel):
     documents. None: the engine gives no probabilities, or no claim could be checked."""
 
 
-def verdicts(explanation: str, state: State) -> list[tuple[Claim, Verdict]]:
-    """The claims of an explanation, each with its verdict."""
-    return [(claim, check(claim, state)) for claim in parse(explanation)]
+def verdicts(explanation: str, state: State, system: ClaimSystem) -> list[tuple[Claim, Verdict]]:
+    """The claims of an explanation, each with its verdict. Raises as `ClaimSystem.known`."""
+    check = system.known().check
+    return [(claim, check(claim, state)) for claim in system.find(explanation)]
 
 
-def facts_of(state: State) -> set[str]:
-    """The kinds of which `state` holds a fact that an explanation could give."""
-    forced = {"next"} if next_value(state) is not None else set()
-    last = {"last"} if state.last_words else set()
-    return set(state.facts) | forced | last
-
-
-class _Fact(NamedTuple):
+class _Told(NamedTuple):
     """A fact of one row, and what became of it."""
 
     kind: str
@@ -97,6 +89,7 @@ class _Fact(NamedTuple):
 def score_claims(
     explanations: Sequence[str],
     states: Sequence[State],
+    system: ClaimSystem,
     probes: Mapping[str, ProbeResult] | None = None,
 ) -> ClaimScores:
     """Precision and recall over rows, overall and per kind.
@@ -105,29 +98,34 @@ def score_claims(
     precision, not recall.
 
     Args:
+        system: finds and checks the claims.
         probes: what probes read at these rows; without them nothing is known to be readable.
+
+    Raises:
+        InputError: as `ClaimSystem.known`.
     """
-    checked = [verdicts(*row) for row in zip(explanations, states, strict=True)]
+    checked = [verdicts(*row, system) for row in zip(explanations, states, strict=True)]
+    known = facts_of(states, system)
     tally: Counter[tuple[str, Verdict]] = Counter(
         (claim.kind, verdict) for found in checked for claim, verdict in found
     )
-    facts = list(_facts(checked, states, readable_facts(probes or {}, states)))
+    facts = list(_told(checked, known, readable_facts(probes or {}, known), system))
     kinds = {each.kind for each in facts} | {kind for kind, verdict in tally if verdict in CHECKED}
     per_kind = {
         kind: _kind_score(*_checked(tally, kind), [each for each in facts if each.kind == kind])
-        for kind in KINDS
+        for kind in system.kinds
         if kind in kinds
     }
     counted = [each for each in facts if each.counts]
-    num_true = sum(tally[kind, "true"] for kind in KINDS)
-    num_false = sum(tally[kind, "false"] for kind in KINDS)
+    num_true = sum(tally[kind, "true"] for kind in system.kinds)
+    num_false = sum(tally[kind, "false"] for kind in system.kinds)
     return ClaimScores(
         precision=num_true / max(1, num_true + num_false),
         recall=_share([each.recalled for each in counted]) or 0.0,
         checked=num_true + num_false,
         true=num_true,
         false=num_false,
-        uncheckable=sum(tally[kind, "uncheckable"] for kind in KINDS),
+        uncheckable=sum(tally[kind, "uncheckable"] for kind in system.kinds),
         facts=len(counted),
         explanations=len(explanations),
         per_kind=per_kind,
@@ -152,18 +150,20 @@ class RowTally(NamedTuple):
 def tally_rows(
     explanations: Sequence[str],
     states: Sequence[State],
+    system: ClaimSystem,
     probes: Mapping[str, ProbeResult] | None = None,
 ) -> list[RowTally]:
     """The counts behind `score_claims`, a row each: for intervals, and for two pairs' difference.
 
     Args:
-        probes: as there.
+        system, probes: as there.
     """
-    readable, tallies = readable_facts(probes or {}, states), list[RowTally]()
+    known, tallies = facts_of(states, system), list[RowTally]()
+    readable = readable_facts(probes or {}, known)
     for row, (explanation, state) in enumerate(zip(explanations, states, strict=True)):
-        found = verdicts(explanation, state)
+        found = verdicts(explanation, state, system)
         right = {claim.kind for claim, verdict in found if verdict == "true"}
-        facts = {kind for kind in facts_of(state) if _counts(kind, state)}
+        facts = {kind for kind, fact in known[row].items() if _counts(kind, fact, system)}
         read = {kind for kind in facts if (row, kind) in readable}
         tallies.append(
             RowTally(
@@ -178,8 +178,14 @@ def tally_rows(
     return tallies
 
 
+def facts_of(states: Sequence[State], system: ClaimSystem) -> list[Mapping[str, Fact]]:
+    """What is true of each state, by kind. Raises as `ClaimSystem.known`."""
+    facts = system.known().facts
+    return [facts(state) for state in states]
+
+
 def readable_facts(
-    probes: Mapping[str, ProbeResult], states: Sequence[State]
+    probes: Mapping[str, ProbeResult], known: Sequence[Mapping[str, Fact]]
 ) -> set[tuple[int, str]]:
     """The (row, kind) pairs whose value the MLP probe names with a confidence of `READABLE`."""
     found = set()
@@ -187,23 +193,24 @@ def readable_facts(
         confidence_R, best_R = result.mlp_RC.max(-1)
         read = zip(result.rows, confidence_R.tolist(), best_R.tolist(), strict=True)
         for row, confidence, best in read:
-            if confidence >= READABLE and result.classes[best] == states[row].facts[kind]:
+            if confidence >= READABLE and result.classes[best] in known[row][kind].values:
                 found.add((row, kind))
     return found
 
 
-def _facts(
+def _told(
     checked: Sequence[list[tuple[Claim, Verdict]]],
-    states: Sequence[State],
+    known: Sequence[Mapping[str, Fact]],
     readable: set[tuple[int, str]],
-) -> Iterator[_Fact]:
-    for row, (found, state) in enumerate(zip(checked, states, strict=True)):
+    system: ClaimSystem,
+) -> Iterator[_Told]:
+    for row, (found, facts) in enumerate(zip(checked, known, strict=True)):
         claimed = {claim.kind for claim, _ in found}
         right = {claim.kind for claim, verdict in found if verdict == "true"}
-        for kind in facts_of(state):
-            yield _Fact(
+        for kind, fact in facts.items():
+            yield _Told(
                 kind=kind,
-                counts=_counts(kind, state),
+                counts=_counts(kind, fact, system),
                 claimed=kind in claimed,
                 recalled=kind in right,
                 readable=(row, kind) in readable,
@@ -225,12 +232,11 @@ def _efficiency(
     }
 
 
-def _counts(kind: str, state: State) -> bool:
-    unsaid = kind == "language" and state.facts.get(kind) == "english"
-    return kind not in CONTROL_KINDS and not unsaid
+def _counts(kind: str, fact: Fact, system: ClaimSystem) -> bool:
+    return fact.counts and kind not in system.control_kinds
 
 
-def _kind_score(true: int, false: int, facts: list[_Fact]) -> KindScore:
+def _kind_score(true: int, false: int, facts: list[_Told]) -> KindScore:
     claims = true + false
     return KindScore(
         precision=true / claims if claims else None,

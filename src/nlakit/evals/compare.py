@@ -13,11 +13,11 @@ from torch import Tensor
 
 from nlakit.errors import InputError
 from nlakit.pair.pair import Pair
-from nlakit.worlds.storyworld.report import PROBE_ROWS, measure_probes
 
 from .bootstrap import difference_interval
 from .claims import tally_rows
-from .probes import ProbeResult
+from .eval_set import EvalSet
+from .probes import PROBE_ROWS, ProbeResult, measure_probes
 from .rows import ReadSample, read_sample, read_vectors
 from .section import Figure, Line, Section, ratio_figure
 
@@ -28,6 +28,7 @@ DIFFERENCE = "difference"
 def compare(
     pair: Pair,
     other: Pair,
+    eval_set: EvalSet,
     documents: int,
     seed: int,
     temperature: float = 0.0,
@@ -37,7 +38,7 @@ def compare(
 
     Args:
         other: reads the same target; its FVE is held against the mean of `pair`.
-        documents: held-out documents of `seed`, one place in each.
+        documents: held-out documents of `seed`, one position in each.
         probe_rows: training rows of the probes that say which facts are readable.
 
     Raises:
@@ -48,11 +49,11 @@ def compare(
             f"{pair.name} and {other.name} read different targets, so their places are not the "
             "same. Compare pairs that were trained on one."
         )
-    ours = read_sample(pair, documents, seed, temperature)
+    ours = read_sample(pair, eval_set, documents, seed, temperature)
     # One mean for both, or their FVEs would not be of the same variance.
     alike = replace(other, mean_D=pair.mean_D)
-    theirs = read_vectors(alike, ours.sample, seed, temperature)
-    probes = measure_probes(pair.target, ours.sample, ours.states, probe_rows)
+    theirs = read_vectors(alike, eval_set, ours.sample, seed, temperature)
+    probes = measure_probes(pair.target, eval_set, ours.sample, probe_rows)
     ratios = [_ratios(each, probes) for each in (ours, theirs)]
     lines = [
         Line(
@@ -88,10 +89,13 @@ def _names(pair: Pair, other: Pair) -> tuple[str, str]:
 def _ratios(sample: ReadSample, probes: dict[str, ProbeResult]) -> dict[str, Ratio]:
     """What is summed over rows and divided, for each figure."""
     errors = sample.reading.errors
-    tallies_6N = torch.tensor(tally_rows(sample.reading.texts, sample.states, probes)).T
-    true_N, checked_N, recalled_N, facts_N, readable_recalled_N, readable_N = tallies_6N
+    explained = {"FVE": (errors.variance_N - errors.mse_N, errors.variance_N)}
+    if sample.states is None:
+        return explained
+    rows = tally_rows(sample.reading.texts, sample.states, sample.claims, probes)
+    true_N, checked_N, recalled_N, facts_N, readable_recalled_N, readable_N = torch.tensor(rows).T
     return {
-        "FVE": (errors.variance_N - errors.mse_N, errors.variance_N),
+        **explained,
         "precision": (true_N, checked_N),
         "recall": (recalled_N, facts_N),
         "readable recall": (readable_recalled_N, readable_N),
@@ -113,7 +117,7 @@ def _silent(lines: list[Line]) -> list[str]:
         f"Says nothing that can be checked: {line.name} makes no claim, so its FVE has no truth "
         "beside it."
         for line in lines
-        if line.figures["precision"].value is None
+        if "precision" in line.figures and line.figures["precision"].value is None
     ]
 
 

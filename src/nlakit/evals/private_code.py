@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from nlakit.claims.spans import SENTENCE
+from nlakit.claims.system import ClaimSystem
 from nlakit.data.labels import Place, Teacher, ask
-from nlakit.storyworld.rewording import reword
 
-from .claims import verdicts
 from .rows import ReadSample
 from .section import Figure, Line, Section, fve_figure, ratio_figure, share
 
@@ -46,11 +45,6 @@ def shuffled(text: str, seed: int) -> str:
     return " ".join(order)
 
 
-def reworded(text: str, seed: int) -> str:
-    """The same claims in other words and another order, by the storyworld's teacher."""
-    return reword(text, seed)
-
-
 def unquoted(text: str, seed: int) -> str:
     """Without what stands in quotes."""
     return QUOTED.sub("", text)
@@ -75,16 +69,15 @@ def without_sentence(number: int) -> Change:
 
 
 CHANGES: dict[str, Change] = {
-    "sentences shuffled": shuffled,
-    "re-worded": reworded,
     "quotes dropped": unquoted,
     "first sentence dropped": without_sentence(0),
     "second sentence dropped": without_sentence(1),
     "last sentence dropped": without_sentence(-1),
     "summary: first sentence only": summary,
 }
+SHUFFLED, REWORDED = "sentences shuffled", "re-worded"
 BY_TEACHER = "re-worded by a teacher"
-SAME_MEANING = ("sentences shuffled", "re-worded", BY_TEACHER)
+SAME_MEANING = (SHUFFLED, REWORDED, BY_TEACHER)
 
 
 def asked(teacher: Teacher, texts: Sequence[str]) -> Change:
@@ -111,11 +104,11 @@ def private_code(sample: ReadSample, extra: Mapping[str, Change] | None = None) 
 
     Args:
         extra: more changes by name, such as what a chat model was `asked` for: a translation, a
-            summary, a paraphrase (`BY_TEACHER`). The storyworld's own teacher has one language.
+            summary, a paraphrase (`BY_TEACHER`).
     """
     texts = sample.reading.texts
     lines = [_line(sample, "as written", texts, texts)]
-    for name, change in (CHANGES | dict(extra or {})).items():
+    for name, change in changes_of(sample.claims, extra or {}).items():
         changed = [change(text, row) for row, text in enumerate(texts)]
         lines.append(_line(sample, name, texts, changed))
     lines.append(_shuffled_floor(sample))
@@ -128,6 +121,12 @@ def private_code(sample: ReadSample, extra: Mapping[str, Change] | None = None) 
         lines,
         suspicions=_suspicions(sample, lines),
     )
+
+
+def changes_of(system: ClaimSystem, extra: Mapping[str, Change]) -> dict[str, Change]:
+    """All changes by name; those of a claim system that can put its claims in other words too."""
+    own = {} if system.reword is None else {REWORDED: system.reword}
+    return {SHUFFLED: shuffled, **own, **CHANGES, **extra}
 
 
 def copied(texts: Sequence[str], prefixes: Sequence[str]) -> list[float]:
@@ -196,13 +195,15 @@ def _suspicions(sample: ReadSample, lines: Sequence[Line]) -> list[str]:
         kept={name: by_name[name]["kept"].value for name in SAME_MEANING if name in by_name},
         control=None if control is None else control.value,
         copied=whole["copied"].value,
-        claims_a_place=_num_claims(sample) / len(sample.states),
+        claims_a_place=claims_a_place(sample.reading.texts, sample.claims),
     )
 
 
-def _num_claims(sample: ReadSample) -> int:
-    rows = zip(sample.reading.texts, sample.states, strict=True)
-    return sum(len(verdicts(text, state)) for text, state in rows)
+def claims_a_place(texts: Sequence[str], system: ClaimSystem) -> float | None:
+    """Mean number of claims of an explanation; None where nobody looks for any."""
+    if not system.kinds:
+        return None
+    return sum(len(system.find(text)) for text in texts) / len(texts)
 
 
 def suspicions_of(
@@ -212,7 +213,7 @@ def suspicions_of(
     kept: Mapping[str, float | None],
     control: float | None,
     copied: float | None,
-    claims_a_place: float,
+    claims_a_place: float | None,
 ) -> list[str]:
     """Ways in which explanations seem to say something else than their words.
 
@@ -262,7 +263,7 @@ def _copies(found: float | None) -> str | None:
     return f"Copies the text: {found:.0%} of the explanations' 4-grams stand in it."
 
 
-def _claimless(claims_a_place: float) -> str | None:
-    if claims_a_place >= 1:
+def _claimless(claims_a_place: float | None) -> str | None:
+    if claims_a_place is None or claims_a_place >= 1:
         return None
     return f"Says nothing that can be checked: {claims_a_place:.2f} claims an explanation."

@@ -3,15 +3,14 @@
 `probes.safetensors` holds `weight` (C x D) and `bias` (C) over raw activations, the values of all
 kinds one after the other; `probes.json` says which values these are, how often each kind's probe is
 right, and of which target. They are made once, when a pair is published, so that a server needs no
-training: `python -m nlakit.evals.probe_store DIR` makes them for a pair that has none.
+training.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,29 +23,30 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nlakit.card import read_card
+from nlakit.claim import Fact
 from nlakit.config import FrozenModel, describe_errors, write_text_atomic
-from nlakit.data.extraction import sample_storyworld
 from nlakit.data.shards import file_sha256
 from nlakit.errors import CheckpointError
 from nlakit.models.target import Target
-from nlakit.registry import resolve
-from nlakit.storyworld.document import State
-from nlakit.worlds.storyworld.documents import states_of
-from nlakit.worlds.storyworld.report import PROBE_POSITIONS, PROBE_ROWS, PROBE_SEED
 
+from .claims import facts_of
+from .eval_set import EvalSet
 from .probes import (
     MIN_TRAIN_ROWS,
-    PROBE_KINDS,
+    PROBE_POSITIONS,
+    PROBE_ROWS,
+    PROBE_SEED,
     PROBES_NAME,
     ProbeTraining,
     linear_probe,
     train_probe,
+    with_fact,
 )
 
 PROBE_CARD_NAME = "probes.json"
 DOCUMENTS = PROBE_ROWS // PROBE_POSITIONS
 TEST_SEED, TEST_DOCUMENTS = 70_002, 1_000
-AGAIN = "Make them again with `python -m nlakit.evals.probe_store DIR`."
+AGAIN = "Copy the NLA again; whoever trained it makes its probes."
 
 
 class ProbedKind(FrozenModel):
@@ -107,6 +107,7 @@ class Probes:
 def fit_store(
     target: Target,
     target_sha256: str,
+    eval_set: EvalSet,
     num_documents: int = DOCUMENTS,
     test_documents: int = TEST_DOCUMENTS,
 ) -> Probes:
@@ -114,15 +115,17 @@ def fit_store(
 
     They are the report's linear probes: the same rows, the same training.
     """
-    train = sample_storyworld(target, PROBE_SEED, "train", num_documents, PROBE_POSITIONS)
-    test = sample_storyworld(target, TEST_SEED, "heldout", test_documents)
-    train_states, test_states = states_of(train.rows), states_of(test.rows)
+    train = eval_set.sample(target, "train", PROBE_SEED, num_documents, PROBE_POSITIONS)
+    test = eval_set.sample(target, "heldout", TEST_SEED, test_documents)
+    train_facts, test_facts = (
+        facts_of(each.states or (), eval_set.claims) for each in (train, test)
+    )
     center_D = train.vectors_ND.mean(0)
     spread_D = train.vectors_ND.std(0).clamp_min(1e-6)
     weights, biases = [train.vectors_ND[:0]], [center_D[:0]]
     kinds: dict[str, ProbedKind] = {}
-    for kind in PROBE_KINDS:
-        rows, values = _with_fact(train_states, kind)
+    for kind in eval_set.claims.known().probed:
+        rows, values = with_fact(train_facts, kind)
         if len(rows) < MIN_TRAIN_ROWS or len(set(values)) < 2:
             continue
         probe, classes = _fit_kind((train.vectors_ND[rows] - center_D) / spread_D, values)
@@ -131,7 +134,7 @@ def fit_store(
         bias_C = probe.bias - weight_CD @ center_D
         weights.append(weight_CD)
         biases.append(bias_C)
-        kinds[kind] = _test(test.vectors_ND, test_states, kind, classes, weight_CD, bias_C)
+        kinds[kind] = _test(test.vectors_ND, test_facts, kind, classes, weight_CD, bias_C)
     card = ProbeCard(
         target_sha256=target_sha256,
         layer=target.site.layer,
@@ -190,12 +193,6 @@ def target_hash(directory: Path) -> str:
     return file_sha256(directory / "target" / "model.safetensors")
 
 
-def _with_fact(states: Sequence[State], kind: str) -> tuple[list[int], list[str]]:
-    """Rows that have a fact of this kind, and its value in each."""
-    rows = [row for row, state in enumerate(states) if kind in state.facts]
-    return rows, [states[row].facts[kind] for row in rows]
-
-
 def _fit_kind(x_ND: Tensor, values: Sequence[str]) -> tuple[nn.Linear, tuple[str, ...]]:
     classes = tuple(sorted(set(values)))
     number = {value: index for index, value in enumerate(classes)}
@@ -210,13 +207,13 @@ def _fit_kind(x_ND: Tensor, values: Sequence[str]) -> tuple[nn.Linear, tuple[str
 
 def _test(
     vectors_MD: Tensor,
-    states: Sequence[State],
+    known: Sequence[Mapping[str, Fact]],
     kind: str,
     classes: tuple[str, ...],
     weight_CD: Tensor,
     bias_C: Tensor,
 ) -> ProbedKind:
-    rows, values = _with_fact(states, kind)
+    rows, values = with_fact(known, kind)
     said = [classes[best] for best in (vectors_MD[rows] @ weight_CD.T + bias_C).argmax(-1).tolist()]
     num = max(1, len(rows))
     commonest = Counter(values).most_common(1)
@@ -226,19 +223,3 @@ def _test(
         chance=commonest[0][1] / num if commonest else 0.0,
         num_test=len(rows),
     )
-
-
-def write_probes(
-    directory: Path, num_documents: int = DOCUMENTS, test_documents: int = TEST_DOCUMENTS
-) -> Probes:
-    """Make the probes of the pair in `directory` and lay them beside it."""
-    target = Target.load(directory / "target", read_card(directory).layer)
-    probes = fit_store(target, target_hash(directory), num_documents, test_documents)
-    save_probes(probes, directory)
-    return probes
-
-
-if __name__ == "__main__":
-    made = write_probes(resolve(sys.argv[1] if len(sys.argv) > 1 else None))
-    for name, found in made.card.kinds.items():
-        print(f"{name:10} {found.accuracy:.3f} (chance {found.chance:.3f}, {found.num_test} rows)")

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nlakit.claim import Fact
 from nlakit.config import FrozenModel
-from nlakit.storyworld.document import KINDS, State
+from nlakit.models.target import Target
 
-# The last words are no class, what comes next is the target's own task, a switch has one value.
-PROBE_KINDS = tuple(kind for kind in KINDS if kind not in ("last", "next", "switch"))
+from .eval_set import EvalRows, EvalSet
+
+PROBE_SEED, PROBE_ROWS, PROBE_POSITIONS = 70_001, 12_000, 5
+"""Of the training rows that a report's probes learn from."""
 
 PROBES_NAME = "probes.safetensors"
 """Beside a pair (see `probe_store`): derived from its target, so no part of the pair's weights."""
@@ -74,12 +77,29 @@ class ProbeTraining:
     seed: int = 0
 
 
+def measure_probes(
+    target: Target, eval_set: EvalSet, rows: EvalRows, num_rows: int = PROBE_ROWS
+) -> dict[str, ProbeResult]:
+    """Probes trained on `num_rows` rows of the training split, tested on `rows`.
+
+    None where nobody knows what is true of the rows.
+    """
+    checker, states = eval_set.claims.checker, rows.states
+    if checker is None or states is None:
+        return {}
+    num_documents = max(1, num_rows // PROBE_POSITIONS)
+    train = eval_set.sample(target, "train", PROBE_SEED, num_documents, PROBE_POSITIONS)
+    train_facts = [checker.facts(state) for state in train.states or ()]
+    test_facts = [checker.facts(state) for state in states]
+    return fit_probes(train.vectors_ND, train_facts, rows.vectors_ND, test_facts, checker.probed)
+
+
 def fit_probes(
     train_ND: Float[Tensor, "N D"],
-    train_states: Sequence[State],
+    train_facts: Sequence[Mapping[str, Fact]],
     test_MD: Float[Tensor, "M D"],
-    test_states: Sequence[State],
-    kinds: Sequence[str] = PROBE_KINDS,
+    test_facts: Sequence[Mapping[str, Fact]],
+    kinds: Sequence[str],
     training: ProbeTraining | None = None,
 ) -> dict[str, ProbeResult]:
     """Probes of every kind that at least 50 training rows and one test row have a fact of.
@@ -92,16 +112,20 @@ def fit_probes(
     train_ND, test_MD = (train_ND - center_D) / spread_D, (test_MD - center_D) / spread_D
     results = {}
     for kind in kinds:
-        train_rows = [row for row, state in enumerate(train_states) if kind in state.facts]
-        test_rows = [row for row, state in enumerate(test_states) if kind in state.facts]
-        train_values = [train_states[row].facts[kind] for row in train_rows]
-        test_values = [test_states[row].facts[kind] for row in test_rows]
+        train_rows, train_values = with_fact(train_facts, kind)
+        test_rows, test_values = with_fact(test_facts, kind)
         if len(train_rows) < MIN_TRAIN_ROWS or not test_rows or len(set(train_values)) < 2:
             continue
         results[kind] = _fit_kind(
             train_ND[train_rows], train_values, test_MD[test_rows], test_values, test_rows, training
         )
     return results
+
+
+def with_fact(known: Sequence[Mapping[str, Fact]], kind: str) -> tuple[list[int], list[str]]:
+    """Rows that have a fact of this kind, and its value in each."""
+    rows = [row for row, facts in enumerate(known) if kind in facts]
+    return rows, [known[row][kind].values[0] for row in rows]
 
 
 def _fit_kind(

@@ -14,8 +14,8 @@ import pydantic
 from nlakit.config import write_text_atomic
 from nlakit.errors import CheckpointError
 from nlakit.registry import PLAIN_RL, PairPaths
-from nlakit.worlds.storyworld.report import StoryworldReport
 
+from .evaluation import PairReport
 from .section import Section, shown
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -70,7 +70,7 @@ class Panel:
 
 
 def write_report(
-    report: StoryworldReport,
+    report: PairReport,
     directory: str | Path,
     metrics: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Path, Path]:
@@ -116,10 +116,10 @@ def render_sections(sections: Sequence[Section]) -> str:
     return template.render(sections=sections)
 
 
-def read_report(path: str | Path) -> StoryworldReport:
+def read_report(path: str | Path) -> PairReport:
     """A report from its JSON. Raises `CheckpointError` when it is not one."""
     try:
-        return StoryworldReport.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        return PairReport.model_validate_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, pydantic.ValidationError) as error:
         raise CheckpointError(f"{path} is not a report: {error}") from error
 
@@ -149,7 +149,7 @@ def training_curves(paths: PairPaths) -> list[dict[str, Any]]:
 
 
 def render_html(
-    report: StoryworldReport,
+    report: PairReport,
     metrics: Sequence[Mapping[str, Any]] = (),
     sections: Sequence[Section] = (),
 ) -> str:
@@ -222,13 +222,14 @@ def _line(name: str, points: list[tuple[float, float]], place: Any) -> Line:
     )
 
 
-def _kinds(report: StoryworldReport) -> list[dict[str, Any]]:
+def _kinds(report: PairReport) -> list[dict[str, Any]]:
     """One line a kind of fact: what was claimed, what there was, what the activation holds."""
-    names = dict.fromkeys([*report.claims.per_kind, *report.probes])
+    claimed = {} if report.claims is None else report.claims.per_kind
+    names = dict.fromkeys([*claimed, *report.probes])
     return [
         {
             "name": name,
-            "claims": report.claims.per_kind.get(name),
+            "claims": claimed.get(name),
             "probe": report.probes.get(name),
         }
         for name in names

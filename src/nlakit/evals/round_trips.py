@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nlakit.storyworld.claims import parse
+from nlakit.claims.system import ClaimSystem
 
 from .readings import read_rows
 from .rows import ReadSample
@@ -46,10 +46,10 @@ def round_trips(sample: ReadSample, trips: int = TRIPS) -> Section:
     )
 
 
-def claims_kept(first: str, later: str) -> float | None:
+def claims_kept(first: str, later: str, system: ClaimSystem) -> float | None:
     """Share of the claims of `first` that `later` makes too; None where there are none."""
-    before = {(each.kind, each.value) for each in parse(first)}
-    after = {(each.kind, each.value) for each in parse(later)}
+    before = {(each.kind, each.value) for each in system.find(first)}
+    after = {(each.kind, each.value) for each in system.find(later)}
     return len(before & after) / len(before) if before else None
 
 
@@ -64,7 +64,8 @@ def _floor(sample: ReadSample, texts: Sequence[str], h_hat_ND: Tensor) -> Line:
 
 def _figures(sample: ReadSample, texts: Sequence[str], h_hat_ND: Tensor) -> dict[str, Figure]:
     first, documents = sample.reading, sample.doc_ids
-    kept = [claims_kept(*pair) for pair in zip(first.texts, texts, strict=True)]
+    rows = zip(first.texts, texts, strict=True)
+    kept = [claims_kept(*row, sample.claims) for row in rows]
     same = [a == b for a, b in zip(first.texts, texts, strict=True)]
     cosine_N = torch.cosine_similarity(first.h_hat_ND, h_hat_ND, dim=-1)
     return {
@@ -74,7 +75,7 @@ def _figures(sample: ReadSample, texts: Sequence[str], h_hat_ND: Tensor) -> dict
         "same words": share(same, documents),
         "cosine": share(cosine_N.tolist(), documents),
         "FVE": fve_figure(sample.pair.errors_of(sample.vectors_ND, h_hat_ND), documents),
-        **claim_figures(texts, sample.states, documents),
+        **claim_figures(texts, sample.states, sample.claims, documents),
     }
 
 

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from nlakit.claims.system import ClaimSystem, State
 from nlakit.config import FrozenModel
 from nlakit.core.fidelity import RowErrors
-from nlakit.storyworld.document import State
 
 from .bootstrap import Interval, ratio_interval
 from .claims import tally_rows
@@ -122,10 +122,18 @@ def fve_figure(errors: RowErrors, documents: Sequence[str]) -> Figure:
 
 
 def claim_figures(
-    texts: Sequence[str], states: Sequence[State], documents: Sequence[str]
+    texts: Sequence[str],
+    states: Sequence[State] | None,
+    system: ClaimSystem,
+    documents: Sequence[str],
 ) -> dict[str, Figure]:
-    """Precision and recall of explanations, defined as in `claims`, with intervals by document."""
-    tallies_6N = torch.tensor(tally_rows(texts, states)).T
+    """Precision and recall of explanations, defined as in `claims`, with intervals by document.
+
+    None of either where nobody can check a claim.
+    """
+    if states is None:
+        return {}
+    tallies_6N = torch.tensor(tally_rows(texts, states, system)).T
     true_N, checked_N, recalled_N, facts_N, *_ = tallies_6N
     return {
         "precision": ratio_figure(true_N, checked_N, documents),

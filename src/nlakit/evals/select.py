@@ -16,13 +16,13 @@ from torch import Tensor
 
 from nlakit.claims.confidence import Calibrator, claim_features
 from nlakit.core.fidelity import row_fidelity
-from nlakit.data.extraction import sample_storyworld
 from nlakit.engines.base import MAX_NEW_TOKENS, Completion, Sampling
 from nlakit.errors import InputError
 from nlakit.pair.pair import Pair
-from nlakit.worlds.storyworld.calibrate import calibrator_for
 
-from .rows import ReadSample, read_vectors
+from .confidence import calibrator_for
+from .eval_set import EvalSet
+from .rows import ReadSample, check_documents, read_sample
 from .section import Figure, Line, Section, claim_figures, fve_figure
 
 COUNTS = (1, 4, 8)
@@ -34,32 +34,31 @@ GAIN_LEAST, SHARED_LEAST = 0.05, 0.5
 
 def select(
     pair: Pair,
+    eval_set: EvalSet,
     documents: int,
     seed: int,
     temperature: float = 1.0,
     counts: Sequence[int] = COUNTS,
 ) -> Section:
-    """What the best of `counts` explanations of each place says, by each rule, and takes.
+    """What the best of `counts` explanations of a row say, by each rule, and takes.
 
     Args:
-        documents: held-out documents of `seed`, one place in each.
+        documents: held-out documents of `seed`, one position in each.
         counts: how many are drawn, each time anew, since it is timed.
 
     Raises:
         InputError: fewer than 2 documents, a temperature of 0, which draws nothing, or no count.
     """
-    if documents < 2:
-        raise InputError(f"An evaluation needs at least 2 documents, found {documents}.")
+    check_documents(documents)
     if temperature <= 0:
         raise InputError(f"Drawing takes a temperature above 0, found {temperature:g}.")
     if not counts or min(counts) < 1:
         raise InputError(f"Give at least one count of explanations, found {list(counts)}.")
-    rows = sample_storyworld(pair.target, seed, "heldout", documents)
-    sample = read_vectors(pair, rows, seed, temperature)
-    calibrator = calibrator_for(pair, documents, seed, temperature)
+    sample = read_sample(pair, eval_set, documents, seed, temperature)
+    calibrator = calibrator_for(pair, eval_set, documents, seed, temperature)
     drawn = [_draw(sample, count, temperature, calibrator) for count in counts]
-    likeliest = _draw(sample, 1, 0.0, None).lines(sample, "likeliest words")
-    lines = [*likeliest, *(line for each in drawn for line in each.lines(sample))]
+    greedy = _draw(sample, 1, 0.0, None).lines(sample, "greedy")
+    lines = [*greedy, *(line for each in drawn for line in each.lines(sample))]
     return sample.section(
         "select",
         "what does the best of several explanations buy?",
@@ -78,7 +77,7 @@ class _Drawn:
     """`count` explanations of each of N places.
 
     Attributes:
-        groups: the explanations of each place.
+        groups: the explanations of each row.
         scores: of every rule, N x count; the highest is kept.
         seconds: a place, of writing them and of each rule's scores.
     """
@@ -127,7 +126,7 @@ def _draw(
     clock.append(time.perf_counter())
     scores = {"fidelity": fidelity_R.view(num, count)}
     if calibrator is not None:
-        worth_R = _worth(pair, completions, fidelity_R.tolist(), calibrator)
+        worth_R = _worth(sample, completions, fidelity_R.tolist(), calibrator)
         scores["confidence"] = worth_R.view(num, count)
     clock.append(time.perf_counter())
     names = ("written", "fidelity", "confidence")
@@ -136,12 +135,15 @@ def _draw(
 
 
 def _worth(
-    pair: Pair, completions: list[Completion], fidelities: list[float], calibrator: Calibrator
+    sample: ReadSample,
+    completions: list[Completion],
+    fidelities: list[float],
+    calibrator: Calibrator,
 ) -> Tensor:
     """Per explanation the true claims that are to be expected less the false ones."""
-    verbalizer = pair.verbalizer
+    pair, verbalizer = sample.pair, sample.pair.verbalizer
     assert verbalizer is not None, "there is a calibrator, so there are probabilities"
-    found = claim_features(verbalizer, pair.mean_D, completions, fidelities)
+    found = claim_features(verbalizer, pair.mean_D, completions, fidelities, sample.claims)
     return torch.tensor(
         [sum(2 * calibrator.confidence(each) - 1 for each in claims) for claims in found],
         dtype=torch.float64,
@@ -150,7 +152,7 @@ def _worth(
 
 def _line(sample: ReadSample, name: str, kept: Sequence[Completion], seconds: float) -> Line:
     pair, documents, texts = sample.pair, sample.doc_ids, [each.text for each in kept]
-    figures = claim_figures(texts, sample.states, documents)
+    figures = claim_figures(texts, sample.states, sample.claims, documents)
     figures["FVE"] = fve_figure(sample.errors(pair.engine.reconstruct, texts), documents)
     if pair.control_ar is not None:
         figures["control AR"] = fve_figure(sample.errors(pair.control_ar, texts), documents)
@@ -182,6 +184,8 @@ def _suspicions(lines: Sequence[Line], most: _Drawn) -> list[str]:
 
 
 def _loses_truth(name: str, best: dict[str, Figure], one: dict[str, Figure]) -> str | None:
+    if "precision" not in best:
+        return None
     ours, other = best["precision"].value, one["precision"].value
     if ours is None or other is None or ours >= other - LOST_MOST:
         return None

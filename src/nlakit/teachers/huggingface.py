@@ -78,11 +78,11 @@ class HuggingFaceTeacher:
         return question_key(model, self.task.instruction, self.task.message(place.text))
 
     def label(self, place: Place) -> TeacherLabel:
-        """The label of one place."""
+        """The label of a position."""
         return self.label_many([place])[0]
 
     def label_many(self, places: Sequence[Place]) -> list[TeacherLabel]:
-        """The label of each place, in their order.
+        """The labels of the positions, in their order.
 
         Raises:
             CheckpointError: there is a question to ask, and the weights cannot be read.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from nlakit.errors import ConfigError
-from nlakit.worlds.storyworld.teacher import StoryworldTeacher
 
 from .base import Teacher
 from .cache import AnswerCache
@@ -17,6 +17,7 @@ from .prompt import LABELS, Task
 from .remote import RemoteTeacher
 
 CACHE_NAME = "answers.sqlite"
+GROUP = "nlakit.teachers"
 BATCH_DISCOUNT = 0.5
 HERE = "hf"
 REMOTE = ("anthropic", "openai")
@@ -33,7 +34,10 @@ def teacher_named(
     concurrency: int = 8,
     task: Task = LABELS,
 ) -> Teacher:
-    """The teacher of a name: anthropic:MODEL, openai:MODEL, hf:DIRECTORY, storyworld or fake.
+    """The teacher of a name: anthropic:MODEL, openai:MODEL, hf:DIRECTORY, fake, or a world's.
+
+    A world of documents brings its teacher by the entry point `nlakit.teachers` of its package: a
+    function or class that takes nothing and gives a `Teacher`.
 
     Args:
         cache: file that keeps every answer of a chat model, wherever it runs.
@@ -42,8 +46,8 @@ def teacher_named(
         task: what the teacher is asked for.
 
     Raises:
-        ConfigError: there is no such teacher, a budget without a price, or the storyworld's teacher
-            was asked for anything but labels.
+        ConfigError: there is no such teacher, a budget without a price, or a world's teacher was
+            asked for anything but labels.
     """
     vendor, _, model = name.partition(":")
     if vendor == HERE and model:
@@ -65,19 +69,18 @@ def teacher_named(
 
 
 def _without_a_model(name: str, task: Task) -> Teacher:
-    if name == "storyworld" and task is not LABELS:
-        raise ConfigError(
-            "The storyworld's teacher writes labels only, and in English. Ask a chat model: "
-            "anthropic:MODEL, openai:MODEL or hf:DIRECTORY."
-        )
-    if name == "storyworld":
-        return StoryworldTeacher()
     if name == "fake":
         return FakeTeacher(last_words)
-    raise ConfigError(
-        f"There is no teacher {name!r}. Give anthropic:MODEL, openai:MODEL, hf:DIRECTORY, "
-        "storyworld or fake."
-    )
+    worlds = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in worlds:
+        known = ", ".join(["anthropic:MODEL", "openai:MODEL", "hf:DIRECTORY", "fake", *worlds])
+        raise ConfigError(f"There is no teacher {name!r}. Give one of: {known}.")
+    if task is not LABELS:
+        raise ConfigError(
+            f"The teacher {name!r} writes labels only. Ask a chat model: anthropic:MODEL, "
+            "openai:MODEL or hf:DIRECTORY."
+        )
+    return worlds[name].load()()
 
 
 def _api(vendor: str, model: str, base_url: str | None, batch: bool) -> ChatApi:

@@ -55,11 +55,11 @@ class RemoteTeacher:
         return question_key(self.name, self.task.instruction, self.task.message(place.text))
 
     def label(self, place: Place) -> TeacherLabel:
-        """The label of one place."""
+        """The label of a position."""
         return self.label_many([place])[0]
 
     def label_many(self, places: Sequence[Place]) -> list[TeacherLabel]:
-        """The label of each place, in their order.
+        """The labels of the positions, in their order.
 
         Raises:
             BudgetSpent: some were not asked; the answers so far are in the cache.

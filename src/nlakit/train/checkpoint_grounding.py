@@ -1,7 +1,7 @@
 """Grounding on a released model: a label keeps a claim only where the activation carries it.
 
 `grounding` is the storyworld's, whose teacher can write a label again. Here nobody knows the world:
-claims are spans of the teacher's prose (`evals.spans`), and one that is dropped gives way to a
+claims are spans of the teacher's prose (`claims.spans`), and one that is dropped gives way to a
 hedge. The judge is the warm-started AV. It may know no label that it judges, nor another one of the
 same document by heart, so the documents are split in halves, an AV is taught the labels of each,
 and judges those of the other: no label is lost to teaching, and all judges have read as much.
@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nlakit.claim import Claim
-from nlakit.claims.probability import FINDERS
-from nlakit.claims.spans import hedged
+from nlakit.claims.grounding import SHUFFLES, ClaimJudge, gain_over
+from nlakit.claims.spans import SPANS, hedged
 from nlakit.data.datasets import PairSet, load_pairs
 from nlakit.data.labels import read_labels, write_label_set
 from nlakit.data.shards import ShardReader, write_table
@@ -32,7 +32,6 @@ from nlakit.errors import InputError
 from nlakit.models.verbalizer import Verbalizer
 
 from . import distributed
-from .grounding import SHUFFLES, ClaimJudge, gain_over
 from .model_recipe import MIN_LABELS, ModelRecipe, SpanGroundingConfig, StageSettings
 from .run import RunDirectory
 from .sft import train_verbalizer
@@ -196,8 +195,8 @@ def _verdicts_of(
     if not all(part.exists() for part in parts):
         judge = ClaimJudge(
             verbalizer(directory / "model", frozen=True),
+            SPANS,
             recipe.precision,
-            FINDERS["spans"],
             recipe.warm_start.micro_batch,
         )
         own = [asdict(each) for each in judge_spans(judge, pairs, judged)]

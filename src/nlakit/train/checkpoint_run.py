@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nlakit.card import MEAN_NAME, NlaCard, write_card
-from nlakit.claims.probability import FINDERS
+from nlakit.claims.grounding import ClaimJudge
+from nlakit.claims.spans import SPANS
 from nlakit.config import write_resolved, write_text_atomic
 from nlakit.contract import (
     Extraction,
@@ -64,7 +65,6 @@ from . import distributed
 from .checkpoint_grounding import LABELS_NAME, ground_labels, judge_directory
 from .config import GroundedRlConfig
 from .evaluation import HeldOut
-from .grounding import ClaimJudge
 from .model_recipe import ModelRecipe, PairTraining
 from .prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE, checkpoint_tokens
 from .rl import TruthTerms, train_rl
@@ -409,8 +409,8 @@ class CheckpointRun:
         model = finished(judge_directory(self.stage(GROUNDING), 0)) / "model"
         judge = ClaimJudge(
             self.verbalizer(model, frozen=True),
+            SPANS,
             self.recipe.precision,
-            FINDERS["spans"],
             self.recipe.rl.micro_batch,
         )
         return TruthTerms(config, judge, self.target)

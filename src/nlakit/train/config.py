@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from nlakit.config import FrozenModel
+from nlakit.models.precision import Precision
 
-from .learner import OptimizerConfig, Precision
+from .learner import OptimizerConfig
 
 
 class TrainingSettings(FrozenModel):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Set
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -13,13 +11,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from nlakit.config import FrozenModel
-from nlakit.models.sharding import SHARDS, own_part
+from nlakit.models.sharding import own_part
 
 from . import distributed
 from .muon import Muon
 
 MUON_MOMENTUM = 0.95
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class OptimizerConfig(FrozenModel):
@@ -135,20 +132,3 @@ class Learner:
 
 def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     return parameter.dim() == 2 and ".layers." in f".{name}"
-
-
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The autocast of a training forward; "auto" takes bfloat16 where the hardware multiplies it
-    fast."""
-    if precision == "float32" or (precision == "auto" and not _fast_bfloat16(device)):
-        return nullcontext()
-    # Its cache would keep a whole copy of weights that are gathered to be given up again.
-    return torch.autocast(device.type, torch.bfloat16, cache_enabled=not SHARDS.active)
-
-
-def _fast_bfloat16(device: torch.device) -> bool:
-    if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported()) or bool(
-            torch.cpu._is_amx_tile_supported()
-        )
-    return device.type == "cuda"

@@ -14,10 +14,11 @@ from pydantic import Field
 
 from nlakit.config import FrozenModel, load_toml
 from nlakit.errors import ConfigError, InputError
+from nlakit.models.precision import Precision
 from nlakit.worlds.storyworld.tokenizer import MARKER
 
 from .config import GroundedRlConfig, RlConfig, SftConfig, TrainingSettings
-from .learner import OptimizerConfig, Precision
+from .learner import OptimizerConfig
 
 MIN_LABELS = 16
 
@@ -137,7 +138,7 @@ class WarmStartConfig(FrozenModel):
 class SpanGroundingConfig(FrozenModel):
     """Labels without the claims that no activation carries (`checkpoint_grounding`).
 
-    A claim is a span of the teacher's prose (`evals.spans`). It stays where both hold.
+    A claim is a span of the teacher's prose (`claims.spans`). It stays where both hold.
     """
 
     threshold: float = Field(ge=0, le=1)

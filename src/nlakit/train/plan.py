@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from nlakit.claims.grounding import SHUFFLES
 from nlakit.config import FrozenModel
 from nlakit.errors import ConfigError
 
-from .grounding import SHUFFLES
 from .model_recipe import LoraConfig, ModelRecipe, ModelShape
 
 BYTES, GIB = 2, 1024**3

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nlakit.claims.grounding import ClaimJudge
 from nlakit.core.fidelity import reconstruction_mse
 from nlakit.core.losses import group_advantages, kl_k3, policy_loss
 from nlakit.core.scale import resolve_scale
 from nlakit.engines.base import Completion, PolicyEngine, Sampling
 from nlakit.errors import ConfigError
 from nlakit.models.likelihood import text_logprobs
+from nlakit.models.precision import autocast
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
@@ -27,8 +29,7 @@ from . import distributed, rewards
 from .chooser import Chooser
 from .config import GroundedRlConfig, RlConfig, TrainingSettings
 from .evaluation import HeldOut
-from .grounding import ClaimJudge
-from .learner import Learner, autocast
+from .learner import Learner
 from .run import RunDirectory, generator, train_steps
 
 ROLLOUT_PLACE, VECTOR_PLACE, REWORD_PLACE = 21, 22, 23

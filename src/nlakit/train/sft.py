@@ -14,12 +14,13 @@ from nlakit.claim import Claim
 from nlakit.core.fidelity import fve, reconstruction_mse
 from nlakit.core.scale import resolve_scale
 from nlakit.data.datasets import PairSet
+from nlakit.models.precision import autocast
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
 
 from . import distributed
 from .config import SftConfig, TrainingSettings
-from .learner import Learner, autocast
+from .learner import Learner
 from .run import RunDirectory, generator, train_steps
 
 BATCHES_SORTED_TOGETHER = 8

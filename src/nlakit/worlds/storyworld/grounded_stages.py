@@ -15,8 +15,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from nlakit.claims.grounding import ClaimJudge, judge_curves
 from nlakit.data.datasets import PairSet, join, load_pairs
-from nlakit.data.extraction import extract_storyworld, sample_storyworld
 from nlakit.data.shards import ShardReader
 from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
@@ -27,13 +27,14 @@ from nlakit.storyworld.claims import parse
 from nlakit.storyworld.rewording import reword
 from nlakit.train.config import GroundedRlConfig, RlConfig, SftConfig
 from nlakit.train.evaluation import EVALUATION_TOKENS
-from nlakit.train.grounding import ClaimJudge
 from nlakit.train.rl import TruthTerms, train_rl
 from nlakit.train.run import RunDirectory, finished, read_json, write_json
 from nlakit.train.sft import train_reconstructor, train_verbalizer
-from nlakit.worlds.storyworld.documents import states_of
 
-from .grounding import full_labels, ground, judge_curves, write_grounded
+from .claims import STORYWORLD
+from .documents import states_of
+from .extraction import extract_storyworld, sample_storyworld
+from .grounding import full_labels, ground, write_grounded
 from .plain_stages import RL_PARTS as PLAIN_RL_PARTS
 from .plain_stages import make_pairs, make_target
 from .recipe import GroundingConfig, StoryworldRecipe
@@ -65,7 +66,7 @@ def make_grounded_pairs(recipe: StoryworldRecipe, space: Workspace) -> PairSet:
         sets.insert(0, extra)
     run = RunDirectory(directory, recipe.stage(*GROUNDED_PARTS))
     if run.done is None:
-        judge = ClaimJudge(train_judge(recipe, space), recipe.precision)
+        judge = ClaimJudge(train_judge(recipe, space), STORYWORLD, recipe.precision)
         measure_judge(recipe, space, make_target(recipe, space), judge)
         kept, dropped = _ground(recipe, space, judge, sets)
         run.finish({"kept": dict(kept), "dropped": dict(dropped)})
@@ -196,7 +197,9 @@ def grounded_rl(recipe: StoryworldRecipe, space: Workspace) -> None:
         for name in ("grounded-verbalizer", "grounded-reconstructor")
     )
     judge = ClaimJudge(
-        Verbalizer.load(space.stage("grounding") / "judge" / "model"), recipe.precision
+        Verbalizer.load(space.stage("grounding") / "judge" / "model"),
+        STORYWORLD,
+        recipe.precision,
     )
     rows = config.vectors * config.group
     engine = LocalEngine(target, Verbalizer.load(av_dir), Reconstructor.load(ar_dir), rows)

@@ -1,7 +1,7 @@
 """Labels of the storyworld without the claims that no activation carries, written again.
 
-The teacher knows the state, so it can word a label that claims some kinds of fact and no others;
-and the judge's probabilities can be held against the truth.
+The teacher knows the state, so it can word a label that claims some kinds of fact and no others.
+The judge is `claims.grounding`'s.
 """
 
 from __future__ import annotations
@@ -11,27 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nlakit.claims.calibration import auroc
-from nlakit.config import FrozenModel, write_text_atomic
+from nlakit.claims.grounding import ClaimJudge, JudgedClaim
+from nlakit.config import write_text_atomic
 from nlakit.data.labels import LABEL_SCHEMA, SET_NAME, LabelSet
 from nlakit.data.shards import write_table
-from nlakit.storyworld.claims import check
 from nlakit.storyworld.document import State
 from nlakit.storyworld.teacher import Label, Wish, describe
-from nlakit.train.grounding import SHUFFLES, ClaimJudge, JudgedClaim, gain_over
 
 TAIL_WORDS = (1,)
 """How many of the last words are quoted. Two are one claim, false when either is."""
-THRESHOLDS = tuple(round(0.05 * n, 2) for n in range(1, 20))
 
 
-# -- labels ----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Grounded:
     """A label without what the judge could not read, and what was dropped."""
@@ -108,67 +102,3 @@ def write_grounded(
         activations_hash=activations_hash,
     )
     write_text_atomic(directory / SET_NAME, found.model_dump_json(indent=2))
-
-
-# -- what the judge is worth -----------------------------------------------------------------------
-class CurvePoint(FrozenModel):
-    """Claims of the judge's own explanations whose score is at least `threshold`."""
-
-    threshold: float
-    precision: float | None
-    kept: float
-    """Share of the true claims that stay."""
-
-
-class JudgeCurve(FrozenModel):
-    """How well a score tells true claims from false ones, over all kinds."""
-
-    score: str
-    claims: int
-    auroc: float | None
-    """None where all claims are true, or all false."""
-    points: tuple[CurvePoint, ...]
-
-
-def judge_curves(
-    judge: ClaimJudge,
-    vectors_ND: Float[Tensor, "N D"],
-    explanations: Sequence[str],
-    states: Sequence[State],
-    seed: int,
-) -> tuple[JudgeCurve, ...]:
-    """Curves of the probability, and of its gain over shuffled vectors, against the world."""
-    seeds = torch.Generator().manual_seed(seed)
-    real = judge.judge(vectors_ND, explanations)
-    shuffled = [
-        judge.judge(vectors_ND[torch.randperm(len(vectors_ND), generator=seeds)], explanations)
-        for _ in range(SHUFFLES)
-    ]
-    truth, probability, gain = [], [], []
-    for row, judged in enumerate(real):
-        for place, each in enumerate(judged):
-            verdict = check(each.claim, states[row])
-            if verdict == "uncheckable":
-                continue
-            without = sum(found[row][place].probability for found in shuffled) / SHUFFLES
-            truth.append(verdict == "true")
-            probability.append(each.probability)
-            gain.append(gain_over(each.probability, without))
-    return tuple(
-        JudgeCurve(
-            score=name,
-            claims=len(truth),
-            auroc=auroc(np.array(scores), np.array(truth, dtype=bool)),
-            points=tuple(_point(truth, scores, threshold) for threshold in THRESHOLDS),
-        )
-        for name, scores in (("probability", probability), ("gain over shuffled", gain))
-    )
-
-
-def _point(truth: Sequence[bool], scores: Sequence[float], threshold: float) -> CurvePoint:
-    passed = [right for right, score in zip(truth, scores, strict=True) if score >= threshold]
-    return CurvePoint(
-        threshold=threshold,
-        precision=sum(passed) / len(passed) if passed else None,
-        kept=sum(passed) / max(1, sum(truth)),
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from nlakit.data.datasets import PairSet, load_pairs
-from nlakit.data.extraction import extract_storyworld
 from nlakit.data.labels import write_labels
 from nlakit.engines.local import LocalEngine
 from nlakit.models.reconstructor import Reconstructor
@@ -13,10 +12,11 @@ from nlakit.storyworld.claims import parse
 from nlakit.train.rl import train_rl
 from nlakit.train.run import RunDirectory, finished
 from nlakit.train.sft import train_reconstructor, train_verbalizer
-from nlakit.worlds.storyworld.teacher import StoryworldTeacher
 
+from .extraction import extract_storyworld
 from .recipe import StoryworldRecipe
 from .target import train_target
+from .teacher import StoryworldTeacher
 from .workspace import Workspace, held_out_rows, mean_vector, pair_meta
 
 EXTRACTION_SEED = 4

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from nlakit.data.extraction import read_places
-from nlakit.errors import InputError
-from nlakit.evals.rows import ReadSample, read_vectors
+from nlakit.evals.rows import ReadSample, check_documents, read_vectors
 from nlakit.evals.section import Figure, Line, Section, share
 from nlakit.pair.pair import Pair
 from nlakit.storyworld.claims import check, parse
 from nlakit.storyworld.grammar import generate
-from nlakit.worlds.storyworld.documents import EncodedDocument, readable_documents
+
+from .documents import EncodedDocument, readable_documents
+from .eval_set import StoryworldSet, rows_at
 
 PLANNED = {"rhyme": "couplet", "sum": "sums", "answer": "answers", "count": "chat", "drill": "chat"}
 """Kinds that are due but unsaid, and the genre that has them."""
@@ -55,15 +55,12 @@ def planned(pair: Pair, documents: int, seed: int, temperature: float = 0.0) -> 
     Raises:
         InputError: fewer than 2 documents.
     """
-    if documents < 2:
-        raise InputError(f"An evaluation needs at least 2 documents, found {documents}.")
+    check_documents(documents)
     chosen = [each for kind in PLANNED for each in islice(_due(pair, kind, seed), documents)]
     encoded = [each for each, _ in chosen]
     places = [place for _, found in chosen for place in found]
-    rows = read_places(
-        pair.target, encoded, [[each.position for each in found] for _, found in chosen]
-    )
-    sample = read_vectors(pair, rows, seed, temperature)
+    rows = rows_at(pair.target, encoded, [[each.position for each in found] for _, found in chosen])
+    sample = read_vectors(pair, StoryworldSet(), rows, seed, temperature)
     found = _Due(sample, places, _others(sample, places))
     lines = [line for kind in PLANNED for line in _lines(found, kind)]
     return sample.section(
@@ -166,7 +163,7 @@ def _others(sample: ReadSample, places: Sequence[Place]) -> list[int]:
 def _named(text: str, sample: ReadSample, place: Place, row: int) -> tuple[bool, bool]:
     """Whether an explanation names what is due at a place; and whether it claims of that kind."""
     said = [each for each in parse(text) if each.kind == place.kind]
-    right = [each for each in said if check(each, sample.states[row]) == "true"]
+    right = [each for each in said if check(each, sample.known_states()[row]) == "true"]
     return bool(right), bool(said)
 
 

@@ -15,6 +15,7 @@ from nlakit.config import write_resolved
 from nlakit.core.scale import resolve_scale, to_norm
 from nlakit.errors import InputError
 from nlakit.evals import probe_store
+from nlakit.evals.confidence import CALIBRATION_DOCUMENTS, fit_confidence
 from nlakit.evals.report import training_curves, write_report
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
@@ -22,12 +23,14 @@ from nlakit.pair.load import load_source
 from nlakit.pair.source import find_pair
 from nlakit.registry import CONTROL_AR, PLAIN_RL, PLAIN_WARM_START, ROWS, WARM_START, PairPaths
 from nlakit.train.run import finished, read_json
-from nlakit.worlds.storyworld.calibrate import CALIBRATION_DOCUMENTS, fit_confidence
-from nlakit.worlds.storyworld.report import evaluate
 
+from .claims import STORYWORLD
+from .eval_set import StoryworldSet
 from .grounded_stages import CURVES_NAME, grounded_rl_of
 from .plain_stages import make_pairs, make_target
+from .probes import write_probes
 from .recipe import StoryworldRecipe
+from .report import evaluate
 from .workspace import STAGES, Workspace, mean_vector
 
 PLAIN_WARM_START_ROW, PLAIN_RL_ROW = (f"{ROWS}/{name}" for name in (PLAIN_WARM_START, PLAIN_RL))
@@ -51,7 +54,7 @@ def publish(recipe: StoryworldRecipe, space: Workspace) -> None:
     mean_D = mean_vector(pairs.vectors)
     save_file({"mean": mean_D}, temporary / MEAN_NAME)
     write_card(temporary, _card(recipe, space, pairs.vectors, mean_D))
-    probe_store.write_probes(
+    write_probes(
         temporary,
         min(probe_store.DOCUMENTS, recipe.extraction.documents),
         min(probe_store.TEST_DOCUMENTS, recipe.report.documents),
@@ -103,7 +106,7 @@ def write_pair_report(recipe: StoryworldRecipe, space: Workspace) -> None:
 def calibrate(pair: Path, documents: int) -> None:
     """Leave `calibrator.json` beside a pair, unless its claims are all alike or there are none."""
     try:
-        fit_confidence(load_source(find_pair(pair)), documents).save(pair)
+        fit_confidence(load_source(find_pair(pair)), StoryworldSet(), documents).save(pair)
     except InputError as error:
         Console(stderr=True).print(f"No confidence for the claims of {pair.name}: {error}")
 
@@ -120,6 +123,7 @@ def _card(
         d_model=vectors_ND.shape[1],
         variance=float((unit_ND - mean_D).square().mean()),
         num_training_rows=len(vectors_ND),
+        claims=STORYWORLD.name,
         provenance={"recipe": recipe.name, "seed": recipe.seed, **best},
     )
 

@@ -7,8 +7,9 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from nlakit.config import FrozenModel
+from nlakit.models.precision import Precision
 from nlakit.train.config import GroundedRlConfig, RlConfig, SftConfig, TrainingSettings
-from nlakit.train.learner import OptimizerConfig, Precision
+from nlakit.train.learner import OptimizerConfig
 
 
 class FutureWordsConfig(FrozenModel):

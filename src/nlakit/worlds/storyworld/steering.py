@@ -18,10 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nlakit.core.scale import to_norm
-from nlakit.data.extraction import read_places
-from nlakit.errors import InputError
-from nlakit.evals.cause import prompts_of
-from nlakit.evals.rows import ReadSample, read_sample, read_vectors
+from nlakit.evals.rows import ReadSample, check_documents, read_sample, read_vectors
 from nlakit.evals.section import Figure, Line, Section, share
 from nlakit.models.patch import continuations, next_logprobs
 from nlakit.pair.pair import Pair
@@ -31,7 +28,9 @@ from nlakit.storyworld import lexicon as lex
 from nlakit.storyworld.claims import parse
 from nlakit.storyworld.document import Fact
 from nlakit.storyworld.grammar import generate
-from nlakit.worlds.storyworld.documents import EncodedDocument, readable_documents
+
+from .documents import EncodedDocument, readable_documents
+from .eval_set import StoryworldSet, rows_at
 
 ALPHAS = (0.25, 0.5, 1.0, 2.0)
 PLACES = ("line end", "before the hint")
@@ -79,9 +78,8 @@ def steering(
     Raises:
         InputError: fewer than 2 documents.
     """
-    if documents < 2:
-        raise InputError(f"An evaluation needs at least 2 documents, found {documents}.")
-    unrelated = read_sample(pair, UNRELATED_DOCUMENTS, UNRELATED_SEED)
+    check_documents(documents)
+    unrelated = read_sample(pair, StoryworldSet(), UNRELATED_DOCUMENTS, UNRELATED_SEED)
     lines: list[Line] = []
     for place in PLACES:
         sample, ids, rhymes = _couplets(pair, place, documents, seed)
@@ -132,9 +130,9 @@ def _couplets(
     found = couplet_documents(pair, seed, "heldout", num)
     documents, facts = [each for each, _ in found], [plans[0] for _, plans in found]
     places = [couplet_place(each, fact, place) for each, fact in zip(documents, facts, strict=True)]
-    rows = read_places(pair.target, documents, [[at] for at in places])
-    ids = [each.ids[: at + 1] for each, at in zip(documents, places, strict=True)]
-    return read_vectors(pair, rows, seed), ids, [fact.value for fact in facts]
+    rows = rows_at(pair.target, documents, [[at] for at in places])
+    sample = read_vectors(pair, StoryworldSet(), rows, seed)
+    return sample, rows.prompts, [fact.value for fact in facts]
 
 
 def make_trials(sample: ReadSample, ids: Sequence[list[int]], rhymes: Sequence[str]) -> list[Trial]:
@@ -171,7 +169,7 @@ def rhyme_means(pair: Pair, place: str, documents: int) -> dict[str, Float[Tenso
     """Mean activation at a place of training couplets, by the rhyme that is planned there."""
     found = couplet_documents(pair, BANK_SEED, "train", documents)
     places = [sorted({couplet_place(each, f, place) for f in plans}) for each, plans in found]
-    rows = read_places(pair.target, [each for each, _ in found], places)
+    rows = rows_at(pair.target, [each for each, _ in found], places)
     vectors: dict[str, list[Tensor]] = {}
     values = [{couplet_place(each, f, place): f.value for f in plans} for each, plans in found]
     names = [value[at] for value, ats in zip(values, places, strict=True) for at in ats]
@@ -259,7 +257,7 @@ class _SideEffects:
 
     def __init__(self, unrelated: ReadSample) -> None:
         self.sample = unrelated
-        self.ids, _ = prompts_of(unrelated.pair, unrelated.sample)
+        self.ids = unrelated.sample.prompts
         self.clean_NV = next_logprobs(unrelated.pair.target, self.ids)
 
     def of(self, directions_MD: Tensor, alpha: float) -> float:

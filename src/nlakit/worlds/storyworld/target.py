@@ -17,20 +17,23 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nlakit.core.losses import masked_mean, token_logprobs
 from nlakit.core.site import Site
-from nlakit.data.extraction import sample_storyworld
+from nlakit.evals.claims import facts_of
 from nlakit.evals.probes import fit_probes
 from nlakit.models.padding import pad_right, real_tokens
+from nlakit.models.precision import autocast
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import CLOSE_TAG, OPEN_TAG
 from nlakit.split import split_of
 from nlakit.storyworld.document import Document
 from nlakit.storyworld.grammar import document, generate
 from nlakit.storyworld.teacher import label
-from nlakit.train.learner import Learner, autocast
+from nlakit.train.learner import Learner
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
 from nlakit.train.run import RunDirectory, generator, train_steps
 
+from .claims import PROBED, STORYWORLD
 from .documents import states_of
+from .extraction import sample_storyworld
 from .recipe import FutureWordsConfig, StoryworldRecipe, TargetConfig
 from .tokenizer import ASSISTANT, USER, train_tokenizer
 
@@ -175,9 +178,9 @@ def probe_accuracies(target: Target, seed: int) -> dict[str, float]:
     A target learns its kinds one at a time, after long plateaus that its loss does not show.
     """
     vectors, rows = sample_storyworld(target, seed, "train", PROBE_DOCUMENTS, PROBE_POSITIONS)
-    states = states_of(rows)
-    cut = int(len(states) * PROBE_TRAIN_SHARE)
-    found = fit_probes(vectors[:cut], states[:cut], vectors[cut:], states[cut:])
+    known = facts_of(states_of(rows), STORYWORLD)
+    cut = int(len(known) * PROBE_TRAIN_SHARE)
+    found = fit_probes(vectors[:cut], known[:cut], vectors[cut:], known[cut:], PROBED)
     return {f"probe.{kind}": round(result.score.mlp, 3) for kind, result in found.items()}
 
 

@@ -10,15 +10,16 @@ from torch import Tensor
 
 from nlakit.contract import Extraction, NlaMeta, PromptTemplates, Role, measure_tokens
 from nlakit.core.scale import resolve_scale, to_norm
-from nlakit.data.extraction import sample_storyworld
 from nlakit.evals.claims import score_claims
 from nlakit.models.target import Target
 from nlakit.storyworld.document import State
 from nlakit.train.config import RlConfig
 from nlakit.train.evaluation import CheckClaims, ClaimShares, HeldOut
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
-from nlakit.worlds.storyworld.documents import states_of
 
+from .claims import STORYWORLD
+from .documents import states_of
+from .extraction import sample_storyworld
 from .recipe import StoryworldRecipe
 from .tokenizer import MARKER
 
@@ -87,7 +88,7 @@ def against(states: Sequence[State]) -> CheckClaims:
     """A check of one explanation for each state."""
 
     def check(explanations: Sequence[str]) -> ClaimShares:
-        found = score_claims(explanations, states)
+        found = score_claims(explanations, states, STORYWORLD)
         return ClaimShares(found.precision, found.recall)
 
     return check

@@ -1,4 +1,4 @@
-"""`nlakit eval`: an NLA's scores beside their floors."""
+"""`nlakit eval storyworld` and `eval corpus`: the whole report of a pair, beside its floors."""
 
 from __future__ import annotations
 
@@ -11,44 +11,82 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from nlakit.errors import InputError
+from nlakit.engines.base import MAX_NEW_TOKENS
+from nlakit.evals.claims import ClaimScores
+from nlakit.evals.eval_set import EvalSet
+from nlakit.evals.evaluation import PairReport, evaluate
 from nlakit.evals.report import training_curves, write_report
-from nlakit.worlds.storyworld.report import StoryworldReport, evaluate
+from nlakit.worlds.storyworld.eval_set import StoryworldSet
 
-from .devices import AUTOMATIC, DeviceOptions
-from .pairs import BUNDLED, PairOptions
+from ..devices import AUTOMATIC, DeviceOptions
+from ..pairs import BUNDLED, PairOptions
+from .common import MINIMUM_POSITION, Documents, Json, Seed, Temperature, check_output, corpus_set
+
+ReportOutput = Annotated[
+    Path | None,
+    Parameter(
+        help="Directory for report.json and report.html, which has the curves of the RL that made "
+        "the pair, where their log lies beside it."
+    ),
+]
+MaxNewTokens = Annotated[int, Parameter(help="Of an explanation, at most.")]
 
 
 def storyworld(
     *,
-    documents: int = 500,
-    seed: int = 1,
-    temperature: float = 0.0,
+    documents: Documents = 500,
+    seed: Seed = 1,
+    temperature: Temperature = 0.0,
+    max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS,
     pair: PairOptions = BUNDLED,
     devices: DeviceOptions = AUTOMATIC,
-    output: Path | None = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    output: ReportOutput = None,
+    json: Json = False,
 ) -> None:
     """Measure an NLA against the storyworld, where the truth is known.
 
-    Parameters
-    ----------
-    documents
-        Held-out documents to read, one place in each.
-    seed
-        Decides which documents.
-    temperature
-        0 writes the likeliest words.
-    output
-        Directory for report.json and report.html, which has the curves of the RL that made the
-        pair, where their log lies beside it.
-    json
-        Print one JSON object.
+    One position in each document is read.
     """
     pair.check()
-    if output is not None and output.exists() and not output.is_dir():
-        raise InputError(f"--output {output} is a file. Give a directory, there or not.")
-    report = _measure(pair, devices, documents, seed, temperature)
+    check_output(output)
+    report = _measure(pair, devices, StoryworldSet(), documents, seed, temperature, max_new_tokens)
+    _show(report, pair, output, json)
+
+
+def corpus(
+    *,
+    corpus: str,
+    documents: Documents = 500,
+    seed: Seed = 1,
+    temperature: Temperature = 0.0,
+    max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS,
+    minimum_position: int = MINIMUM_POSITION,
+    pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
+    output: ReportOutput = None,
+    json: Json = False,
+) -> None:
+    """Measure an NLA on held-out documents of your own text.
+
+    One position in each document is read. Claims are checked where the pair's card declares claims
+    that can be; the others are left out of the report.
+
+    Parameters
+    ----------
+    corpus
+        .jsonl, .parquet, a folder of texts, or hf:NAME. One eighth of its documents, by content, is
+        held out.
+    minimum_position
+        No position before this token is read.
+    """
+    pair.check()
+    check_output(output)
+    eval_set = corpus_set(corpus, pair, minimum_position)
+    report = _measure(pair, devices, eval_set, documents, seed, temperature, max_new_tokens)
+    _show(report, pair, output, json)
+
+
+def _show(report: PairReport, pair: PairOptions, output: Path | None, json: bool) -> None:
     if output is not None:
         paths = pair.paths()
         write_report(report, output, training_curves(paths) if paths else ())
@@ -59,32 +97,37 @@ def storyworld(
 
 
 def _measure(
-    pair: PairOptions, devices: DeviceOptions, documents: int, seed: int, temperature: float
-) -> StoryworldReport:
-    console = Console(stderr=True)
-    with console.status("starting") as status:
-
-        def progress(stage: str) -> None:
-            status.update(f"{stage} …")
-
-        progress("loading")
+    pair: PairOptions,
+    devices: DeviceOptions,
+    eval_set: EvalSet,
+    documents: int,
+    seed: int,
+    temperature: float,
+    max_new_tokens: int,
+) -> PairReport:
+    with Console(stderr=True).status("loading …") as status:
         return evaluate(
-            pair.load_for_evaluation(devices),
+            pair.load_for_evaluation(eval_set, devices),
+            eval_set,
             documents=documents,
             seed=seed,
             temperature=temperature,
-            progress=progress,
+            progress=lambda stage: status.update(f"{stage} …"),
+            max_new_tokens=max_new_tokens,
         )
 
 
-def summary(report: StoryworldReport) -> Group:
+def summary(report: PairReport) -> Group:
     """The figures that matter, for a terminal."""
     warnings = [Text(f"! {each}", style="yellow") for each in report.suspicions]
     notes = [Text(each, style="dim") for each in report.notes]
-    return Group(_fve_table(report), _claims_table(report), *warnings, *notes)
+    tables = [_fve_table(report)]
+    if report.claims is not None:
+        tables.append(_claims_table(report, report.claims))
+    return Group(*tables, *warnings, *notes)
 
 
-def _fve_table(report: StoryworldReport) -> Table:
+def _fve_table(report: PairReport) -> Table:
     low, high = report.fve_interval
     table = Table(title=f"{report.nla}: {report.rows} places in {report.documents} documents")
     table.add_column("share of variance explained (FVE)")
@@ -99,8 +142,7 @@ def _fve_table(report: StoryworldReport) -> Table:
     return table
 
 
-def _claims_table(report: StoryworldReport) -> Table:
-    claims = report.claims
+def _claims_table(report: PairReport, claims: ClaimScores) -> Table:
     table = Table(
         title=f"claims: precision {_number(claims.precision)}, recall {_number(claims.recall)}, "
         f"of readable facts {_number(claims.readable_recall)}, silent on "

@@ -1,4 +1,4 @@
-"""Calibrators of claims fitted in the storyworld, where it is known which claims are true.
+"""Calibrators of claims, fitted where it is known which claims are true, and what they are worth.
 
 They are fitted on held-out documents: of what a pair was trained on it is surer than it should be.
 """
@@ -20,19 +20,17 @@ from nlakit.claims.confidence import (
     fit_calibrator,
     support,
 )
+from nlakit.claims.system import ClaimSystem, State
 from nlakit.core.fidelity import row_fidelity
-from nlakit.data.extraction import read_places, sample_storyworld
 from nlakit.engines.base import MAX_NEW_TOKENS, Sampling
 from nlakit.errors import InputError
-from nlakit.evals.readings import RowReadings, read_rows
-from nlakit.evals.rows import ReadSample
-from nlakit.evals.section import Figure, Line, Section
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.pair.pair import Pair
-from nlakit.storyworld.claims import check, parse
-from nlakit.storyworld.document import State
-from nlakit.storyworld.grammar import document
-from nlakit.worlds.storyworld.documents import encode_document, states_of
+
+from .eval_set import EvalSet, neighbours
+from .readings import RowReadings, read_rows
+from .rows import ReadSample
+from .section import Figure, Line, Section
 
 CALIBRATION_SEED = 70_003
 CALIBRATION_DOCUMENTS, QUICK_DOCUMENTS = 2_000, 600
@@ -52,11 +50,19 @@ class JudgedClaims(NamedTuple):
 
 
 def judged_claims(
-    pair: Pair, verbalizer: Verbalizer, reading: RowReadings, states: Sequence[State]
+    pair: Pair,
+    verbalizer: Verbalizer,
+    reading: RowReadings,
+    states: Sequence[State],
+    system: ClaimSystem,
 ) -> JudgedClaims:
-    """The claims of N readings that can be checked against the state of each row."""
-    fidelities = row_fidelity(reading.errors).tolist()
-    found = claim_features(verbalizer, pair.mean_D, reading.completions, fidelities)
+    """The claims of N readings that can be checked against the state of each row.
+
+    Raises:
+        InputError: as `ClaimSystem.known`.
+    """
+    check, fidelities = system.known().check, row_fidelity(reading.errors).tolist()
+    found = claim_features(verbalizer, pair.mean_D, reading.completions, fidelities, system)
     judged = [
         (each, check(each.claim, states[row]), row)
         for row, features in enumerate(found)
@@ -71,26 +77,34 @@ def judged_claims(
 
 
 def fit_confidence(
-    pair: Pair, documents: int = CALIBRATION_DOCUMENTS, seed: int = CALIBRATION_SEED
+    pair: Pair,
+    eval_set: EvalSet,
+    documents: int = CALIBRATION_DOCUMENTS,
+    seed: int = CALIBRATION_SEED,
 ) -> ClaimConfidence:
     """Both calibrators of a pair, from `documents` held-out documents of `seed`.
 
     Raises:
-        InputError: the engine gives no probabilities, or no claims of both outcomes were found.
+        InputError: the engine gives no probabilities, nobody can check the claims, or none of both
+            outcomes were found.
     """
     found = {
-        temperature: _fit(pair, documents, seed, temperature) for temperature in (0.0, SAMPLED)
+        temperature: _fit(pair, eval_set, documents, seed, temperature)
+        for temperature in (0.0, SAMPLED)
     }
     return ClaimConfidence(
         greedy=found[0.0],
         sampled=found[SAMPLED],
-        source="storyworld",
+        source=eval_set.name,
+        claims=eval_set.claims.name,
         seed=seed,
         documents=documents,
     )
 
 
-def calibrator_for(pair: Pair, documents: int, seed: int, temperature: float) -> Calibrator | None:
+def calibrator_for(
+    pair: Pair, eval_set: EvalSet, documents: int, seed: int, temperature: float
+) -> Calibrator | None:
     """A calibrator that never saw a document of `seed`: the pair's own, or one fitted now.
 
     One that is fitted now takes as many documents as the report, up to `QUICK_DOCUMENTS`. None
@@ -101,19 +115,23 @@ def calibrator_for(pair: Pair, documents: int, seed: int, temperature: float) ->
         return own.calibrator(temperature)
     other = CALIBRATION_SEED if seed != CALIBRATION_SEED else CALIBRATION_SEED + 1
     try:
-        return _fit(pair, min(documents, QUICK_DOCUMENTS), other, temperature)
+        return _fit(pair, eval_set, min(documents, QUICK_DOCUMENTS), other, temperature)
     except InputError:
         return None
 
 
 def claim_calibration(
-    pair: Pair, reading: RowReadings, states: Sequence[State], calibrator: Calibrator | None
+    pair: Pair,
+    reading: RowReadings,
+    states: Sequence[State],
+    system: ClaimSystem,
+    calibrator: Calibrator | None,
 ) -> Calibration | None:
     """How well a calibrator's confidences fit the truth of N readings' claims."""
     verbalizer = pair.verbalizer
     if verbalizer is None or calibrator is None:
         return None
-    features, outcomes, _ = judged_claims(pair, verbalizer, reading, states)
+    features, outcomes, _ = judged_claims(pair, verbalizer, reading, states, system)
     return calibration([calibrator.confidence(each) for each in features], outcomes)
 
 
@@ -125,18 +143,19 @@ def measure(sample: ReadSample, thorough: bool = False) -> Section:
             agreement and recurrence would be worth.
 
     Raises:
-        InputError: the engine gives no probabilities of words.
+        InputError: the engine gives no probabilities of words, or nobody can check the claims.
     """
-    pair = sample.pair
+    pair, system = sample.pair, sample.claims
     verbalizer = pair.verbalizer
     if verbalizer is None:
         raise InputError("This engine gives no probabilities of words, so claims have none.")
-    judged = judged_claims(pair, verbalizer, sample.reading, sample.states)
+    judged = judged_claims(pair, verbalizer, sample.reading, sample.known_states(), system)
     features, outcomes = judged.features, judged.outcomes
     names = ["information", "fidelity"]
     if thorough:
         features, names = _supported(sample, judged), [*names, "agreement", "recurrence"]
-    calibrator = calibrator_for(pair, len(set(sample.doc_ids)), sample.seed, sample.temperature)
+    documents = len(set(sample.doc_ids))
+    calibrator = calibrator_for(pair, sample.eval_set, documents, sample.seed, sample.temperature)
     scores = {"probability of its words": [each.number("probability") for each in features]}
     if calibrator is not None:
         scores = {"confidence": [calibrator.confidence(each) for each in features], **scores}
@@ -158,8 +177,9 @@ def _supported(sample: ReadSample, judged: JudgedClaims) -> list[ClaimFeatures]:
     """The features with agreement over samples and recurrence at neighbouring tokens."""
     sampling = Sampling(SAMPLES, SAMPLED, max_new_tokens=MAX_NEW_TOKENS, seed=sample.seed)
     answers = sample.pair.engine.verbalize(sample.vectors_ND, sampling)
-    samples = [[parse(each.text) for each in group] for group in answers]
-    around = [[parse(text) for text in texts] for texts in _neighbours(sample)]
+    find = sample.claims.find
+    samples = [[find(each.text) for each in group] for group in answers]
+    around = [[find(text) for text in texts] for texts in _neighbours(sample)]
     return [
         replace(
             each,
@@ -174,18 +194,10 @@ def _supported(sample: ReadSample, judged: JudgedClaims) -> list[ClaimFeatures]:
 def _neighbours(sample: ReadSample) -> list[list[str]]:
     """Per place the explanations of the tokens around it."""
     pair = sample.pair
-    names = ("seed", "index", "position")
-    seeds, indices, positions = (sample.sample.rows.column(name).to_pylist() for name in names)
-    keys = zip(seeds, indices, strict=True)
-    documents = [encode_document(pair.target, document(*key)) for key in keys]
-    places = [
-        [here + step for step in STEPS if 0 < here + step < len(each.ids)]
-        for each, here in zip(documents, positions, strict=True)
-    ]
-    rows = read_places(pair.target, documents, places)
-    reading = read_rows(pair, pair.engine, rows.vectors_ND, sample.temperature, sample.seed)
+    vectors_MD, counts = neighbours(pair.target, sample.sample, STEPS)
+    reading = read_rows(pair, pair.engine, vectors_MD, sample.temperature, sample.seed)
     texts = iter(reading.texts)
-    return [[next(texts) for _ in group] for group in places]
+    return [[next(texts) for _ in range(count)] for count in counts]
 
 
 def _line(name: str, found: Calibration | None) -> Line:
@@ -225,11 +237,15 @@ def _suspicions(found: Calibration | None) -> list[str]:
     return []
 
 
-def _fit(pair: Pair, documents: int, seed: int, temperature: float) -> Calibrator:
+def _fit(
+    pair: Pair, eval_set: EvalSet, documents: int, seed: int, temperature: float
+) -> Calibrator:
     verbalizer = pair.verbalizer
     if verbalizer is None:
         raise InputError("This engine gives no probabilities of words, which a calibrator needs.")
-    sample = sample_storyworld(pair.target, seed, "heldout", documents)
-    reading = read_rows(pair, pair.engine, sample.vectors_ND, temperature, seed)
-    judged = judged_claims(pair, verbalizer, reading, states_of(sample.rows))
+    system = eval_set.claims
+    system.known()
+    rows = eval_set.calibration(pair.target, seed, documents)
+    reading = read_rows(pair, pair.engine, rows.vectors_ND, temperature, seed)
+    judged = judged_claims(pair, verbalizer, reading, rows.states or (), system)
     return fit_calibrator(judged.features, judged.outcomes)

@@ -19,17 +19,16 @@ from nlakit.card import Finite, read_card
 from nlakit.config import FrozenModel, describe_errors, write_text_atomic
 from nlakit.contract import read_meta
 from nlakit.errors import CheckpointError, InputError
+from nlakit.evals.bootstrap import Interval
+from nlakit.evals.claims import KindScore
+from nlakit.evals.evaluation import PairReport
+from nlakit.evals.floors import Floors
+from nlakit.evals.probes import ProbeScore
 from nlakit.models.placement import ON_CPU, Placement
 from nlakit.pair.load import load_source
 from nlakit.pair.pair import Pair
 from nlakit.pair.source import PairSource, find_pair, weight_hashes
 from nlakit.registry import resolve
-from nlakit.worlds.storyworld.report import StoryworldReport
-
-from .bootstrap import Interval
-from .claims import KindScore
-from .floors import Floors
-from .probes import ProbeScore
 
 SEED = 90_001
 """Of the held-out documents that every submission is read on."""
@@ -42,13 +41,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Submission(FrozenModel):
-    """A method's figures. What they mean: `StoryworldReport` and `ClaimScores`."""
+    """A method's figures. What they mean: `PairReport` and `ClaimScores`."""
 
     schema_version: Literal[1] = 1
     kind: Literal["truth_submission"] = "truth_submission"
     name: str = Field(pattern=NAME_PATTERN)
     documents: int = Field(ge=2)
-    """Held-out documents, one place in each."""
+    """Held-out documents, one position in each."""
     seed: int
     temperature: float = Field(ge=0)
     target: dict[str, str] = Field(min_length=1)
@@ -79,12 +78,12 @@ class Submission(FrozenModel):
         return self.precision * (self.readable_recall or 0.0)
 
 
-def submission_of(name: str, report: StoryworldReport) -> Submission:
+def submission_of(name: str, report: PairReport) -> Submission:
     """A report as a submission of `name`.
 
     Raises:
-        InputError: the name cannot be used, the report is of another seed, or does not say what it
-            was measured on.
+        InputError: the name cannot be used, the report is of another seed, has no claims, or does
+            not say what it was measured on.
     """
     check_name(name)
     if report.seed != SEED:
@@ -97,6 +96,8 @@ def submission_of(name: str, report: StoryworldReport) -> Submission:
     if not target:
         raise InputError(f"The report of {report.nla!r} names no weights of a target.")
     claims = report.claims
+    if claims is None:
+        raise InputError(f"The report of {report.nla!r} has no claims that were checked.")
     return Submission(
         name=name,
         documents=report.documents,

@@ -1,0 +1,125 @@
+"""`nlakit eval cause`, `baselines`, `round-trips` and `select`: one section each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nlakit.evals.baselines import baselines as measure_baselines
+from nlakit.evals.cause import cause as measure_cause
+from nlakit.evals.round_trips import TRIPS
+from nlakit.evals.round_trips import round_trips as measure_round_trips
+from nlakit.evals.rows import read_sample
+from nlakit.evals.select import select as measure_select
+
+from ..devices import AUTOMATIC, DeviceOptions
+from ..pairs import BUNDLED, PairOptions
+from .common import (
+    STORYWORLD_DOCUMENTS,
+    CorpusOptions,
+    Documents,
+    Json,
+    Output,
+    Seed,
+    Temperature,
+    check_output,
+    give,
+    measuring,
+    show,
+)
+
+
+def cause(
+    *,
+    documents: Documents = 500,
+    seed: Seed = 1,
+    temperature: Temperature = 0.0,
+    pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
+    on: CorpusOptions = STORYWORLD_DOCUMENTS,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Put the reconstructions into the target, and compare its next tokens."""
+    show(
+        pair,
+        devices,
+        on,
+        lambda loaded, of: measure_cause(read_sample(loaded, of, documents, seed, temperature)),
+        output,
+        json,
+    )
+
+
+def baselines(
+    *,
+    documents: Documents = 500,
+    seed: Seed = 1,
+    temperature: Temperature = 0.0,
+    pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
+    on: CorpusOptions = STORYWORLD_DOCUMENTS,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Compare the explanations with baselines that read text, neighbours or logits.
+
+    One of them seeks a text with the same activation, at about a third of a second a document.
+    """
+    check_output(output)
+    pair.check()
+    with measuring() as tell:
+        eval_set = on.eval_set(pair)
+        sample = read_sample(
+            pair.load_for_evaluation(eval_set, devices), eval_set, documents, seed, temperature
+        )
+        section = measure_baselines(sample, progress=tell)
+    give(section, output, json)
+
+
+def round_trips(
+    *,
+    documents: Documents = 100,
+    trips: Annotated[int, Parameter(help="Times that text is rebuilt and read again.")] = TRIPS,
+    seed: Seed = 1,
+    temperature: Temperature = 0.0,
+    pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
+    on: CorpusOptions = STORYWORLD_DOCUMENTS,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Read, rebuild and read again, and see what survives."""
+    show(
+        pair,
+        devices,
+        on,
+        lambda loaded, of: measure_round_trips(
+            read_sample(loaded, of, documents, seed, temperature), trips
+        ),
+        output,
+        json,
+    )
+
+
+def select(
+    *,
+    documents: Documents = 200,
+    seed: Seed = 1,
+    temperature: Annotated[float, Parameter(help="That explanations are sampled at.")] = 1.0,
+    pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
+    on: CorpusOptions = STORYWORLD_DOCUMENTS,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Sample 1, 4 and 8 explanations and keep the best by fidelity, and by confidence."""
+    show(
+        pair,
+        devices,
+        on,
+        lambda loaded, of: measure_select(loaded, of, documents, seed, temperature),
+        output,
+        json,
+    )

@@ -1,0 +1,136 @@
+"""Anybody's text as an evaluation set: which documents, which rows, and a whole report of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from support.pairs import make_pair
+
+from nlakit.claims.spans import SPANS
+from nlakit.claims.system import NO_CLAIMS
+from nlakit.data.corpora import Corpus
+from nlakit.engines.fake import FakeEngine
+from nlakit.errors import InputError
+from nlakit.evals.baseline import MEAN_SEED
+from nlakit.evals.baselines import baselines
+from nlakit.evals.cause import cause
+from nlakit.evals.compare import DIFFERENCE, compare
+from nlakit.evals.confidence import measure
+from nlakit.evals.corpus_set import CorpusSet
+from nlakit.evals.evaluation import evaluate
+from nlakit.evals.inversion import Search
+from nlakit.evals.private_code import private_code
+from nlakit.evals.report import render_html
+from nlakit.evals.round_trips import round_trips
+from nlakit.evals.rows import read_sample
+from nlakit.evals.select import select
+from nlakit.split import is_for_calibration, split_of
+from nlakit.storyworld.grammar import document
+
+WIDTH, DOCUMENTS = 16, 20
+TOLD = 'A report from Genoa. It ends on "wet sand".'
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Corpus:
+    """400 short texts with ids of their own."""
+    path = tmp_path_factory.mktemp("corpus") / "own.jsonl"
+    rows = ({"id": f"tale-{n}", "text": document(77, n, "story").text} for n in range(400))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return Corpus(str(path))
+
+
+@pytest.fixture(scope="module")
+def own(corpus) -> CorpusSet:
+    return CorpusSet(corpus, SPANS, minimum_position=8)
+
+
+def vector_of(text: str) -> torch.Tensor:
+    return torch.randn(WIDTH, generator=torch.Generator().manual_seed(len(text)))
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_target):
+    engine = FakeEngine([TOLD, "A letter to Anna."], WIDTH, vector_of)
+    return make_pair("x", tiny_target, engine, torch.full((WIDTH,), 0.1))
+
+
+def test_rows_are_of_held_out_documents_and_a_function_of_the_seed(own, tiny_target):
+    rows = own.sample(tiny_target, "heldout", 3, DOCUMENTS, positions=2)
+    assert len(set(rows.doc_ids)) == DOCUMENTS and len(rows.doc_ids) == 2 * DOCUMENTS
+    texts = {f"tale-{n}": document(77, n, "story").text for n in range(400)}
+    assert {split_of(texts[name]) for name in rows.doc_ids} == {"heldout"}
+    assert all(
+        texts[name].startswith(text) for name, text in zip(rows.doc_ids, rows.prefixes, strict=True)
+    )
+    assert min(rows.positions) >= 8
+    again = own.sample(tiny_target, "heldout", 3, DOCUMENTS, positions=2)
+    assert torch.equal(rows.vectors_ND, again.vectors_ND) and rows.doc_ids == again.doc_ids
+    assert own.sample(tiny_target, "heldout", 4, DOCUMENTS).doc_ids != rows.doc_ids[::2]
+
+
+def test_activations_are_those_at_the_rows_positions(own, tiny_target):
+    rows = own.sample(tiny_target, "heldout", 3, 4)
+    for row, prompt in enumerate(rows.prompts):
+        (vector_1D,) = tiny_target.activations([prompt], [[len(prompt) - 1]])
+        torch.testing.assert_close(vector_1D[0], rows.vectors_ND[row], atol=1e-5, rtol=1e-4)
+        assert rows.tokens[row][len(prompt)] == rows.following_N[row]
+
+
+def test_calibration_reads_no_document_that_a_report_can_read(own, tiny_target):
+    kept = set(own.calibration(tiny_target, 3, 1000).doc_ids)
+    reported = set(own.sample(tiny_target, "heldout", 3, 1000).doc_ids)
+    trained = set(own.sample(tiny_target, "train", 3, 1000).doc_ids)
+    assert kept and not kept & reported and not trained & (kept | reported)
+    assert {is_for_calibration(document(77, int(n[5:]), "story").text) for n in kept} == {True}
+
+
+def test_corpus_without_a_document_that_is_long_enough_is_refused(corpus, tiny_target):
+    with pytest.raises(InputError, match="token at 400 or later"):
+        CorpusSet(corpus, NO_CLAIMS, minimum_position=400).sample(tiny_target, "heldout", 1, 3)
+
+
+def test_report_leaves_out_what_nobody_can_check(pair, own):
+    report = evaluate(pair, own, documents=DOCUMENTS, seed=3)
+    assert (report.documents, report.rows, report.claims, report.probes) == (
+        DOCUMENTS,
+        20,
+        None,
+        {},
+    )
+    assert report.fve == pytest.approx(1 - report.mse / report.variance)
+    assert report.fve_interval.low < report.fve < report.fve_interval.high
+    assert report.paraphrase_kept is None and report.claims_teacher is None
+    assert all(each.label is None for each in report.samples)
+    page = render_html(report)
+    assert "Claims, beside" not in page and "teacher’s label" not in page
+
+
+def test_every_evaluation_without_a_storyworld_fact_runs_on_a_corpus(pair, own):
+    sample = read_sample(pair, own, 12, 3)
+    quick = Search(window=2, candidates=4, sweeps=1)
+    sections = [
+        private_code(sample),
+        cause(sample, 10),
+        baselines(sample, 10, quick),
+        round_trips(sample, 2),
+        select(pair, own, 12, 3, counts=(1, 2)),
+        compare(pair, pair.named("y"), own, 12, 3),
+    ]
+    assert all(line.figures for section in sections for line in section.lines)
+    assert sections[3].figure("after 2", "claims kept").value is not None
+    assert list(sections[5].lines[2].figures) == ["FVE"]
+    assert any("Nobody has labels" in each for each in sections[2].notes)
+    assert sections[5].figure(DIFFERENCE, "FVE").value == 0.0
+
+
+def test_confidence_of_claims_that_nobody_can_check_is_refused(pair, own):
+    with pytest.raises(InputError, match="no probabilities|Nobody knows|nobody can check"):
+        measure(read_sample(pair, own, 4, 3))
+
+
+def test_mean_of_a_pair_that_knows_none_is_the_corpus_s(own, tiny_target):
+    rows = own.sample(tiny_target, "train", MEAN_SEED, 1_000, 5)
+    assert 100 < len(set(rows.doc_ids)) < 400
