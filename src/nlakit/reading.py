@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
-from nlakit.config import FrozenModel, write_text_atomic
-from nlakit.errors import InputError
+import pydantic
+
+from nlakit.config import FrozenModel, describe_errors, write_text_atomic
+from nlakit.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
+    import pandas
     from rich.console import RenderableType
     from rich.text import Text
 
@@ -121,6 +125,41 @@ class Reading(FrozenModel):
     """FVE that knowing nothing reaches; a fidelity is to be seen beside it."""
     calibrated: bool = False
     """Whether claims were looked for, and each given its confidence."""
+    notices: tuple[str, ...] = ()
+    """What to know of how the text or the conversation was read, in words."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __iter__(self) -> Iterator[TokenReading]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return iter(self.tokens)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenReading: ...
+    @overload
+    def __getitem__(self, index: slice) -> Reading: ...
+    def __getitem__(self, index: int | slice) -> TokenReading | Reading:
+        """One row, or a reading of some of the rows."""
+        if isinstance(index, slice):
+            return self.model_copy(update={"tokens": self.tokens[index]})
+        return self.tokens[index]
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> Reading:
+        """What `to_json` wrote: the JSON itself, or the path of a file.
+
+        Raises:
+            InputError: there is no such file, or it holds something else.
+        """
+        text = source if isinstance(source, str) and source.lstrip().startswith("{") else None
+        try:
+            found = Path(source).read_text(encoding="utf-8") if text is None else text
+            return cls.model_validate_json(found)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{source} cannot be read: {error}.") from error
+        except pydantic.ValidationError as error:
+            where = "The JSON" if text is not None else str(source)
+            raise InputError(describe_errors(cls, error, where)) from error
 
     def above(self, min_confidence: float) -> Reading:
         """The reading without the claims below a confidence.
@@ -162,6 +201,9 @@ class Reading(FrozenModel):
         return _html_table(self)
 
     def _caption(self) -> str:
+        return "\n".join([self._scale_note(), *self.notices])
+
+    def _scale_note(self) -> str:
         if any(row.baseline == "none" for row in self.tokens):
             return COSINE_NOTE
         floors = ", ".join(f"{name} {value:.2f}" for name, value in self.floors.items())
@@ -176,13 +218,29 @@ class Reading(FrozenModel):
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
-        for row in self.tokens:
-            for number, each in enumerate(row.samples or (row,)):
-                writer.writerow(
-                    [row.position, row.token, number, each.explanation]
-                    + [each.fidelity, each.word, each.cosine, each.mse, each.closed]
-                )
+        writer.writerows(self._records())
         return _written(buffer.getvalue(), path)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row per token and sample, in the columns of `to_csv`.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtraError("pandas", "pandas") from error
+        return pandas.DataFrame(self._records(), columns=list(CSV_COLUMNS))
+
+    def _records(self) -> list[tuple[object, ...]]:
+        """The values of `CSV_COLUMNS`, a row per token and sample."""
+        return [
+            (row.position, row.token, number, each.explanation)
+            + (each.fidelity, each.word, each.cosine, each.mse, each.closed)
+            for row in self.tokens
+            for number, each in enumerate(row.samples or (row,))
+        ]
 
     def to_html(self, path: str | Path | None = None) -> str:
         """A page that needs nothing else; also written to `path`."""

@@ -19,9 +19,9 @@ from nlakit.publish.doctor import TEXTS, Diagnosis, diagnose, storyworld_texts, 
 from nlakit.registry import bundled_path
 
 from .devices import AUTOMATIC, DeviceOptions
-from .explain import read_text
 from .pairs import BUNDLED, PairOptions
 from .progress import reading_progress
+from .requests import read_text
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
-from nlakit.engines.base import MAX_NEW_TOKENS
-from nlakit.engines.remote import RemotePair
+from nlakit.engines.base import MAX_NEW_TOKENS, sampling_for
 from nlakit.errors import InputError
 
 from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
 from .progress import reading_progress
+from .requests import AS_GIVEN, ChatOptions, read_request
 from .serve import read_secret
 
-RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+if TYPE_CHECKING:
+    from nlakit.engines.remote import RemotePair
+
+RANGE = re.compile(r"(-?\d+)(?:-(\d+))?")
 
 
 def explain(
@@ -38,15 +41,16 @@ def explain(
     server: str | None = None,
     secret_file: Annotated[Path | None, Parameter(negative=())] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
+    chat: ChatOptions = AS_GIVEN,
     pair: PairOptions = BUNDLED,
     devices: DeviceOptions = AUTOMATIC,
 ) -> None:
-    """Read a text with an NLA, token by token.
+    """Read a text or a conversation with an NLA, token by token.
 
     Parameters
     ----------
     text
-        The text; "-" or nothing reads standard input.
+        The text, or messages as JSON; "-" or nothing reads standard input.
     file
         Read the text from this file.
     tokens
@@ -54,7 +58,7 @@ def explain(
     last
         Read only so many tokens from the end.
     positions
-        Read only these tokens, such as 0,4-7.
+        Read only these tokens, such as 0,4-7; --positions=-2,-1 counts from the end.
     samples
         Explanations per token; the best by fidelity is shown first.
     temperature
@@ -76,13 +80,17 @@ def explain(
     """
     if tokens and (last is not None or positions is not None):
         raise InputError("--tokens reads every token. Leave out --last and --positions, or it.")
-    passage = read_text(text, file)
+    if min_confidence is not None and not 0 <= min_confidence <= 1:
+        raise InputError(f"--min-confidence lies between 0 and 1, found {min_confidence}.")
     places = None if positions is None else parse_positions(positions)
+    sampling_for(samples, temperature, max_new_tokens, seed)
+    request = read_request(text, file, chat)
     here = server is None
+    # What can be refused has been; loading the models takes seconds.
     reader = pair.load(devices) if here else connect(server, secret_file, pair, devices)
     with reading_progress() as on_text:
         reading = reader.explain(
-            passage,
+            request.content,
             positions=places,
             samples=samples,
             temperature=temperature,
@@ -90,6 +98,7 @@ def explain(
             max_new_tokens=max_new_tokens,
             seed=seed,
             on_text=on_text,
+            **request.fields,
         )
     if min_confidence is not None:
         reading = reading.above(min_confidence)
@@ -107,30 +116,13 @@ def connect(
         raise InputError(
             "--server has its own NLA. Leave out --nla, its parts, --device and --dtype, or it."
         )
+    from nlakit.engines.remote import RemotePair
+
     return RemotePair(server, None if secret_file is None else read_secret(secret_file))
 
 
-def read_text(text: str | None, file: Path | None) -> str:
-    """The text from the argument, the file or standard input. Raises InputError for none or two."""
-    if text is not None and file is not None:
-        raise InputError("Both a text and --file were given. Give one of them.")
-    try:
-        if file is not None:
-            return file.read_text(encoding="utf-8")
-        if text is not None and text != "-":
-            return text
-        if text is None and sys.stdin.isatty():
-            raise InputError("No text was given. Give one, or --file, or pipe it in.")
-        return sys.stdin.buffer.read().decode("utf-8")
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}). Check the path.") from error
-    except UnicodeDecodeError as error:
-        source = file or "standard input"
-        raise InputError(f"{source} is not UTF-8 text: {error}. Convert it first.") from error
-
-
 def parse_positions(text: str) -> list[int]:
-    """`0,4-7` as [0, 4, 5, 6, 7]. Raises InputError for anything else."""
+    """`-1,0,4-7` as [-1, 0, 4, 5, 6, 7]. Raises InputError for anything else."""
     found: list[int] = []
     for part in text.split(","):
         match = RANGE.fullmatch(part.strip())
@@ -138,7 +130,7 @@ def parse_positions(text: str) -> list[int]:
             raise InputError(f"--positions {text!r}: expected numbers and ranges, such as 0,4-7.")
         start = int(match[1])
         end = int(match[2] or start)
-        if end < start or end - start > 1_000_000:
+        if end < start or (match[2] and start < 0) or end - start > 1_000_000:
             raise InputError(f"--positions {text!r}: {part.strip()!r} is not a range upwards.")
         found.extend(range(start, end + 1))
     return found

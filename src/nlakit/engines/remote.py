@@ -7,7 +7,8 @@ The server is asked what it speaks when the engine is made. Both are asked in ba
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -30,6 +31,7 @@ from nlakit.errors import InputError, RemoteError
 from nlakit.models.target import Encoded
 from nlakit.reading import Reading, Sample, Score, TokenReading
 
+NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 DESCRIBE_BATCH = 512
 """The most vectors that the interface takes at once."""
 
@@ -155,8 +157,12 @@ class RemoteEngine:
         positions: Sequence[int] | None,
         sampling: Sampling,
         on_text: OnText | None = None,
+        chat: Mapping[str, Any] = NO_FIELDS,
     ) -> list[JsonObject]:
         """The server's records of a text or a conversation, in the order of positions.
+
+        Args:
+            chat: fields that go with messages, such as `add_generation_prompt`.
 
         Raises:
             UnsupportedError, RemoteError: as `verbalize`.
@@ -167,7 +173,7 @@ class RemoteEngine:
         body: JsonObject = {**given, "positions": places, "reverse": False}
         body |= self._fields(sampling, 0)
         if not isinstance(text, str):
-            body["add_generation_prompt"] = False
+            body |= {"add_generation_prompt": False, **chat}
         return self._explained(body, on_text)
 
     def _explained(self, body: JsonObject, on_text: OnText | None) -> list[JsonObject]:
@@ -295,6 +301,7 @@ class RemotePair:
         max_new_tokens: int = MAX_NEW_TOKENS,
         seed: int = 0,
         on_text: OnText | None = None,
+        **chat: Any,
     ) -> Reading:
         """What the target there is thinking at tokens of a text, as `Pair.explain`; by default at
         all tokens, the BOS among them.
@@ -309,7 +316,7 @@ class RemotePair:
             raise InputError(f"last must be 1 or more, and without positions; found {last}.")
         places = positions if last is None else range(-last, 0)
         sampling = sampling_for(samples, temperature, max_new_tokens, seed)
-        records = self.engine.explain(text, places, sampling, on_text)
+        records = self.engine.explain(text, places, sampling, on_text, chat)
         rows = [self._row(record, record["position"], record["token"]) for record in records]
         return self._reading(rows, text if isinstance(text, str) else None)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, overload
+from typing import Unpack, overload
 
 import numpy as np
 import torch
@@ -26,13 +26,14 @@ from nlakit.engines.base import (
 )
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
-from nlakit.models.target import Encoded, Target
+from nlakit.models.encoded import Encoded
+from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.pair.conversation import ChatFields, Conversation, Prompt, options_of, prepare
 from nlakit.pair.score import in_range, score_rows
 from nlakit.pair.steer import Edit, Steered, steer_at
 from nlakit.reading import ReadClaim, Reading, Sample, Score, TokenReading
 
-Message = Mapping[str, Any]
 Reconstruct = Callable[[list[str]], Tensor]
 """Explanations to vectors, [N, D]."""
 Vectors = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
@@ -103,7 +104,7 @@ class Pair:
 
     def explain(
         self,
-        text: str | Sequence[Message],
+        text: Conversation,
         positions: Sequence[int] | None = None,
         samples: int = 1,
         temperature: float | None = None,
@@ -112,6 +113,7 @@ class Pair:
         max_new_tokens: int = MAX_NEW_TOKENS,
         seed: int = 0,
         on_text: OnText | None = None,
+        **chat: Unpack[ChatFields],
     ) -> Reading:
         """What the target is thinking at tokens of a text or of a conversation.
 
@@ -123,17 +125,20 @@ class Pair:
             temperature: by default 0 for one sample and 1 for several.
             last: read only so many tokens from the end.
             on_text: called with (row, sample, explanation so far) while words are written.
+            chat: of messages, `add_generation_prompt`, `continue_final_message`,
+                `enable_thinking` and `tools`, as `apply_chat_template` knows them.
 
         Raises:
             InputError: empty or too long a text, a position outside it, a bad sampling setting.
         """
         sampling = sampling_for(samples, temperature, max_new_tokens, seed)
-        encoded = self.encode(text)
+        prompt = self.prepare(text, **chat)
+        encoded = prompt.encoded
         places = _places(encoded, self.target.tokenizer.bos_token_id, positions, last)
         vectors_PD = self.engine.extract(encoded, places)
         names = [(place, encoded.tokens[place]) for place in places]
         rows = self._read(vectors_PD, names, sampling, on_text)
-        return self._reading(encoded.text, rows)
+        return self._reading(encoded.text, rows, prompt.notices)
 
     def describe(
         self,
@@ -199,12 +204,13 @@ class Pair:
 
     def steer(
         self,
-        text: str | Sequence[Message],
+        text: Conversation,
         position: int,
         edit: Edit,
         alpha: float = 1.0,
         *,
         max_new_tokens: int = 20,
+        **chat: Unpack[ChatFields],
     ) -> Steered:
         """Edit the words of the explanation at a token, and continue the text with that change.
 
@@ -215,11 +221,12 @@ class Pair:
             position: as in `explain`.
             edit: words and what to put in their place, or the whole new explanation.
             alpha: strength, as a share of the activation's norm.
+            chat: as in `explain`.
 
         Raises:
             InputError: as `explain`; or the explanation does not say a word that is to be edited.
         """
-        encoded = self.encode(text)
+        encoded = self.encode(text, **chat)
         (place,) = _checked_places([position], len(encoded.ids))
         sampling = sampling_for(1, None, MAX_NEW_TOKENS, 0)
         ((answer,),) = self.engine.verbalize(self.engine.extract(encoded, [place]), sampling)
@@ -246,13 +253,16 @@ class Pair:
         repeated_MD = vectors_ND.repeat_interleave(sampling.samples, dim=0)
         return flat, self._scores(repeated_MD, [answer.text for answer in flat])
 
-    def encode(self, text: str | Sequence[Message]) -> Encoded:
+    def encode(self, text: Conversation, **chat: Unpack[ChatFields]) -> Encoded:
         """A text or a conversation as the target reads it. Raises `InputError` as `explain`."""
-        if isinstance(text, str):
-            if not text.strip():
-                raise InputError("The text is empty. Give at least one word.")
-            return self.target.encode(text)
-        return self.target.encode_messages(text)
+        return self.prepare(text, **chat).encoded
+
+    def prepare(self, text: Conversation, **chat: Unpack[ChatFields]) -> Prompt:
+        """The same, with whose each token is, and what was left out."""
+        options = options_of(chat)
+        if isinstance(text, str) and chat:
+            raise InputError(f"{', '.join(chat)} belongs to messages; found a text.")
+        return prepare(self.target, text, options)
 
     def _read(
         self,
@@ -268,13 +278,16 @@ class Pair:
         groups = [tuple(scored[start : start + size]) for start in range(0, len(scored), size)]
         return tuple(_token_reading(*pair) for pair in zip(names, groups, strict=True))
 
-    def _reading(self, text: str | None, rows: tuple[TokenReading, ...]) -> Reading:
+    def _reading(
+        self, text: str | None, rows: tuple[TokenReading, ...], notices: tuple[str, ...] = ()
+    ) -> Reading:
         return Reading(
             text=text,
             tokens=rows,
             nla=self.card.name,
             floors=self.card.floors,
             calibrated=self.confidence is not None and self.verbalizer is not None,
+            notices=notices,
         )
 
     def rebuild(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:

@@ -1,8 +1,6 @@
 """A request's text or conversation as the target reads it, every token with its place.
 
-A text is what the tokenizer makes of it: special tokens that it spells are special tokens, so that
-a conversation which a client rendered itself is read as one. The contents of messages are plain: a
-role token, BOS or the marker character inside one never becomes the token of that name.
+How a request becomes token ids is said in `pair.conversation`; here are the records of tokens.
 """
 
 from __future__ import annotations
@@ -10,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nlakit.contract import encode_with_offsets
 from nlakit.errors import InputError
-from nlakit.models.chat import Chat, ChatOptions
-from nlakit.models.chat_spans import NO_SPAN, Span
+from nlakit.models.chat import ChatOptions
+from nlakit.models.chat_spans import Span
 from nlakit.models.target import Encoded, Target
+from nlakit.pair.conversation import prepare as read_request
 from nlakit.transcript import Message
 
 from .schemas import PromptRequest, TokenInfo
@@ -68,58 +66,18 @@ def prepare(target: Target, request: PromptRequest) -> Prompt:
     Raises:
         InputError: neither is there, the template refuses, or it is too long for the target.
     """
-    notices: tuple[str, ...] = ()
-    if request.messages:
-        chat = read_chat(target, request)
-        encoded, spans, notices = chat.encoded, chat.spans, chat.notices
-    elif request.text:
-        encoded = encode_text(target, request.text)
-        spans = [NO_SPAN] * len(encoded.ids)
-    else:
+    if not request.messages and not request.text:
         raise InputError("Provide either `text` or `messages`.")
-    if not encoded.ids:
-        raise InputError("The request has no tokens. Give at least one word.")
-    return Prompt(encoded, fragments(encoded.ids, decoder(target)), spans, notices)
-
-
-def read_chat(target: Target, request: PromptRequest) -> Chat:
-    """A request's messages as the target's chat template writes them.
-
-    Raises:
-        InputError: the template refuses them, or they are longer than the target's context.
-    """
-    assert request.messages
-    if request.continue_final_message and request.add_generation_prompt:
-        raise InputError(
-            "`continue_final_message` cannot be combined with `add_generation_prompt`, which "
-            "is true by default. Send `add_generation_prompt: false` with it."
-        )
+    messages = [Message.parse(each.fields, "A message") for each in request.messages or ()]
     options = ChatOptions(
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
         enable_thinking=request.enable_thinking,
         tools=tuple(request.tools or ()),
     )
-    messages = [Message.parse(each.fields, "A message") for each in request.messages]
-    chat = Chat(target.tokenizer, messages, options)
-    _check_length(len(chat.encoded.ids), target)
-    return chat
-
-
-def encode_text(target: Target, text: str) -> Encoded:
-    """A text as its tokenizer reads it, special tokens that stand in it included: clients render a
-    conversation once, and ask for positions in that text.
-
-    Nothing is added before a text that begins with BOS.
-    """
-    bos = str(target.tokenizer.bos_token or "")
-    adds = not (bos and text.startswith(bos))
-    ids, offsets = encode_with_offsets(target.tokenizer, text, add_special_tokens=adds)
-    _check_length(len(ids), target)
-    named = target.tokenizer.convert_ids_to_tokens(ids)
-    pairs = zip(offsets, named, strict=True)
-    tokens = [text[start:end] or str(name) for (start, end), name in pairs]
-    return Encoded(ids, offsets, tokens, text)
+    found = read_request(target, messages or str(request.text), options)
+    pieces = fragments(found.encoded.ids, decoder(target))
+    return Prompt(found.encoded, pieces, found.spans, found.notices)
 
 
 def decoder(target: Target) -> Any:
@@ -142,11 +100,3 @@ def terminal_ids(target: Target) -> set[int]:
     declared += [getattr(config, "eos_token_id", None) for config in configs]
     listed = [each if isinstance(each, list) else [each] for each in declared]
     return {found for each in listed for found in each if found is not None}
-
-
-def _check_length(num_tokens: int, target: Target) -> None:
-    if num_tokens > target.max_tokens:
-        raise InputError(
-            f"The text is {num_tokens} tokens long; the target reads at most "
-            f"{target.max_tokens}. Shorten it or read it in parts."
-        )
