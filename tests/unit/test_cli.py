@@ -15,7 +15,8 @@ import pytest
 
 import nlakit
 from nlakit.cli import run
-from nlakit.cli.explain import parse_positions, read_text
+from nlakit.cli.explain import parse_positions
+from nlakit.cli.requests import read_text
 from nlakit.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -133,13 +134,14 @@ def test_ctrl_c_exits_130(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "places"), [("0", [0]), ("0,4-7", [0, 4, 5, 6, 7]), (" 2 , 1 ", [2, 1])]
+    ("text", "places"),
+    [("0", [0]), ("0,4-7", [0, 4, 5, 6, 7]), (" 2 , 1 ", [2, 1]), ("-1,0", [-1, 0])],
 )
 def test_positions_are_numbers_and_ranges(text, places):
     assert parse_positions(text) == places
 
 
-@pytest.mark.parametrize("text", ["", "a", "3-1", "1,,2", "-1"])
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1,,2", "-4-7", "-"])
 def test_other_positions_are_refused(text):
     with pytest.raises(InputError, match=re.escape(repr(text))):
         parse_positions(text)

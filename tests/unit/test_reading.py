@@ -10,6 +10,7 @@ import pydantic
 import pytest
 from rich.console import Console
 
+from nlakit.errors import InputError
 from nlakit.reading import Reading, Sample, TokenReading, fidelity_word, visible
 
 
@@ -112,3 +113,37 @@ def test_exports_are_written_where_asked(tmp_path):
 def test_a_reading_cannot_be_changed():
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         reading().nla = "other"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# -- as a sequence, and back -----------------------------------------------------------------------
+def test_a_reading_has_a_length_rows_and_slices():
+    before = reading(*(row(position=number) for number in (1, 2, 3)))
+    assert (len(before), before[-1].position) == (3, 3)
+    assert [each.position for each in before] == [1, 2, 3]
+    assert before[1:].tokens == before.tokens[1:] and before[1:].floors == before.floors
+
+
+def test_json_is_read_back_from_text_and_from_a_file(tmp_path):
+    before = reading()
+    text = before.to_json(tmp_path / "reading.json")
+    assert Reading.from_json(text) == Reading.from_json(tmp_path / "reading.json") == before
+    (tmp_path / "other.json").write_text('{"text": 1}')
+    with pytest.raises(InputError, match="other.json"):
+        Reading.from_json(tmp_path / "other.json")
+    with pytest.raises(InputError, match="nowhere"):
+        Reading.from_json("nowhere.json")
+
+
+def test_a_data_frame_has_a_row_for_each_sample():
+    samples = tuple(
+        Sample(explanation=text, fidelity=0.1, cosine=0.5, mse=1.0) for text in ("A", "B")
+    )
+    frame = reading(row(samples=samples), row(position=2)).to_pandas()
+    assert frame[["position", "sample", "explanation"]].values.tolist() == [
+        [1, 0, "A"], [1, 1, "B"], [2, 0, "A story [bold]about <the> sea."],
+    ]  # fmt: skip
+    assert list(frame["word"]) == ["do not believe", "do not believe", "faithful"]
+
+
+def test_notices_stand_under_the_table():
+    assert "left out" in terminal(reading().model_copy(update={"notices": ("A call left out",)}))

@@ -61,6 +61,8 @@ def read_request(text: str | None, file: Path | None, chat: ChatOptions = AS_GIV
         InputError: none or two of them, not UTF-8, or no messages where these were asked for.
     """
     given = read_text(text, file)
+    if not given.strip():
+        raise InputError("The text is empty. Give at least one word.")
     raw = None if chat.messages is False else parse_chat(given, strict=chat.messages is True)
     if raw is None:
         if chat.fields():
