@@ -3,6 +3,7 @@
     NlakitError(Exception)
     └── UserError(NlakitError, ValueError)
         ├── InputError
+        │   └── UnreadableError
         ├── ConfigError
         ├── ContractError
         ├── CheckpointError
@@ -30,6 +31,13 @@ class UserError(NlakitError, ValueError):
 
 class InputError(UserError):
     """Text or vectors that cannot be read: empty, too long, of a wrong size, not finite."""
+
+
+class UnreadableError(InputError):
+    """One text or conversation that this tokenizer or chat template cannot read.
+
+    Others may be read: a run over a corpus passes over such a row and counts it.
+    """
 
 
 class ConfigError(UserError):

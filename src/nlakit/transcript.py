@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from nlakit.errors import InputError
+from nlakit.errors import InputError, UnreadableError
 
 THINKING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Names of the field that holds what an assistant thought before it answered."""
@@ -197,11 +197,11 @@ def str_of(value: Any) -> str:
 
 
 def check_unicode(value: object, where: str) -> None:
-    """Raise `InputError` where a text within a value holds half of a surrogate pair."""
+    """Raise `UnreadableError` where a text within a value holds half of a surrogate pair."""
     if isinstance(value, str):
         bad = next((i for i, c in enumerate(value) if "\ud800" <= c <= "\udfff"), None)
         if not value.isascii() and bad is not None:
-            raise InputError(
+            raise UnreadableError(
                 f"{where}: character {bad} is {value[bad]!r}, half of a surrogate pair, which no "
                 "tokenizer reads. Replace it: text.encode('utf-8', 'replace').decode()."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from types import SimpleNamespace
@@ -57,8 +58,11 @@ def test_splits_part_documents_by_content(jsonl):
     ("line", "message"),
     [
         ("{not json", r"corpus.jsonl:41: not JSON"),
-        ('{"txt": "x"}', r"corpus.jsonl:41: found .*`text` or `messages`"),
-        ('{"messages": [{"role": "user"}]}', r"corpus.jsonl:41: the message"),
+        ('{"txt": "x"}', r"corpus.jsonl:41: found a row with 'txt'.*`text` or `messages`"),
+        ('{"messages": [{"role": "user"}]}', r"corpus.jsonl:41, message 0: it has no content"),
+        ('{"text": "x", "messages": [{"role": "user", "content": "x"}]}', "either `text` or"),
+        ('{"text": "half \\ud83d of a pair"}', r"corpus.jsonl:41: character 5 is .*surrogate"),
+        ('["x"]', r"corpus.jsonl:41: found \['x'\]"),
     ],
 )
 def test_a_broken_line_is_named(jsonl, line, message):
@@ -222,3 +226,29 @@ def test_chats_go_through_the_chat_template(tiny_target, tmp_path):
     _, rows = ShardReader(tmp_path / "shards").load()
     assert set(rows.column("doc_id").to_pylist()) == {"0", "1", "2"}
     assert all("<|user|>" in text for text in rows.column("text").to_pylist())
+
+
+def test_rows_that_the_target_cannot_read_are_passed_over_and_counted(tiny_target, tmp_path):
+    """A template that knows no system role, and half of a surrogate pair, among good chats."""
+    target = copy.copy(tiny_target)
+    target.tokenizer = copy.copy(tiny_target.tokenizer)
+    target.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    )
+    rows = [[{"role": "user", "content": text}] for text in TEXTS]
+    rows[3] = [{"role": "system", "content": "x"}, *rows[3]]
+    lines = [json.dumps({"messages": each}) for each in rows]
+    lines.insert(1, '{"messages": [{"role": "user", "content": "\\ud83d"}]}')
+    (tmp_path / "chats.jsonl").write_text("\n".join(lines))
+    made = [
+        extract(target, tmp_path / "chats.jsonl", tmp_path / split, split=split, num_documents=99)
+        for split in ("train", "heldout")
+    ]
+    assert sum(each.num_documents for each in made) == len(TEXTS) - 1
+    assert sorted(each.num_refused for each in made) == [1, 2]  # a row of no split counts in both
+    told = " ".join(reason for each in made for reason in each.refusals)
+    assert "chats.jsonl:2" in told and "chats.jsonl:5: " in told and "no system" in told
+    target.tokenizer.chat_template = "{{ 1 // 0 }}"
+    with pytest.raises(InputError, match="were refused; the first: .*ZeroDivision"):
+        extract(target, tmp_path / "chats.jsonl", tmp_path / "none")

@@ -97,6 +97,9 @@ def extract(
         )
     if made.num_empty:
         Console(stderr=True).print(f"{made.num_empty} rows without a text were passed over.")
+    if made.num_refused:
+        why = f"{made.num_refused} rows that the target cannot read were passed over. The first:"
+        Console(stderr=True).print(f"{why} {made.refusals[0]}", markup=False)
     print(output)
 
 

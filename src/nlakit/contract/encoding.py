@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nlakit.transcript import check_unicode
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -37,7 +39,11 @@ def encode_ids(
     Args:
         plain: what looks like a special token is characters like any other.
         add_special_tokens: with what the tokenizer adds of its own accord, such as BOS.
+
+    Raises:
+        UnreadableError: the text holds half of a surrogate pair.
     """
+    check_unicode(text, "The text")
     with _ONE_AT_A_TIME:
         ids: Any = tokenizer.encode(text, **_options(plain, add_special_tokens))
     return list(ids)
@@ -51,6 +57,7 @@ def encode_with_offsets(
     add_special_tokens: bool = False,
 ) -> EncodedText:
     """`encode_ids`, with the characters that each token covers; (0, 0) for an added token."""
+    check_unicode(text, "The text")
     with _ONE_AT_A_TIME:
         output: Any = tokenizer(
             text, return_offsets_mapping=True, **_options(plain, add_special_tokens)
@@ -59,7 +66,7 @@ def encode_with_offsets(
     return EncodedText(list(output["input_ids"]), offsets)
 
 
-def _options(plain: bool, add_special_tokens: bool) -> dict[str, bool]:
-    options = {"add_special_tokens": add_special_tokens, "verbose": False}
+def _options(plain: bool, add_special_tokens: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "verbose": False}
     # Where it is left out, the checkpoint's own setting holds.
     return {**options, "split_special_tokens": True} if plain else options

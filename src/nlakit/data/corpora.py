@@ -1,4 +1,4 @@
-"""Corpora: JSON lines, Parquet, folders of text files, chats and Hugging Face datasets.
+"""Corpora: texts and chats in JSON lines, Parquet, folders, logs of agents, data sets on the hub.
 
 Each gives documents in a fixed order with stable ids. Which split a document is in is a function of
 its content, so no copy of a held-out document can occur in training.
@@ -7,37 +7,47 @@ its content, so no copy of a held-out document can occur in training.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from nlakit.errors import InputError, MissingExtraError
+from nlakit.errors import InputError, UnreadableError
 from nlakit.split import Split, split_of
+from nlakit.transcript import Message, Transcript, check_unicode
 
 from .fingerprints import edges
+from .formats import NAMES, row_format
+from .sources import HUB_FORM, HUGGING_FACE, HubSource, files_of, hub_rows, rows_of
 
-HUGGING_FACE = "hf:"
-TEXT_SUFFIXES = (".txt", ".md")
-FIELDS = {"text", "messages"}
-HUB_FORM = "hf:NAME:SPLIT, and what is needed of ?config=CONFIG&text=FIELD"
-MIXED = "A row has either `text` or `messages`: a list of objects with `role` and `content`."
+LISTS = ("messages", "conversation", "conversations")
+KNOWN = (
+    "A row has either `text` or `messages` (a list of objects with `role` and `content`), or the "
+    f"fields of one of these formats: {NAMES}."
+)
 
 
 @dataclass(frozen=True)
 class CorpusDocument:
-    """A text, or the messages of a chat. `id` is the row's own `id`, else a hash of the content;
-    `index` counts the rows of the whole corpus."""
+    """A text, or the messages of a chat.
+
+    Attributes:
+        id: the row's own, else a hash of the content.
+        index: counts the documents of the whole corpus.
+        tools: schemas of tools, for chat templates that list them.
+        metadata: what its source says about it.
+        notes: what a reader left out, in words.
+        where: file and line or row.
+    """
 
     id: str
     index: int
     text: str | None = None
-    messages: tuple[dict[str, str], ...] = ()
+    messages: tuple[Message, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    where: str = ""
 
     @property
     def split(self) -> Split:
@@ -47,13 +57,30 @@ class CorpusDocument:
     @property
     def content(self) -> str:
         """The text, or the messages as JSON."""
-        return _content(self.text, self.messages)
+        return content_of(self.text, self.messages)
+
+
+class Empty(NamedTuple):
+    """A row with nothing in it."""
+
+    index: int
+
+
+class Refused(NamedTuple):
+    """A row that no tokenizer can read, and why."""
+
+    index: int
+    reason: str
+
+
+OnEmpty = Callable[[int], None]
+OnRefused = Callable[[Refused], None]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus by name: a .jsonl or .parquet file, a folder of text files, or a dataset on the hub,
-    `hf:NAME[:SPLIT][?config=CONFIG&text=FIELD]`."""
+    """A corpus by name: a file (.jsonl, .parquet, .json, .txt, .md, .eval, .traj), a folder of
+    files, or a dataset on the hub, `hf:NAME[:SPLIT][?config=CONFIG&text=FIELD]`."""
 
     source: str
 
@@ -64,141 +91,106 @@ class Corpus:
             InputError: something cannot be read; names the file and the line or row.
             MissingExtraError: a Hugging Face dataset, and `datasets` is not installed.
         """
-        for made in self._documents():
+        for made in self.rows():
+            if isinstance(made, Refused):
+                raise UnreadableError(made.reason)
             if isinstance(made, CorpusDocument):
                 yield made
 
     def documents(
-        self, split: Split, first_index: int = 0, on_empty: Callable[[int], None] | None = None
+        self,
+        split: Split,
+        first_index: int = 0,
+        on_empty: OnEmpty | None = None,
+        on_refused: OnRefused | None = None,
     ) -> Iterator[CorpusDocument]:
         """The documents of a split from a document number on.
 
         Args:
             on_empty: called with the number of each row from there on that has nothing in it; such
                 a row belongs to no split.
+            on_refused: called for each row from there on that no tokenizer can read; None: such a
+                row raises `UnreadableError`.
         """
-        for made in self._documents():
+        for made in self.rows():
+            if made.index < first_index:
+                continue
             if isinstance(made, CorpusDocument):
-                if made.index >= first_index and made.split == split:
+                if made.split == split:
                     yield made
-            elif made >= first_index and on_empty is not None:
-                on_empty(made)
+            elif isinstance(made, Empty):
+                if on_empty is not None:
+                    on_empty(made.index)
+            elif on_refused is None:
+                raise UnreadableError(made.reason)
+            else:
+                on_refused(made)
 
-    def _documents(self) -> Iterator[CorpusDocument | int]:
-        """The document of each row, or the row's number where there is nothing in it."""
-        for index, (row, place) in enumerate(self._rows()):
-            yield index if _is_empty(row) else _document(row, index, place)
+    def rows(self) -> Iterator[CorpusDocument | Empty | Refused]:
+        """What each row holds, in order."""
+        index = 0
+        for row, where in self._raw_rows():
+            if _is_empty(row):
+                yield Empty(index)
+                index += 1
+                continue
+            try:
+                made: Sequence[CorpusDocument | Refused] = _document(row, index, where)
+            except UnreadableError as error:
+                made = [Refused(index, str(error))]
+            yield from made
+            index += len(made)
 
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of the files' names, sizes and edges; of a Hugging Face dataset, its name."""
-        digest = hashlib.sha256(self.source.encode() if self._is_remote else b"files")
-        for path in [] if self._is_remote else self._files():
+        remote = self.source.startswith(HUGGING_FACE)
+        digest = hashlib.sha256(self.source.encode() if remote else b"files")
+        for path in [] if remote else files_of(self.source):
             digest.update(edges(path))
         return digest.hexdigest()
 
-    @property
-    def _is_remote(self) -> bool:
-        return self.source.startswith(HUGGING_FACE)
-
-    def _files(self) -> list[Path]:
-        path = Path(self.source)
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES and p.is_file())
-            if not found:
-                raise InputError(f"{path} holds no {' or '.join(TEXT_SUFFIXES)} files.")
-            return found
-        if not path.is_file():
-            raise InputError(f"Asked for the corpus {self.source!r}; there is nothing. Check it.")
-        return [path]
-
-    def _rows(self) -> Iterator[tuple[Any, str]]:
-        """Raw rows and where each stands, in words."""
-        if self._is_remote:
-            yield from _hugging_face_rows(HubSource.parse(self.source))
+    def _raw_rows(self) -> Iterator[tuple[Any, str]]:
+        if self.source.startswith(HUGGING_FACE):
+            source = HubSource.parse(self.source)
+            for row, where in hub_rows(source):
+                yield _hub_row(row, source.text, where), where
             return
-        for path in self._files():
-            if path.suffix == ".jsonl":
-                yield from _json_rows(path)
-            elif path.suffix == ".parquet":
-                yield from _parquet_rows(path)
-            elif path.suffix in TEXT_SUFFIXES:
-                yield {"text": _read_text(path)}, str(path)
-            else:
-                raise InputError(f"{path}: expected .jsonl, .parquet or a folder of text files.")
+        for path in files_of(self.source):
+            yield from rows_of(path)
 
 
-def _json_rows(path: Path) -> Iterator[tuple[Any, str]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            place = f"{path}:{number}"
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line), place
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise InputError(f"{place}: not JSON: {error}. Put one object a line.") from error
+def _is_empty(row: Any) -> bool:
+    """Whether a row has the fields of a document and nothing in them."""
+    if isinstance(row, Transcript):
+        return not row.messages
+    if not isinstance(row, dict) or not row.keys() & {"text", *LISTS}:
+        return False
+    text = row.get("text")
+    blank = text is None or (isinstance(text, str) and not text.strip())
+    return blank and not any(row.get(name) for name in LISTS) and row_format(row) is None
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[Any, str]]:
-    try:
-        file = pq.ParquetFile(path)
-        names = [n for n in ("id", "text", "messages") if n in file.schema_arrow.names]
-        row = 0
-        for batch in file.iter_batches(columns=names):
-            for raw in batch.to_pylist():
-                yield raw, f"{path}, row {row}"
-                row += 1
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} cannot be read as Parquet: {error}") from error
-
-
-class HubSource(NamedTuple):
-    """What `hf:NAME[:SPLIT][?config=CONFIG&text=FIELD]` asks for.
-
-    Attributes:
-        config: which of a dataset's configurations; None: its only or default one.
-        text: the field that holds the text; None: rows have `text` or `messages`.
-    """
-
-    name: str
-    split: str = "train"
-    config: str | None = None
-    text: str | None = None
-
-    @classmethod
-    def parse(cls, source: str) -> HubSource:
-        """Raises InputError for anything that is not so spelt."""
-        place, _, rest = source.removeprefix(HUGGING_FACE).partition("?")
-        name, _, split = place.partition(":")
-        pairs = [each.partition("=") for each in rest.split("&")] if rest else []
-        options = {key: value for key, _, value in pairs}
-        known = options.keys() <= {"config", "text"} and len(options) == len(pairs)
-        if not (name and known and all(options.values())):
-            raise InputError(f"The corpus {source!r}: expected {HUB_FORM}.")
-        return cls(name, split or "train", **options)
-
-
-def _hugging_face_rows(source: HubSource) -> Iterator[tuple[Any, str]]:
-    try:
-        # By its name: to a type checker `datasets` is the module beside this one.
-        datasets: Any = importlib.import_module("datasets")
-    except ImportError as error:
-        raise MissingExtraError("datasets", "datasets") from error
-    try:
-        rows = datasets.load_dataset(source.name, source.config, split=source.split, streaming=True)
-    except (ValueError, OSError) as error:
-        raise InputError(
-            f"The dataset {source.name}, config {source.config}, split {source.split}, cannot be "
-            f"read: {error}. Give {HUB_FORM}."
-        ) from error
-    for number, row in enumerate(rows):
-        place = f"{HUGGING_FACE}{source.name}:{source.split}, row {number}"
-        yield _hub_row(row, source.text, place), place
+def _document(row: Any, index: int, where: str) -> list[CorpusDocument]:
+    """The document of a row; several, numbered from `index`, where its format holds several."""
+    if isinstance(row, Transcript):
+        return [_chat(row, index, where)]
+    raw = row if isinstance(row, Mapping) else {}
+    text = raw.get("text")
+    if isinstance(text, str) and text and not any(raw.get(name) for name in LISTS):
+        check_unicode(text, where)
+        return [CorpusDocument(_name(raw.get("id"), text), index, text, where=where)]
+    found = row_format(raw) if text is None else None
+    if found is None:
+        names = f"a row with {', '.join(map(repr, raw))}" if raw else f"{row!r}"[:80]
+        raise InputError(f"{where}: found {names}. {KNOWN}")
+    chats = [each for each in found.read(raw, where) if each.messages]
+    return [_chat(each, index + number, where) for number, each in enumerate(chats)]
 
 
 def _hub_row(row: Mapping[str, Any], field: str | None, place: str) -> Mapping[str, Any]:
-    if field is None and row.keys() & FIELDS:
+    """A row in fields that are known."""
+    if field is None and ("text" in row or row.get("messages") == [] or row_format(row)):
         return row
     field = field or "text"
     if field not in row:
@@ -206,47 +198,30 @@ def _hub_row(row: Mapping[str, Any], field: str | None, place: str) -> Mapping[s
             f"{place} has no field {field!r}; it has {', '.join(map(repr, row))}. Name the one "
             f"that holds the text: {HUB_FORM}."
         )
-    return {"id": row.get("id"), "text": row[field]}
+    value = row[field]
+    turns = isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+    name = "text" if not turns else "conversations" if "from" in value[0] else "messages"
+    return {"id": row.get("id"), name: value}
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}. Convert it first.") from error
+def _chat(made: Transcript, index: int, where: str) -> CorpusDocument:
+    return CorpusDocument(
+        id=_name(made.id or None, content_of(None, made.messages)),
+        index=index,
+        messages=made.messages,
+        tools=made.tools,
+        metadata=made.metadata,
+        notes=made.notes,
+        where=where,
+    )
 
 
-def _is_empty(row: Any) -> bool:
-    """Whether a row has the fields of a document and nothing in them."""
-    if not isinstance(row, dict) or not row.keys() & FIELDS:
-        return False
-    text, messages = row.get("text"), row.get("messages")
-    blank = text is None or (isinstance(text, str) and not text.strip())
-    return blank and (messages is None or messages == [])
+def _name(own: object, content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:24] if own is None else str(own)
 
 
-def _document(row: Any, index: int, place: str) -> CorpusDocument:
-    raw = row if isinstance(row, dict) else {}
-    text, messages = raw.get("text"), raw.get("messages")
-    if isinstance(text, str) and text and not messages:
-        turns: tuple[dict[str, str], ...] = ()
-    elif text is None and isinstance(messages, list) and messages:
-        turns = tuple(_message(each, place) for each in messages)
-    else:
-        raise InputError(f"{place}: found {str(row)[:80]!r}. {MIXED}")
-    content = _content(text, turns)
-    own = raw.get("id")
-    name = hashlib.sha256(content.encode()).hexdigest()[:24] if own is None else str(own)
-    return CorpusDocument(name, index, text, turns)
-
-
-def _message(raw: Any, place: str) -> dict[str, str]:
-    match raw:
-        case {"role": str(role), "content": str(content)}:
-            return {"role": role, "content": content}
-        case _:
-            raise InputError(f"{place}: the message {str(raw)[:80]!r} is not one. {MIXED}")
-
-
-def _content(text: str | None, messages: tuple[dict[str, str], ...]) -> str:
-    return json.dumps(messages, sort_keys=True) if text is None else text
+def content_of(text: str | None, messages: Sequence[Message]) -> str:
+    """What decides the split: the text, or what the messages say."""
+    if text is not None:
+        return text
+    return json.dumps([dict(each.known_fields) for each in messages], sort_keys=True)

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import pyarrow as pa
 import torch
 
-from nlakit.errors import InputError
+from nlakit.errors import InputError, UnreadableError
+from nlakit.models.chat import Chat, ChatOptions
 from nlakit.models.target import Encoded, Target
 from nlakit.split import Split
 
-from .corpora import Corpus, CorpusDocument
+from .corpora import Corpus, CorpusDocument, OnEmpty, OnRefused, Refused
 from .extraction import (
     ActivationRows,
     BasePlan,
@@ -98,7 +99,7 @@ def extract_corpus(
     Returns the manifest; its last shard says where the documents behind these start.
 
     Documents with no token at or behind `minimum_position` are passed over, and so are rows without
-    a text, which the manifest counts. Places are a function
+    a text and rows that the target cannot read, which the manifest counts. Places are a function
     of the document's id. Shards that are there and whole are kept.
 
     Args:
@@ -131,8 +132,12 @@ def extract_corpus(
         progress = None
     records = list(_shards(target, corpus, directory, plan, progress))
     if not records:
+        refused: list[Refused] = []
+        deque(_readable(target, corpus, plan, first_index, None, refused.append), maxlen=0)
+        why = f" {len(refused)} were refused; the first: {refused[0].reason}" if refused else ""
         raise InputError(
             f"{corpus.source} has no {split} document with a token at {minimum_position} or later."
+            + why
         )
     return write_manifest(directory, plan, records)
 
@@ -211,7 +216,8 @@ def _make_shard(
 ) -> ShardRecord | None:
     """Read one shard from the corpus. None, and no file, where the corpus has ended before it."""
     empty: list[int] = []
-    made = _readable(target, corpus, plan, job.first_index, empty.append)
+    refused: list[Refused] = []
+    made = _readable(target, corpus, plan, job.first_index, empty.append, refused.append)
     documents = list(islice(made, job.num_documents))
     if not documents:
         return None
@@ -224,6 +230,7 @@ def _make_shard(
         next_index=documents[-1].document.index + 1,
         config_hash=plan.hash,
         num_empty=len(empty),
+        refusals=[each.reason for each in refused],
     )
 
 
@@ -232,39 +239,62 @@ def _readable(
     corpus: Corpus,
     plan: CorpusPlan,
     first_index: int,
-    on_empty: Callable[[int], None] | None = None,
+    on_empty: OnEmpty | None = None,
+    on_refused: OnRefused | None = None,
 ) -> Iterator[Readable]:
-    for document in corpus.documents(plan.split, first_index, on_empty):
-        encoded = encode_head(target, document, plan.max_tokens)
-        if encoded is not None and len(encoded.ids) > plan.minimum_position:
+    tell = on_refused or pass_over
+    for document in corpus.documents(plan.split, first_index, on_empty, tell):
+        try:
+            encoded = encode_head(target, document, plan.max_tokens)
+        except UnreadableError as error:
+            tell(Refused(document.index, f"{document.where}: {error}"))
+            continue
+        if len(encoded.ids) > plan.minimum_position:
             yield Readable(document, encoded)
 
 
-def encode_head(target: Target, document: CorpusDocument, max_tokens: int) -> Encoded | None:
-    """The first `max_tokens` tokens of a document; None for a chat whose first message alone is
-    longer than the target's context.
+def pass_over(refused: Refused) -> None:
+    """For readers that need not count the rows that cannot be read."""
+
+
+def head_or_none(target: Target, document: CorpusDocument, max_tokens: int) -> Encoded | None:
+    """`encode_head`; None for a document that cannot be read."""
+    try:
+        return encode_head(target, document, max_tokens)
+    except UnreadableError:
+        return None
+
+
+def encode_head(target: Target, document: CorpusDocument, max_tokens: int) -> Encoded:
+    """The first `max_tokens` tokens of a document.
 
     Raises:
         InputError: a chat, and the target's tokenizer has no chat template.
+        UnreadableError: the chat template refuses the messages.
     """
-    if document.text is None and not target.tokenizer.chat_template:
+    if document.text is not None:
+        return _head(_encode_text(target, document.text, max_tokens), max_tokens)
+    if not target.tokenizer.chat_template:
         raise InputError(
             f"Document {document.id} is a chat, and the target has no chat template. Give texts."
         )
-    size = len(document.messages) if document.text is None else max_tokens * CHARACTERS_PER_TOKEN
-    while size:
+    chat = Chat(target.tokenizer, document.messages, ChatOptions(tools=document.tools))
+    return _head(chat.encoded, max_tokens)
+
+
+def _encode_text(target: Target, text: str, max_tokens: int) -> Encoded:
+    size = min(len(text), max_tokens * CHARACTERS_PER_TOKEN)
+    while True:
         try:
-            if document.text is None:
-                encoded = target.encode_messages([dict(m) for m in document.messages[:size]])
-            else:
-                encoded = target.encode(document.text[:size])
+            return target.encode(text[:size])
         except InputError:
-            # Past the context: one message fewer, or half the characters.
-            size = size - 1 if document.text is None else min(size, len(document.text)) // 2
-            continue
-        end = max_tokens
-        return Encoded(encoded.ids[:end], encoded.offsets[:end], encoded.tokens[:end], encoded.text)
-    return None
+            if size < 2:
+                raise
+            size //= 2  # past the context
+
+
+def _head(encoded: Encoded, end: int) -> Encoded:
+    return Encoded(encoded.ids[:end], encoded.offsets[:end], encoded.tokens[:end], encoded.text)
 
 
 def _read(target: Target, documents: list[Readable], plan: CorpusPlan) -> ActivationRows:

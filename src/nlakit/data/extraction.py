@@ -21,7 +21,14 @@ from nlakit.errors import ResumeError
 from nlakit.models.sharding import whole_weights
 from nlakit.models.target import Target
 
-from .shards import MANIFEST_NAME, Manifest, ShardRecord, read_manifest, read_record
+from .shards import (
+    MANIFEST_NAME,
+    NUM_REASONS,
+    Manifest,
+    ShardRecord,
+    read_manifest,
+    read_record,
+)
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) as work goes on."""
@@ -59,6 +66,8 @@ def write_manifest(directory: Path, plan: BasePlan, records: Sequence[ShardRecor
         num_rows=sum(record.num_rows for record in records),
         num_documents=sum(record.num_documents for record in records),
         num_empty=sum(record.num_empty for record in records),
+        num_refused=sum(record.num_refused for record in records),
+        refusals=tuple(each for record in records for each in record.refusals)[:NUM_REASONS],
         config=plan.model_dump(mode="json"),
         config_hash=plan.hash,
         shards=tuple(records),

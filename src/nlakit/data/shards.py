@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -31,6 +31,8 @@ from nlakit.errors import CheckpointError
 
 MANIFEST_NAME = "manifest.json"
 VECTORS_KEY = "activations"
+NUM_REASONS = 3
+"""Rows that were passed over of which a manifest says why."""
 
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 
@@ -59,6 +61,10 @@ class ShardRecord(FrozenModel):
     """Document index from which the next shard goes on."""
     num_empty: int = 0
     """Rows of the corpus without a text that were passed over on the way."""
+    num_refused: int = 0
+    """Rows that the tokenizer or the chat template cannot read, passed over on the way."""
+    refusals: tuple[str, ...] = ()
+    """Why, of the first few."""
     vectors_sha256: str
     rows_sha256: str
     config_hash: str
@@ -75,6 +81,10 @@ class Manifest(FrozenModel):
     num_documents: int
     num_empty: int = 0
     """Rows of the corpus without a text that were passed over."""
+    num_refused: int = 0
+    """Rows that the tokenizer or the chat template cannot read, passed over."""
+    refusals: tuple[str, ...] = ()
+    """Why, of the first few."""
     config: dict[str, JsonValue]
     config_hash: str
     shards: tuple[ShardRecord, ...]
@@ -112,6 +122,7 @@ def write_shard(
     next_index: int,
     config_hash: str,
     num_empty: int = 0,
+    refusals: Sequence[str] = (),
 ) -> ShardRecord:
     """Write one shard, its record last, and return the record."""
     assert len(vectors_ND) == rows.num_rows, (len(vectors_ND), rows.num_rows)
@@ -126,6 +137,8 @@ def write_shard(
         num_documents=len(rows.column("doc_id").unique()),
         next_index=next_index,
         num_empty=num_empty,
+        num_refused=len(refusals),
+        refusals=tuple(refusals[:NUM_REASONS]),
         vectors_sha256=file_sha256(vectors_path),
         rows_sha256=file_sha256(rows_path),
         config_hash=config_hash,

@@ -15,7 +15,7 @@ import torch
 
 from nlakit.claims.system import ClaimSystem, State
 from nlakit.data.corpora import Corpus, CorpusDocument
-from nlakit.data.corpus_extraction import encode_head, row_of
+from nlakit.data.corpus_extraction import head_or_none, pass_over, row_of
 from nlakit.data.labels import places_of
 from nlakit.data.shards import ROW_SCHEMA
 from nlakit.errors import InputError
@@ -71,16 +71,16 @@ class CorpusSet:
 
     @cached_property
     def _train(self) -> list[CorpusDocument]:
-        return list(self.corpus.documents("train"))
+        return list(self.corpus.documents("train", on_refused=pass_over))
 
     @cached_property
     def _held_out(self) -> list[CorpusDocument]:
-        found = self.corpus.documents("heldout")
+        found = self.corpus.documents("heldout", on_refused=pass_over)
         return [each for each in found if not is_for_calibration(each.content)]
 
     @cached_property
     def _for_calibration(self) -> list[CorpusDocument]:
-        found = self.corpus.documents("heldout")
+        found = self.corpus.documents("heldout", on_refused=pass_over)
         return [each for each in found if is_for_calibration(each.content)]
 
     def _read(
@@ -123,7 +123,7 @@ class CorpusSet:
     ) -> Iterator[_Readable]:
         longest = min(self.max_tokens, target.max_tokens)
         for document in documents:
-            encoded = encode_head(target, document, longest)
+            encoded = head_or_none(target, document, longest)
             usable = range(self.minimum_position, 0 if encoded is None else len(encoded.ids))
             if encoded is not None and usable:
                 rng = random.Random(f"{order}/{document.id}/places")

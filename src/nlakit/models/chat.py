@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from nlakit.contract import encode_with_offsets
-from nlakit.errors import InputError
+from nlakit.errors import InputError, UnreadableError
 from nlakit.transcript import (
     TEXT_PARTS,
     THINKING_PARTS,
@@ -68,8 +68,8 @@ class Chat:
         changed: how messages had to be put for the template, in words.
 
     Raises:
-        InputError: no messages, no chat template, a text with half of a surrogate pair, or the
-            template refuses the messages.
+        InputError: no messages, or no chat template.
+        UnreadableError: a text with half of a surrogate pair, or the template refuses the messages.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Chat:
         try:
             return str(self.tokenizer.apply_chat_template(messages, **options))
         except TEMPLATE_FAILURES as error:
-            raise InputError(
+            raise UnreadableError(
                 "The target's chat template refuses the messages: "
                 f"{type(error).__name__}: {self.veil.lifted(str(error))}"
             ) from error

@@ -151,6 +151,8 @@ class _Layouter:
         """Characters of each segment, whitespace around it included where the template keeps it."""
         marked = self._marked(self.trusted)
         found = dict(marked.found)
+        # Tails of other renderings start at the mark itself, before such whitespace.
+        self.mark_ends = {number: end for number, (_, end) in found.items()}
         at_edges = [n for n in found if self.marks.segments[n].lead or self.marks.segments[n].trail]
         if at_edges:
             wide = self._marked(self.trusted, widened=True)
@@ -236,9 +238,9 @@ class _Layouter:
         if rendered is None:
             return None
         read = self.marks.read(rendered)
-        present = [(place[1], n) for n, place in read.found.items() if n in self.found]
+        present = [(place[1], n) for n, place in read.found.items() if n in self.mark_ends]
         anchor, number = max(present, default=(0, None))
-        here = 0 if number is None else self.found[number][1]
+        here = 0 if number is None else self.mark_ends[number]
         tail = read.text[anchor:]
         if here == said and self.own[index]:
             self.tails.setdefault(key, tail)
@@ -368,10 +370,10 @@ class _Layouter:
         earlier = [
             (where[1], n)
             for n, where in read.found.items()
-            if n in self.found and where[1] <= place[0]
+            if n in self.mark_ends and where[1] <= place[0]
         ]
         anchor, number = max(earlier, default=(0, None))
-        skipped = max(0, start - (0 if number is None else self.found[number][1]))
+        skipped = max(0, start - (0 if number is None else self.mark_ends[number]))
         return read.text[anchor + skipped : place[0]], read.text[place[1] :]
 
     def _span(self, index: int, section: Section) -> Span:

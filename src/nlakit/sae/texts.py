@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from nlakit.data.corpora import Corpus
-from nlakit.data.corpus_extraction import encode_head
+from nlakit.data.corpus_extraction import head_or_none, pass_over
 from nlakit.models.target import Encoded, Target
 from nlakit.split import Split
 
@@ -79,8 +79,8 @@ class CorpusTexts:
     def passages(self, target: Target, split: Split, first_index: int = 0) -> Iterator[Passage]:
         """See `TextSource`."""
         limit = min(self.max_tokens, target.max_tokens)
-        for document in Corpus(self.source).documents(split, first_index):
-            encoded = encode_head(target, document, limit)
+        for document in Corpus(self.source).documents(split, first_index, on_refused=pass_over):
+            encoded = head_or_none(target, document, limit)
             if encoded is not None and len(encoded.ids) > self.first_position:
                 positions = list(range(self.first_position, len(encoded.ids)))
                 yield Passage(document.id, document.index, encoded, positions)

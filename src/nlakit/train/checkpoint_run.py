@@ -255,6 +255,9 @@ class CheckpointRun:
             )
         if made.num_empty:
             self.console.print(f"{name}: {made.num_empty} rows without a text were passed over.")
+        if made.num_refused:
+            why = f"{name}: {made.num_refused} rows that the target cannot read were passed over."
+            self.console.print(f"{why} The first: {made.refusals[0]}", markup=False)
         return ShardReader(directory)
 
     @cached_property
