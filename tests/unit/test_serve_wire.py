@@ -147,7 +147,10 @@ def test_limits_of_the_prompt(client):
     assert client.post("/tokenize", json={"text": "a" * 65537}).status_code == 422
     assert client.post("/tokenize", json={"text": "a b " * 400}).status_code == 400
     many = [{"role": "user", "content": "a" * 40_000}] * 2
-    assert client.post("/tokenize", json={"messages": many}).status_code == 422
+    for messages in (many, [{"role": "user", "content": "a" * 65_537}]):
+        found = client.post("/tokenize", json={"messages": messages})
+        assert found.status_code == 400
+        assert found.json() == {"detail": "Rendered chat exceeds 65536 chars."}
     half = {"content": b'{"text": "\\ud800"}', "headers": {"Content-Type": "application/json"}}
     assert client.post("/tokenize", **half).status_code == 422
 
@@ -214,6 +217,16 @@ def test_tokenize_messages_gives_spans(client):
     assert words == "hi"
 
 
+@pytest.mark.parametrize("role", ["user", "a b", "développeur", "x" * 100])
+@pytest.mark.parametrize("channel", [None, "", "analysis", "two words"])
+def test_roles_and_channels_are_any_words(client, role, channel):
+    turns = [{"role": role, "content": "hi", "channel": channel}]
+    found = client.post("/tokenize", json={"messages": turns}).json()
+    assert found["text"] == f"<|bos|><|{role}|>hi<|assistant|>"
+    said = {(t["role"], t["channel"]) for t in found["tokens"] if t["message_index"] == 0}
+    assert said == {(role, channel)}
+
+
 def test_a_held_open_message_ends_the_prompt(client):
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "well"}]
     body = {"messages": turns, "continue_final_message": True, "add_generation_prompt": False}
@@ -261,7 +274,7 @@ def test_explain_reads_all_by_default_from_the_end(client):
     assert [each["position"] for each in forward] == list(range(total))
 
 
-@pytest.mark.parametrize("place", [99, -99])
+@pytest.mark.parametrize("place", [99, -99, 10**30, -(2**31) - 1])
 def test_explain_position_out_of_range(client, place):
     last = num_tokens(client, text=TEXT) - 1
     found = client.post("/explain", json={"text": TEXT, "positions": [0, place]})
@@ -274,14 +287,15 @@ def test_explain_position_out_of_range(client, place):
     [
         {"positions": [0] * 513},
         {"positions": ["x"]},
-        {"positions": [10**30]},
         {"max_new_tokens": 0},
         {"max_new_tokens": 4097},
         {"temperature": -0.1},
         {"temperature": 5.1},
         {"text": 5},
         {"messages": [{"content": "no role"}]},
-        {"messages": [{"role": "a|><|b", "content": ""}]},
+        {"messages": [{"role": "a" * 1025, "content": ""}]},
+        {"messages": [{"role": None, "content": ""}]},
+        {"messages": [{"role": "user", "content": "a", "channel": 5}]},
     ],
 )
 def test_explain_refuses_fields(client, bad):
@@ -310,6 +324,25 @@ def test_explain_stream(client, slowly):
     finals = [each for each in rest if "done" not in each]
     assert [list(each) for each in finals] == [KEYS] * 2
     assert {each["position"] for each in finals} == {0, 2}
+
+
+def test_the_last_progress_frame_holds_all_words(client, slowly):
+    for path, body in (
+        ("/explain", {"text": TEXT, "positions": [2, 0]}),
+        ("/describe", {"activations": [VECTOR, VECTOR]}),
+    ):
+        found = frames_of(client.post(path, json={**body, "stream": True}))
+        finals = [number for number, each in enumerate(found) if "description" in each]
+        assert len(finals) == 2
+        for number in finals:
+            final = found[number]
+            before = [e for e in found[:number] if "text" in e and where(e) == where(final)]
+            assert before[-1]["text"] == f"<explanation>{final['description']}</explanation>"
+
+
+def where(frame: dict) -> int:
+    """Which place a frame speaks of."""
+    return frame.get("position", frame.get("index"))
 
 
 def test_stream_and_plain_say_the_same(client):
@@ -345,6 +378,13 @@ def test_describe_stream_has_an_index(client, slowly):
     assert list(finals[0]) == ["index", "description", "mse", "cosine_similarity"]
 
 
+@pytest.mark.parametrize("path", ["/describe", "/v1/describe"])
+def test_a_vector_of_no_numbers_has_the_wrong_length(client, path):
+    found = client.post(path, json={"activations": [VECTOR, []]})
+    assert found.status_code == 400
+    assert found.json() == {"detail": f"Vector length 0 != d_model {D_MODEL}"}
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -366,7 +406,7 @@ def test_numbers_that_are_not_finite(client, number):
     assert client.post("/score", content=raw, headers=headers).status_code == 422
 
 
-@pytest.mark.parametrize("activations", [[], [VECTOR] * 513, [[]], "x", None])
+@pytest.mark.parametrize("activations", [[], [VECTOR] * 513, "x", None, [[1.0], "x"]])
 def test_describe_refuses_fields(client, activations):
     assert client.post("/describe", json={"activations": activations}).status_code == 422
 
@@ -412,7 +452,9 @@ def test_completion_has_the_shape_of_tokenize(client):
     assert found["tokens"][: found["prompt_length"]] == prompt["tokens"]
     places = [token["position"] for token in found["tokens"]]
     assert places == list(range(len(places))) and len(places) <= found["prompt_length"] + 5
-    assert found["text"].startswith(TEXT)
+    assert found["text"].startswith("<|bos|>" + TEXT)
+    ids = [token["token_id"] for token in found["tokens"]]
+    assert found["text"] == tiny_target().tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def test_completion_is_what_the_target_says(client):
@@ -447,11 +489,12 @@ def test_completion_stream(client):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(0, 422), (1, 200), (10**6, 200), ("many", 422), (-5, 422)]
+    ("number", "status"),
+    [(0, 422), (1, 200), (10**6, 200), (2**31, 200), (10**30, 200), ("many", 422), (-5, 422)],
 )
 def test_completion_tokens_are_clamped(client, number, status):
     # The longest of all fills the context, minus the prompt.
-    body = {"text": "a" if number != 10**6 else "the cat " * 100, "completion_tokens": number}
+    body = {"text": "a" if number in (0, 1) else "the cat " * 100, "completion_tokens": number}
     assert client.post("/completion", json=body).status_code == status
 
 

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -20,6 +21,7 @@ from nlakit.evals.probe_store import Probes
 from nlakit.pair.pair import Pair
 
 from .metrics import Counting
+from .openapi import describe
 from .queue import Busy, Unavailable
 from .routes import completion, readings, system, v1, wire
 from .security import Gate
@@ -29,7 +31,7 @@ from .stream import ClientGone, Deadline
 
 CLIENT_GONE = 499
 UNAVAILABLE_RETRY_S = 5
-MAX_ECHO = 200
+MAX_ECHO, MAX_PROBLEMS = 200, 20
 DESCRIPTION = (
     "Reads what a language model is thinking, in words, and says how far to believe it. "
     "With a secret configured, every path but /v1/health and the page wants X-SECRET-KEY."
@@ -53,7 +55,7 @@ def create_app(
     service = Service(nla, settings, probes)
     app = bare_app(service)
     app.state.service, app.state.settings = service, settings
-    app.add_middleware(Gate, settings=settings)
+    app.add_middleware(Gate, settings=settings, d_model=nla.card.d_model)
     app.add_middleware(Counting, metrics=service.metrics)
     return app
 
@@ -81,6 +83,7 @@ def bare_app(service: Service | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.openapi = partial(describe, app)
     for module in (system, wire, completion, v1, readings):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=system.STATIC, check_dir=False), name="static")
@@ -104,7 +107,7 @@ async def _invalid(_: Request, error: Exception) -> Response:
             "msg": each["msg"],
             "input": _echo(each.get("input")),
         }
-        for each in error.errors()
+        for each in error.errors()[:MAX_PROBLEMS]
     ]
     return JSONResponse({"detail": found}, 422)
 

@@ -22,7 +22,7 @@ def is_available(target: Target) -> bool:
     return family.llama_shape and hasattr(target.model, family.head)
 
 
-class Completion:
+class Continuation:
     """One continuation, a step of `serve.runner`.
 
     Tokens are put into `tokens` on the event loop; None ends them, a text says why it failed.

@@ -1,28 +1,44 @@
-"""Writes the committed OpenAPI description: `python -m nlakit.serve.openapi`."""
+"""The OpenAPI description: of a running application, and the committed file.
+
+`python -m nlakit.serve.openapi` writes the file.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 
 from nlakit.config import write_text_atomic
 
-from .app import bare_app
-from .schemas_v1 import DescribeRequestV1
+from .routes.common import BODY_MODELS, REFERENCE
 
 PATH = Path(__file__).with_name("openapi.json")
-REFERENCE = "#/components/schemas/{model}"
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The description of an application, with the bodies that its routes read themselves."""
+    if app.openapi_schema is None:
+        spec = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        schemas = spec["components"]["schemas"]
+        for name, body in BODY_MODELS.items():
+            model = body.model_json_schema(ref_template=REFERENCE + "{model}")
+            schemas.update(model.pop("$defs", {}))
+            schemas[name] = model
+        app.openapi_schema = spec
+    return app.openapi_schema
 
 
 def render() -> str:
-    """The description of the application as it is."""
-    spec = bare_app().openapi()
-    schemas = spec["components"]["schemas"]
-    # Its route reads the body itself, so FastAPI does not know the model.
-    model = DescribeRequestV1.model_json_schema(ref_template=REFERENCE)
-    schemas.update(model.pop("$defs", {}))
-    schemas[DescribeRequestV1.__name__] = model
-    return json.dumps(spec, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    """The committed file."""
+    from .app import bare_app
+
+    return json.dumps(bare_app().openapi(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

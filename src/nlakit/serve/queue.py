@@ -1,10 +1,11 @@
 """Who is written next: one bounded queue in front of the engine, fair between clients.
 
 A request is a `Job` of many places (positions, vectors), a place has a row for each sample. A free
-place in the batch goes to the client with the fewest rows in it, and within a client to the
-request with the fewest; equals take turns. So whoever asks for one position is next when a row
-ends, however many rows wait. The last places are kept for requests that have none, so that they
-need not even wait for that. Knows nothing of models; everything here may be called from any thread.
+place in the batch goes to the address with the fewest rows in it, there to the client with the
+fewest, and within a client to the request with the fewest; equals take turns. So whoever asks for
+one position is next when a row ends, however many rows wait, and invented client names take nothing
+from other addresses. The last places are kept for requests that have none, so that they need not
+even wait for that. Knows nothing of models; everything here may be called from any thread.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from nlakit.engines.base import Sampling
 from nlakit.errors import NlakitError
 from nlakit.reading import ReadClaim
 
-T = TypeVar("T")
+from .clients import Client
+
+K = TypeVar("K")
 RESERVED = 8
 """One place in so many is kept for requests that have none yet."""
+ADDRESS_SHARE, CLIENT_SHARE = 0.75, 0.5
+"""How much of the open requests one address, and one client, may have."""
 LONGEST_RETRY_S = 120
 
 
@@ -74,13 +79,14 @@ class Job:
         watched: whether the words are wanted while they are written.
         judged: whether the confidence of each claim is wanted.
         active: rows in the batch.
+        loaded, started: whether its rows may be taken; whether one has been.
         closed: nobody waits for it any more.
     """
 
     def __init__(
         self,
         number: int,
-        client: str,
+        client: Client,
         num_rows: int,
         notify: Callable[[], None],
         watched: bool = False,
@@ -90,6 +96,7 @@ class Job:
         self.watched, self.judged = watched, judged
         self.waiting: deque[tuple[int, int]] = deque()
         self.active = 0
+        self.loaded = False
         self.started = False
         self.closed = False
         self.vectors: Any = ()
@@ -109,9 +116,16 @@ class Job:
         distinct = 1 if sampling.temperature == 0 else sampling.samples
         self.repeats = sampling.samples // distinct
         self.waiting.extend((place, sample) for place in order for sample in range(distinct))
+        self.loaded = True
+
+    @property
+    def num_unfinished(self) -> int:
+        """Rows that wait or are written; before it is started, those it will have."""
+        return len(self.waiting) + self.active if self.loaded else self.num_rows
 
     def tell_progress(self, place: int, raw_text: str) -> None:
-        """Words so far; a reader who is slow sees only the newest."""
+        """Words so far; a reader who is slow sees only the newest. The last are told, too, before
+        the outcome."""
         with self._lock:
             self._progress[place] = raw_text
         self._notify()
@@ -131,6 +145,7 @@ class Job:
         """A place has failed; the others go on."""
         with self._lock:
             self.waiting = deque(pair for pair in self.waiting if pair[0] != place)
+            self._progress.pop(place, None)
             self._end(Outcome(place, error=message))
         self._notify()
 
@@ -148,34 +163,11 @@ class Job:
             return progress, outcomes, self._failure
 
     def _end(self, outcome: Outcome) -> None:
-        self._progress.pop(outcome.place, None)
         self._samples.pop(outcome.place, None)
         # Of several samples more than one may fail; a place ends once.
         if outcome.place not in self._over:
             self._over.add(outcome.place)
             self._outcomes.append(outcome)
-
-
-class Turns(Generic[T]):
-    """Things that wait, taken client by client in turn."""
-
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[str, deque[T]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return sum(map(len, list(self._waiting.values())))
-
-    def push(self, client: str, item: T) -> None:
-        """Something of a client, behind what else it waits for."""
-        self._waiting.setdefault(client, deque()).append(item)
-
-    def pop(self) -> T:
-        """The next client's first; a client who wants more goes to the end of the line."""
-        client, items = self._waiting.popitem(last=False)
-        item = items.popleft()
-        if items:
-            self._waiting[client] = items
-        return item
 
 
 class FairQueue:
@@ -184,18 +176,20 @@ class FairQueue:
     Args:
         max_rows: places in the batch.
         max_requests: jobs that may be open.
-        max_waiting_rows: rows that may wait.
+        max_unfinished_rows: rows of all open jobs that are not finished. Beyond it a client may
+            have no more than its share, so that large requests shut nobody out.
     """
 
-    def __init__(self, max_rows: int, max_requests: int, max_waiting_rows: int) -> None:
+    def __init__(self, max_rows: int, max_requests: int, max_unfinished_rows: int) -> None:
         self.max_rows, self.max_requests = max_rows, max_requests
-        self.max_waiting_rows = max_waiting_rows
+        self.max_unfinished_rows = max_unfinished_rows
         self.reserved = max_rows // RESERVED
         self.changed = threading.Condition()
         self.row_seconds = 1.0
         """How long a row takes from its entry to its end, of late."""
-        self._clients: OrderedDict[str, deque[Job]] = OrderedDict()
-        self._active: Counter[str] = Counter()
+        self._clients: OrderedDict[Client, deque[Job]] = OrderedDict()
+        self._active: Counter[Client] = Counter()
+        self._active_at: Counter[str] = Counter()
         self._open: dict[int, Job] = {}
         self._count = 0
         self._closing: str | None = None
@@ -203,7 +197,7 @@ class FairQueue:
     # -- from requests -----------------------------------------------------------------------------
     def open(
         self,
-        client: str,
+        client: Client,
         num_rows: int,
         notify: Callable[[], None] = lambda: None,
         watched: bool = False,
@@ -218,11 +212,9 @@ class FairQueue:
         with self.changed:
             if self._closing is not None:
                 raise Unavailable(self._closing)
-            if len(self._open) >= self.max_requests:
-                self._refuse(f"{len(self._open)} requests are open")
-            rows = sum(job.num_rows for job in self._open.values())
-            if rows and rows + num_rows > self.max_waiting_rows:
-                self._refuse(f"{rows} explanations are asked for already")
+            self._refuse_requests(client)
+            if num_rows:
+                self._refuse_rows(client, num_rows)
             self._count += 1
             job = Job(self._count, client, num_rows, notify, watched, judged)
             self._open[job.number] = job
@@ -280,9 +272,7 @@ class FairQueue:
         """A row is not in the batch any more; `seconds`: what it took, if it came to its end."""
         with self.changed:
             ticket.job.active -= 1
-            self._active[ticket.job.client] -= 1
-            if self._active[ticket.job.client] <= 0:
-                del self._active[ticket.job.client]
+            self._count_active(ticket.job.client, -1)
             if seconds is not None:
                 self.row_seconds += 0.1 * (seconds - self.row_seconds)
 
@@ -292,23 +282,35 @@ class FairQueue:
         return sum(len(job.waiting) for job in list(self._open.values()))
 
     @property
+    def num_unfinished(self) -> int:
+        """Rows that wait or are written, or will be."""
+        return sum(job.num_unfinished for job in list(self._open.values()))
+
+    @property
     def num_open(self) -> int:
         """Requests that wait or run."""
         return len(self._open)
 
     def _next(self, only_new: bool) -> Ticket | None:
-        """A row of the client with the fewest in the batch; equals take turns."""
-        for client in sorted(self._clients, key=lambda each: self._active[each]):
+        """A row of the address and the client with the fewest in the batch; equals take turns."""
+        for client in sorted(self._clients, key=self._burden):
             job = self._next_job(self._clients[client], only_new)
             if job is not None:
                 self._clients.move_to_end(client)
-                self._active[client] += 1
+                self._count_active(client, 1)
                 place, sample = job.waiting.popleft()
                 job.active, job.started = job.active + 1, True
                 if not job.waiting:
                     self._forget(job)
                 return Ticket(job, place, sample)
         return None
+
+    def _burden(self, client: Client) -> tuple[int, int]:
+        return self._active_at[client.address], self._active[client]
+
+    def _count_active(self, client: Client, change: int) -> None:
+        _count(self._active, client, change)
+        _count(self._active_at, client.address, change)
 
     @staticmethod
     def _next_job(jobs: deque[Job], only_new: bool) -> Job | None:
@@ -327,10 +329,44 @@ class FairQueue:
             if not jobs:
                 del self._clients[job.client]
 
+    def _refuse_requests(self, client: Client) -> None:
+        """Raise `Busy` where too many requests are open: of all, of an address, of a client."""
+        jobs = self._open.values()
+        counts = {
+            "": (len(self._open), self.max_requests),
+            " from this address": (
+                sum(job.client.address == client.address for job in jobs),
+                max(1, int(self.max_requests * ADDRESS_SHARE)),
+            ),
+            " of this client": (
+                sum(job.client == client for job in jobs),
+                max(1, int(self.max_requests * CLIENT_SHARE)),
+            ),
+        }
+        for whose, (found, most) in counts.items():
+            if found >= most:
+                self._refuse(f"{found} requests{whose} are open")
+
+    def _refuse_rows(self, client: Client, num_rows: int) -> None:
+        """Raise `Busy` where too many rows are unfinished and this client has its share."""
+        unfinished = self.num_unfinished
+        if not unfinished or unfinished + num_rows <= self.max_unfinished_rows:
+            return
+        clients = {job.client for job in self._open.values() if job.num_unfinished} | {client}
+        own = sum(job.num_unfinished for job in self._open.values() if job.client == client)
+        if own + num_rows > self.max_unfinished_rows // len(clients):
+            self._refuse(f"{unfinished} explanations are asked for already")
+
     def _refuse(self, why: str) -> None:
         rounds = 1 + self.num_waiting / self.max_rows
         retry_after = min(LONGEST_RETRY_S, max(1, math.ceil(rounds * self.row_seconds)))
         raise Busy(f"The server is busy: {why}. Try again in {retry_after} s.", retry_after)
+
+
+def _count(counter: Counter[K], key: K, change: int) -> None:
+    counter[key] += change
+    if counter[key] <= 0:
+        del counter[key]
 
 
 def now() -> float:

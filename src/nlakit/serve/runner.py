@@ -24,8 +24,9 @@ from nlakit.pair.score import in_range, score_rows
 from nlakit.reading import Score
 
 from .batches import FAILURES, Batches, Ended, reason
+from .clients import NOBODY, Client, Turns
 from .metrics import Metrics
-from .queue import FairQueue, Job, ScoredSample, Ticket, Turns, Unavailable, now
+from .queue import FairQueue, Job, ScoredSample, Ticket, Unavailable, now
 
 T = TypeVar("T")
 PROGRESS_S = 1 / 15
@@ -86,7 +87,7 @@ class Runner:
         if self._thread.is_alive():
             self._thread.join()
 
-    def call(self, work: Callable[[], T], client: str = "") -> Future[T]:
+    def call(self, work: Callable[[], T], client: Client = NOBODY) -> Future[T]:
         """Run a small piece of work between two steps; clients take turns."""
         future: Future[T] = Future()
         with self.queue.changed:
@@ -203,8 +204,12 @@ class Runner:
             self._tell_progress()
 
     def _collect(self, ended: list[Ended], num_tokens: int) -> None:
-        """Keep what has ended, until it is scored."""
+        """Keep what has ended, until it is scored; who watches sees all its words before."""
         self.metrics.tokens.inc(num_tokens)
+        for row, completion in ended:
+            ticket = ticket_of(row)
+            if ticket.job.watched and ticket.sample == 0:
+                ticket.job.tell_progress(ticket.place, completion.raw_text)
         if ended and not self._ended:
             self._first_ended = now()
         self._ended += ended
@@ -234,7 +239,7 @@ class Runner:
 
     def _next_to_score(self) -> list[Ended]:
         """A slice of the ended rows, each client's first ones before anybody's later ones."""
-        seen: Counter[str] = Counter()
+        seen: Counter[Client] = Counter()
         ranks: dict[Row, int] = {}
         for row, _ in self._ended:
             client = ticket_of(row).job.client

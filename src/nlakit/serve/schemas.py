@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from nlakit.models.chat_spans import Section
-from nlakit.transcript import str_of
 
 from .settings import LIMITS, Limits
 
 NUMBER_LIMIT = 3.4e38
 """Beyond it a number is infinite as float32."""
-INT_LIMIT = 2**31 - 1
 MAX_MESSAGES = 256
 MAX_DEPTH = 32
 """Of a tool's schema, or of the arguments of a call."""
+MAX_ROLE_CHARS = 1024
 
 
 def spellable(text: str) -> str:
@@ -43,8 +43,9 @@ Text = Annotated[str, AfterValidator(spellable)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(shallow)]
 Json = JsonObject | Text
 Finite = Annotated[float, Field(ge=-NUMBER_LIMIT, le=NUMBER_LIMIT, allow_inf_nan=False)]
-Vector = Annotated[list[Finite], Field(min_length=1, max_length=65_536)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+Vector = Annotated[list[Finite], pydantic.FailFast()]
+"""Of any length: one other than the NLA's is refused with its length."""
+RoleName = Annotated[Text, Field(max_length=MAX_ROLE_CHARS)]
 Temperature = Annotated[float, Field(ge=0, le=5, allow_inf_nan=False)]
 NewTokens = Annotated[int, Field(ge=1, le=LIMITS.max_new_tokens)]
 
@@ -59,13 +60,9 @@ class WireModel(BaseModel):
 class WireMessage(WireModel):
     """A message; all but role, content and channel are ours, for templates that know them."""
 
-    role: Name
-    content: (
-        Annotated[Text, Field(max_length=LIMITS.max_input_chars)]
-        | Annotated[list[Json], Field(max_length=MAX_MESSAGES)]
-        | None
-    ) = ""
-    channel: Name | None = None
+    role: RoleName
+    content: Text | Annotated[list[Json], Field(max_length=MAX_MESSAGES)] | None = ""
+    channel: RoleName | None = None
     name: Text | None = None
     reasoning_content: Text | None = None
     thinking: Text | None = None
@@ -92,21 +89,10 @@ class PromptRequest(WireModel):
     tools: Annotated[list[JsonObject], Field(max_length=MAX_MESSAGES)] | None = None
     """Schemas of tools, for chat templates that list them."""
 
-    @model_validator(mode="after")
-    def _not_too_long_together(self) -> PromptRequest:
-        length = sum(len(str_of(message.fields)) for message in self.messages or ())
-        length += len(str_of(self.tools))
-        if length > LIMITS.max_input_chars:
-            raise ValueError(
-                f"messages have {length} characters together, at most {LIMITS.max_input_chars} "
-                "are read"
-            )
-        return self
-
 
 class CompletionRequest(PromptRequest):
-    completion_tokens: Annotated[int, Field(ge=1, le=INT_LIMIT)] = 16
-    """Clamped to 512."""
+    completion_tokens: Annotated[int, Field(ge=1)] = 16
+    """Clamped to 512, however many are asked for."""
     temperature: Temperature = 0.7
     stream: bool = False
 
@@ -119,18 +105,18 @@ class SamplingFields(WireModel):
 
 
 class ExplainRequest(PromptRequest, SamplingFields):
-    positions: (
-        Annotated[
-            list[Annotated[int, Field(ge=-INT_LIMIT, le=INT_LIMIT)]],
-            Field(max_length=LIMITS.max_positions_per_request),
-        ]
-        | None
-    ) = None
+    positions: Annotated[list[int], Field(max_length=LIMITS.max_positions_per_request)] | None = (
+        None
+    )
     reverse: bool = True
 
 
 class DescribeRequest(SamplingFields):
-    activations: Annotated[list[Vector], Field(min_length=1, max_length=LIMITS.max_describe_batch)]
+    activations: Annotated[
+        list[Vector],
+        Field(min_length=1, max_length=LIMITS.max_describe_batch),
+        pydantic.FailFast(),
+    ]
 
 
 class ScoreRequest(WireModel):

@@ -75,13 +75,9 @@ class DescribeQuery(SamplingFields, MoreSampling):
 
 
 class ExtractRequestV1(PromptRequest):
-    positions: (
-        Annotated[
-            list[Annotated[int, Field(ge=-(2**31), le=2**31)]],
-            Field(max_length=LIMITS.max_positions_per_request),
-        ]
-        | None
-    ) = None
+    positions: Annotated[list[int], Field(max_length=LIMITS.max_positions_per_request)] | None = (
+        None
+    )
     """None or []: all tokens."""
 
 

@@ -12,9 +12,22 @@ from urllib.parse import urlsplit
 
 from fastapi import Header, HTTPException, Request
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .bodies import (
+    BODY_PATHS,
+    SCOPE_KEY,
+    STRANGER_BYTES,
+    Bodies,
+    BodiesFull,
+    HeldBody,
+    TooLarge,
+    TooSlow,
+    bound_of,
+    syntax_error,
+)
 from .settings import LOOPBACK_NAMES, Settings, is_loopback
 
 SECRET_HEADER = "X-SECRET-KEY"
@@ -41,7 +54,7 @@ RESPONSE_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-TOO_LARGE = "The body is larger than {limit} bytes."
+WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 
 
 async def require_secret(
@@ -49,21 +62,33 @@ async def require_secret(
     x_secret_key: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> None:
     """Refuse a request without the secret, where there is one."""
-    wanted = request.app.state.settings.secret
-    if wanted is None:
-        return
-    if x_secret_key is None:
-        raise HTTPException(401, "X-SECRET-KEY header required")
-    given, right = x_secret_key.encode(), wanted.get_secret_value().encode()
-    if not secrets.compare_digest(given, right):
-        raise HTTPException(403, "Invalid secret key")
+    problem = secret_problem(request.app.state.settings, x_secret_key)
+    if problem is not None:
+        raise HTTPException(*problem)
+
+
+def secret_problem(settings: Settings, given: str | None) -> tuple[int, str] | None:
+    """Status and detail for who has not the secret; None: he has, or there is none."""
+    if settings.secret is None:
+        return None
+    if given is None:
+        return 401, "X-SECRET-KEY header required"
+    right = settings.secret.get_secret_value()
+    if not secrets.compare_digest(given.encode(), right.encode()):
+        return 403, "Invalid secret key"
+    return None
 
 
 class Gate:
-    """Host and Origin allow-lists on every method, a bound on bodies, headers on every answer."""
+    """Host and Origin allow-lists on every method, bounds on bodies, headers on every answer.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self.app, self.settings = app, settings
+    Args:
+        d_model: of the NLA; how large vectors can be follows from it.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, d_model: int) -> None:
+        self.app, self.settings, self.d_model = app, settings, d_model
+        self.bodies = Bodies()
         self.hosts = {*LOOPBACK_NAMES, settings.host.lower()}
         self.hosts |= {name.lower() for name in settings.allowed_hosts}
         self.origins = {origin.rstrip("/").lower() for origin in settings.allowed_origins}
@@ -76,22 +101,61 @@ class Gate:
         refusal = self._refusal(scope)
         if refusal is not None:
             await refusal(scope, receive, send)
-            return
-        await self.app(scope, _bounded(receive, self.settings.max_body_bytes), send)
+        elif scope["method"] in WITH_BODY:
+            await self._read_body(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._host_is_allowed(hosts[0]):
-            return JSONResponse({"detail": "Host not allowed"}, 400)
+            return _problem(400, "Host not allowed")
         origins = headers.getlist("origin")
         if not all(self._origin_is_allowed(origin, hosts[0], scope) for origin in origins):
-            return JSONResponse({"detail": "Origin not allowed"}, 403)
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self.settings.max_body_bytes:
-            detail = TOO_LARGE.format(limit=self.settings.max_body_bytes)
-            return JSONResponse({"detail": detail}, 413)
+            return _problem(403, "Origin not allowed")
         return None
+
+    async def _read_body(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Judge a request by its head, then read its body, then let it in."""
+        stranger = None
+        if scope["path"] in BODY_PATHS:
+            given = Headers(scope=scope).get(SECRET_HEADER)
+            stranger = secret_problem(self.settings, given)
+        try:
+            body = await self._body(scope, receive, stranger is not None)
+        except ClientDisconnect:
+            return
+        except BodyRefused as refusal:
+            answer = refusal.answer if stranger is None else _problem(*stranger)
+            await answer(scope, receive, send)
+            return
+        try:
+            if stranger is not None:
+                await _for_stranger(stranger, scope, body.raw)(scope, receive, send)
+                return
+            scope[SCOPE_KEY] = body
+            await self.app(scope, receive, send)
+        finally:
+            body.release()
+
+    async def _body(self, scope: Scope, receive: Receive, is_stranger: bool) -> HeldBody:
+        """Raises `BodyRefused`, or `ClientDisconnect` where the client left."""
+        most = bound_of(scope["path"], self.d_model, self.settings)
+        most = min(most, STRANGER_BYTES) if is_stranger else most
+        too_large = BodyRefused(_problem(413, f"The body is larger than {most} bytes."))
+        length = Headers(scope=scope).get("content-length", "0")
+        if length.isdecimal() and int(length) > most:
+            raise too_large
+        try:
+            return await self.bodies.read(receive, most)
+        except TooLarge as error:
+            raise too_large from error
+        except TooSlow as error:
+            raise BodyRefused(_problem(408, "The body did not arrive in time.")) from error
+        except BodiesFull as error:
+            busy = "The server is busy: it holds many large requests. Try again in 2 s."
+            raise BodyRefused(_problem(429, busy, {"Retry-After": "2"})) from error
 
     def _host_is_allowed(self, header: str) -> bool:
         name = host_name(header)
@@ -124,19 +188,25 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _bounded(receive: Receive, limit: int) -> Receive:
-    """`receive`, refusing a body that grows beyond what was announced or allowed."""
-    size = 0
+class BodyRefused(Exception):
+    """A body that is not read, and the answer to it."""
 
-    async def receiving() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > limit:
-            raise HTTPException(413, TOO_LARGE.format(limit=limit))
-        return message
+    def __init__(self, answer: JSONResponse) -> None:
+        self.answer = answer
+        super().__init__()
 
-    return receiving
+
+def _for_stranger(problem: tuple[int, str], scope: Scope, raw: bytes) -> JSONResponse:
+    """Who has no secret is told so, but first that what he sent is no JSON."""
+    is_json = "json" in Headers(scope=scope).get("content-type", "").lower()
+    malformed = syntax_error(raw) if is_json and raw else None
+    if malformed is not None:
+        return JSONResponse({"detail": [malformed]}, 422)
+    return _problem(*problem)
+
+
+def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status, headers)
 
 
 def _with_headers(send: Send) -> Send:
@@ -149,10 +219,3 @@ def _with_headers(send: Send) -> Send:
         await send(message)
 
     return sending
-
-
-def client_of(request: Request) -> str:
-    """Who takes turns in the queue: a name the client gave itself, or its address."""
-    named = request.headers.get("x-client-id", "")[:64]
-    address = request.client.host if request.client else ""
-    return f"{address}/{named}"

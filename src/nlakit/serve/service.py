@@ -6,11 +6,11 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from fastapi import Request
-from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
 from nlakit.engines.base import Completion as Words
@@ -21,20 +21,26 @@ from nlakit.evals.probe_store import Probes
 from nlakit.pair.pair import Pair
 
 from . import completion
+from .clients import Client, client_of
 from .metrics import Metrics
 from .queue import FairQueue
 from .runner import Runner, ScoredSample, score
 from .schemas import PromptRequest, SamplingFields
 from .schemas_v1 import DocumentRef, MoreSampling
-from .security import client_of
 from .settings import LIMITS, Settings
 from .store import ReadingStore
-from .stream import Line, unless_gone
+from .stream import OpenJob, unless_gone
 from .tokens import Prompt, prepare, terminal_ids
 from .truth import Judge, reads_storyworld
+from .workers import Workers
 
 T = TypeVar("T")
 FALLBACK_NEW_TOKENS = LIMITS.max_new_tokens
+NUM_PROMPT_THREADS = 2
+WAITING_ANSWERS, WAITING_SAVES = 10**6, 64
+"""Answers are bounded already, by the places of their requests."""
+STORAGE_S = 4.0
+"""Who saves is told so soon that the database is locked or busy."""
 
 
 class Service:
@@ -43,9 +49,15 @@ class Service:
     def __init__(self, nla: Pair, settings: Settings, probes: Probes | None = None) -> None:
         self.nla, self.settings, self.probes = nla, settings, probes
         self.metrics = Metrics()
-        self.queue = FairQueue(settings.max_rows, settings.max_requests, settings.max_waiting_rows)
+        self.queue = FairQueue(
+            settings.max_rows, settings.max_requests, settings.max_unfinished_rows
+        )
         self.runner = Runner(nla, self.queue, self.metrics)
         self.store = ReadingStore(settings.data_dir)
+        self.reading_prompts = Workers("prompts", NUM_PROMPT_THREADS)
+        self.parsing = Workers("request bodies")
+        self.writing = Workers("answers", max_waiting=WAITING_ANSWERS)
+        self.storage = Workers("saved readings", max_waiting=WAITING_SAVES)
         self.started = time.monotonic()
         self.draining = False
         self.can_complete = completion.is_available(nla.target)
@@ -60,16 +72,20 @@ class Service:
         self.runner.start()
 
     def stop(self) -> None:
-        """End the engine's thread and close the store."""
+        """End the threads and close the store."""
         self.runner.stop()
+        for workers in (self.reading_prompts, self.parsing, self.writing, self.storage):
+            workers.stop()
         self.store.close()
 
     # -- the queue ---------------------------------------------------------------------------------
-    def line(
+    def open_job(
         self, request: Request, num_rows: int, watched: bool = False, judged: bool = False
-    ) -> Line:
-        """A place in the queue. Raises `Busy` or `Unavailable`."""
-        return Line(self.queue, self.settings, client_of(request)).open(num_rows, watched, judged)
+    ) -> OpenJob:
+        """A job in the queue. Raises `Busy` or `Unavailable`."""
+        return OpenJob(self.queue, self.settings, client_of(request)).open(
+            num_rows, watched, judged
+        )
 
     async def call(self, request: Request, work: Callable[[], T]) -> T:
         """Run a small piece of work on the engine's thread, in a place of its own.
@@ -79,23 +95,28 @@ class Service:
             Unavailable: the engine has stopped.
             ClientGone: the client left.
         """
-        with self.line(request, 0):
+        with self.open_job(request, 0):
             return await unless_gone(self.run(work, client_of(request)), request)
 
-    async def run(self, work: Callable[[], T], client: str) -> T:
+    async def run(self, work: Callable[[], T], client: Client) -> T:
         """Run a small piece of a client's work on the engine's thread."""
         return await asyncio.wrap_future(self.runner.call(work, client))
 
     def start_rows(
-        self, line: Line, vectors_ND: Tensor, sampling: Sampling, order: Sequence[int]
+        self, job: OpenJob, vectors_ND: Tensor, sampling: Sampling, order: Sequence[int]
     ) -> None:
         """Let a request's rows into the queue, in this order."""
-        self.queue.start(line.job, vectors_ND, sampling, order)
+        self.queue.start(job.job, vectors_ND, sampling, order)
 
     # -- the models --------------------------------------------------------------------------------
-    async def prompt(self, request: PromptRequest) -> Prompt:
-        """The request as the target reads it. Raises `InputError`."""
-        return await run_in_threadpool(prepare, self.nla.target, request)
+    async def prompt(self, asked: PromptRequest, request: Request) -> Prompt:
+        """What a request asks about, as the target reads it. Raises `InputError` or `Busy`."""
+        work = partial(prepare, self.nla.target, asked)
+        return await self.reading_prompts.run(client_of(request), work)
+
+    async def saved(self, request: Request, work: Callable[[], T]) -> T:
+        """Run a piece of work on saved readings. Raises `Busy` or `Unavailable`."""
+        return await self.storage.run(client_of(request), work, STORAGE_S)
 
     def extract(self, prompt: Prompt, places: Sequence[int]) -> Tensor:
         """Raw activations, on the engine's thread: P x D."""
@@ -137,7 +158,7 @@ class Service:
             self._decoder = Decoder(self.nla.target.model)
         uniforms = torch.rand(room).tolist()
         ending = terminal_ids(self.nla.target)
-        return completion.Completion(
+        return completion.Continuation(
             self._decoder, prompt.encoded.ids, temperature, uniforms, ending
         )
 

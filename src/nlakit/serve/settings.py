@@ -49,11 +49,17 @@ class Settings(FrozenModel):
     """Explanations written side by side."""
     max_requests: int = Field(default=128, ge=1)
     """Requests that wait or run; the next is told 429."""
-    max_waiting_rows: int = Field(default=16_384, ge=1)
-    """Explanations that may wait."""
+    max_unfinished_rows: int = Field(default=16_384, ge=1)
+    """Explanations of all requests that wait or are written; beyond it a client has its share."""
     request_deadline_s: float = Field(default=600, gt=0)
     heartbeat_s: float = Field(default=10, gt=0)
     """How often a silent stream says that it lives."""
+    head_s: float = Field(default=10, gt=0)
+    """How long a request's head may take to arrive."""
+    rest_s: float = Field(default=30, gt=0)
+    """How long a connection may rest between two requests."""
+    stall_s: float = Field(default=20, gt=0)
+    """How long a client may leave an answer unread before it is cut off."""
     drain_s: int = Field(default=30, ge=0)
     """How long running requests have to end after SIGTERM."""
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024)

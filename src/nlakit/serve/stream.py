@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from typing import Any, NamedTuple
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from .clients import Client
 from .queue import FairQueue, Job, Outcome, Unavailable, now
 from .settings import Settings
+from .workers import Workers
+
+T = TypeVar("T")
 
 QUEUED_POLL_S = 0.5
 STALLED_S = 30
 """A client that does not read is cut off so long after the deadline."""
-DONE = "data: [DONE]\n\n"
-PING = ": ping\n\n"
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+JSON: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
 
 
 class Progress(NamedTuple):
@@ -38,11 +45,11 @@ class Queued(NamedTuple):
     position: int
 
 
-class Beat(NamedTuple):
+class Heartbeat(NamedTuple):
     """Nothing to say for a while."""
 
 
-Event = Progress | Queued | Beat | Outcome
+Event = Progress | Queued | Heartbeat | Outcome
 
 
 class Deadline(Exception):
@@ -53,33 +60,33 @@ class ClientGone(Exception):
     """Nobody reads the answer any more."""
 
 
-class Line:
-    """One request's place in the queue, as the event loop sees it.
+class OpenJob:
+    """One request's job in the queue, as the event loop sees it.
 
-    Used as `with Line(...) as line`; leaving closes the job.
+    Used as `with OpenJob(...).open(...) as job`; leaving closes it.
     """
 
-    def __init__(self, queue: FairQueue, settings: Settings, client: str) -> None:
-        self._queue, self._settings, self._client = queue, settings, client
+    def __init__(self, queue: FairQueue, settings: Settings, client: Client) -> None:
+        self._queue, self._settings, self.client = queue, settings, client
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self.deadline = now() + settings.request_deadline_s
         self.asked = now()
         self.job: Job
 
-    def open(self, num_rows: int, watched: bool = False, judged: bool = False) -> Line:
-        """Take a place. Raises `Busy` or `Unavailable`."""
-        self.job = self._queue.open(self._client, num_rows, self._ring, watched, judged)
+    def open(self, num_rows: int, watched: bool = False, judged: bool = False) -> OpenJob:
+        """Enter the queue. Raises `Busy` or `Unavailable`."""
+        self.job = self._queue.open(self.client, num_rows, self._ring, watched, judged)
         return self
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> OpenJob:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Give the place back; may be called twice."""
+        """Leave the queue; may be called twice."""
         self._queue.close(self.job)
 
     async def events(self, num_places: int) -> AsyncIterator[Event]:
@@ -110,7 +117,7 @@ class Line:
                 yield Queued(new)
             elif now() - last_sent >= self._settings.heartbeat_s:
                 last_sent = now()
-                yield Beat()
+                yield Heartbeat()
             if open_places:
                 await self._sleep()
 
@@ -135,26 +142,49 @@ class Line:
             self._loop.call_soon_threadsafe(self._news.set)
 
 
-async def collect(line: Line, num_places: int, request: Request) -> list[Outcome]:
-    """All outcomes by place.
+async def collect(
+    job: OpenJob,
+    num_places: int,
+    request: Request,
+    record: Callable[[Outcome], T],
+    workers: Workers,
+) -> list[T]:
+    """The records of all outcomes by place, each made by `workers` as soon as it is there.
 
     Raises:
         Deadline: it took too long.
         Unavailable: the engine stopped.
         ClientGone: the client left.
     """
+    outcomes: list[Outcome] = []
+    records: dict[int, T] = {}
 
-    async def gather() -> list[Outcome]:
-        events = line.events(num_places)
-        return [event async for event in events if isinstance(event, Outcome)]
+    async def keep(outcome: Outcome) -> None:
+        records[outcome.place] = await workers.run(job.client, partial(record, outcome))
 
-    outcomes = await unless_gone(gather(), request)
-    if num_places and all(each.error for each in outcomes):
-        if (failure := line.job.news()[2]) is not None:
-            raise Unavailable(failure)
-        if now() >= line.deadline:
-            raise Deadline(str(outcomes[0].error))
-    return sorted(outcomes, key=lambda outcome: outcome.place)
+    async def gather() -> None:
+        async with asyncio.TaskGroup() as making:
+            async for event in job.events(num_places):
+                if isinstance(event, Outcome):
+                    outcomes.append(event)
+                    making.create_task(keep(event))
+
+    try:
+        await unless_gone(gather(), request)
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+    _raise_common_failure(job, outcomes)
+    return [records[place] for place in sorted(records)]
+
+
+def _raise_common_failure(job: OpenJob, outcomes: list[Outcome]) -> None:
+    """Where all places failed of one thing, the request did."""
+    if not outcomes or not all(each.error for each in outcomes):
+        return
+    if (failure := job.job.news()[2]) is not None:
+        raise Unavailable(failure)
+    if now() >= job.deadline:
+        raise Deadline(str(outcomes[0].error))
 
 
 async def unless_gone(work: Any, request: Request) -> Any:
@@ -185,41 +215,56 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncIterator[str], line: Line) -> None:
+    def __init__(self, frames: AsyncIterator[bytes], job: OpenJob) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(frames, headers=headers)
-        self._line = line
+        self._job = job
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with asyncio.timeout(self._line.deadline - now() + STALLED_S):
+            async with asyncio.timeout(self._job.deadline - now() + STALLED_S):
                 await super().__call__(scope, receive, send)
         except TimeoutError:
             return
         finally:
-            self._line.close()
+            self._job.close()
 
 
-def frame(record: dict[str, Any]) -> str:
-    """One frame: a line of JSON."""
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return f"data: {text}\n\n"
+def frame(record: dict[str, Any]) -> bytes:
+    """One frame: a line of JSON, whatever the record holds."""
+    try:
+        text = json.dumps(record, **JSON)
+    except ValueError:  # NaN or infinite: no number in JSON
+        text = json.dumps(without_nan(record), **JSON)
+    return b"data: " + text.encode("utf-8", "replace") + b"\n\n"
+
+
+def without_nan(value: Any) -> Any:
+    """The value, what JSON cannot hold being null."""
+    if isinstance(value, dict):
+        return {key: without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 async def frames_of(
-    events: AsyncIterator[Event], render: Callable[[Event], str], first_words: Callable[[], None]
-) -> AsyncIterator[str]:
+    events: AsyncIterator[Event],
+    render: Callable[[Event], Awaitable[bytes]],
+    first_words: Callable[[], None],
+) -> AsyncIterator[bytes]:
     """Frames of a job's events and `[DONE]`.
 
     Args:
         first_words: called once, before the first words or the first result.
     """
     told = False
-    async for event in events:
-        if not told and isinstance(event, Progress | Outcome):
-            first_words()
-            told = True
-        text = render(event)
-        if text:
-            yield text
+    try:
+        async for event in events:
+            if not told and isinstance(event, Progress | Outcome):
+                first_words()
+                told = True
+            yield await render(event)
+    except Unavailable as error:
+        yield frame({"error": str(error)})
     yield DONE

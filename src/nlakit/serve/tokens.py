@@ -13,9 +13,10 @@ from nlakit.models.chat import ChatOptions
 from nlakit.models.chat_spans import Span
 from nlakit.models.target import Encoded, Target
 from nlakit.pair.conversation import prepare as read_request
-from nlakit.transcript import Message
+from nlakit.transcript import Message, str_of
 
 from .schemas import PromptRequest, TokenInfo
+from .settings import LIMITS
 from .spans import Fragment, fragments
 
 
@@ -75,7 +76,10 @@ def prepare(target: Target, request: PromptRequest) -> Prompt:
         enable_thinking=request.enable_thinking,
         tools=tuple(request.tools or ()),
     )
+    _check_characters(_num_characters(request))
     found = read_request(target, messages or str(request.text), options)
+    if messages:
+        _check_characters(len(found.encoded.text))
     pieces = fragments(found.encoded.ids, decoder(target))
     return Prompt(found.encoded, pieces, found.spans, found.notices)
 
@@ -100,3 +104,15 @@ def terminal_ids(target: Target) -> set[int]:
     declared += [getattr(config, "eos_token_id", None) for config in configs]
     listed = [each if isinstance(each, list) else [each] for each in declared]
     return {found for each in listed for found in each if found is not None}
+
+
+def _num_characters(request: PromptRequest) -> int:
+    """What somebody wrote into messages."""
+    written = [list(each.fields.values()) for each in request.messages or ()]
+    return len(str_of([request.tools, *written]))
+
+
+def _check_characters(num_chars: int) -> None:
+    """Raise `InputError`, in the wire's wording."""
+    if num_chars > LIMITS.max_input_chars:
+        raise InputError(f"Rendered chat exceeds {LIMITS.max_input_chars} chars.")

@@ -421,10 +421,16 @@ export interface components {
              * @default false
              */
             continue_final_message: boolean;
-            /** Enable Thinking */
-            enable_thinking?: boolean | null;
-            /** Messages */
-            messages?: components["schemas"]["WireMessage"][] | null;
+            /**
+             * Enable Thinking
+             * @default null
+             */
+            enable_thinking: boolean | null;
+            /**
+             * Messages
+             * @default null
+             */
+            messages: components["schemas"]["WireMessage"][] | null;
             /**
              * Stream
              * @default false
@@ -435,10 +441,16 @@ export interface components {
              * @default 0.7
              */
             temperature: number;
-            /** Text */
-            text?: string | null;
-            /** Tools */
-            tools?: {
+            /**
+             * Text
+             * @default null
+             */
+            text: string | null;
+            /**
+             * Tools
+             * @default null
+             */
+            tools: {
                 [key: string]: unknown;
             }[] | null;
         };
@@ -556,8 +568,11 @@ export interface components {
          * @description A document of the storyworld, by the numbers that make it.
          */
         DocumentRef: {
-            /** Genre */
-            genre?: ("story" | "couplet" | "answers" | "sums" | "chat" | "spanish") | null;
+            /**
+             * Genre
+             * @default null
+             */
+            genre: ("story" | "couplet" | "answers" | "sums" | "chat" | "spanish") | null;
             /** Index */
             index: number;
             /** Seed */
@@ -575,17 +590,26 @@ export interface components {
              * @default false
              */
             continue_final_message: boolean;
-            /** Enable Thinking */
-            enable_thinking?: boolean | null;
+            /**
+             * Enable Thinking
+             * @default null
+             */
+            enable_thinking: boolean | null;
             /**
              * Max New Tokens
              * @default 200
              */
             max_new_tokens: number;
-            /** Messages */
-            messages?: components["schemas"]["WireMessage"][] | null;
-            /** Positions */
-            positions?: number[] | null;
+            /**
+             * Messages
+             * @default null
+             */
+            messages: components["schemas"]["WireMessage"][] | null;
+            /**
+             * Positions
+             * @default null
+             */
+            positions: number[] | null;
             /**
              * Reverse
              * @default true
@@ -601,10 +625,16 @@ export interface components {
              * @default 0.7
              */
             temperature: number;
-            /** Text */
-            text?: string | null;
-            /** Tools */
-            tools?: {
+            /**
+             * Text
+             * @default null
+             */
+            text: string | null;
+            /**
+             * Tools
+             * @default null
+             */
+            tools: {
                 [key: string]: unknown;
             }[] | null;
         };
@@ -620,18 +650,28 @@ export interface components {
              * @default false
              */
             continue_final_message: boolean;
-            document?: components["schemas"]["DocumentRef"] | null;
-            /** Enable Thinking */
-            enable_thinking?: boolean | null;
+            /** @default null */
+            document: components["schemas"]["DocumentRef"] | null;
+            /**
+             * Enable Thinking
+             * @default null
+             */
+            enable_thinking: boolean | null;
             /**
              * Max New Tokens
              * @default 200
              */
             max_new_tokens: number;
-            /** Messages */
-            messages?: components["schemas"]["WireMessage"][] | null;
-            /** Positions */
-            positions?: number[] | null;
+            /**
+             * Messages
+             * @default null
+             */
+            messages: components["schemas"]["WireMessage"][] | null;
+            /**
+             * Positions
+             * @default null
+             */
+            positions: number[] | null;
             /**
              * Reverse
              * @default true
@@ -642,8 +682,11 @@ export interface components {
              * @default 1
              */
             samples: number;
-            /** Seed */
-            seed?: number | null;
+            /**
+             * Seed
+             * @default null
+             */
+            seed: number | null;
             /**
              * Stream
              * @default false
@@ -654,10 +697,16 @@ export interface components {
              * @default 0.7
              */
             temperature: number;
-            /** Text */
-            text?: string | null;
-            /** Tools */
-            tools?: {
+            /**
+             * Text
+             * @default null
+             */
+            text: string | null;
+            /**
+             * Tools
+             * @default null
+             */
+            tools: {
                 [key: string]: unknown;
             }[] | null;
             /**
@@ -784,16 +833,31 @@ export interface components {
              * @default false
              */
             continue_final_message: boolean;
-            /** Enable Thinking */
-            enable_thinking?: boolean | null;
-            /** Messages */
-            messages?: components["schemas"]["WireMessage"][] | null;
-            /** Positions */
-            positions?: number[] | null;
-            /** Text */
-            text?: string | null;
-            /** Tools */
-            tools?: {
+            /**
+             * Enable Thinking
+             * @default null
+             */
+            enable_thinking: boolean | null;
+            /**
+             * Messages
+             * @default null
+             */
+            messages: components["schemas"]["WireMessage"][] | null;
+            /**
+             * Positions
+             * @default null
+             */
+            positions: number[] | null;
+            /**
+             * Text
+             * @default null
+             */
+            text: string | null;
+            /**
+             * Tools
+             * @default null
+             */
+            tools: {
                 [key: string]: unknown;
             }[] | null;
         };
@@ -985,14 +1049,26 @@ export interface components {
              * @default false
              */
             continue_final_message: boolean;
-            /** Enable Thinking */
-            enable_thinking?: boolean | null;
-            /** Messages */
-            messages?: components["schemas"]["WireMessage"][] | null;
-            /** Text */
-            text?: string | null;
-            /** Tools */
-            tools?: {
+            /**
+             * Enable Thinking
+             * @default null
+             */
+            enable_thinking: boolean | null;
+            /**
+             * Messages
+             * @default null
+             */
+            messages: components["schemas"]["WireMessage"][] | null;
+            /**
+             * Text
+             * @default null
+             */
+            text: string | null;
+            /**
+             * Tools
+             * @default null
+             */
+            tools: {
                 [key: string]: unknown;
             }[] | null;
         };
@@ -1197,8 +1273,11 @@ export interface components {
          * @description A message; all but role, content and channel are ours, for templates that know them.
          */
         WireMessage: {
-            /** Channel */
-            channel?: string | null;
+            /**
+             * Channel
+             * @default null
+             */
+            channel: string | null;
             /**
              * Content
              * @default
@@ -1206,20 +1285,38 @@ export interface components {
             content: string | ({
                 [key: string]: unknown;
             } | string)[] | null;
-            /** Name */
-            name?: string | null;
-            /** Reasoning */
-            reasoning?: string | null;
-            /** Reasoning Content */
-            reasoning_content?: string | null;
+            /**
+             * Name
+             * @default null
+             */
+            name: string | null;
+            /**
+             * Reasoning
+             * @default null
+             */
+            reasoning: string | null;
+            /**
+             * Reasoning Content
+             * @default null
+             */
+            reasoning_content: string | null;
             /** Role */
             role: string;
-            /** Thinking */
-            thinking?: string | null;
-            /** Tool Call Id */
-            tool_call_id?: string | null;
-            /** Tool Calls */
-            tool_calls?: {
+            /**
+             * Thinking
+             * @default null
+             */
+            thinking: string | null;
+            /**
+             * Tool Call Id
+             * @default null
+             */
+            tool_call_id: string | null;
+            /**
+             * Tool Calls
+             * @default null
+             */
+            tool_calls: {
                 [key: string]: unknown;
             }[] | null;
         };
@@ -1329,6 +1426,15 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The body is too large. */
             413: {
                 headers: {
@@ -1338,7 +1444,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Validation Error */
+            /** @description The body has other fields than it should: FastAPI's list */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1428,6 +1534,15 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The body is too large. */
             413: {
                 headers: {
@@ -1437,7 +1552,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Validation Error */
+            /** @description The body has other fields than it should: FastAPI's list */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1527,6 +1642,15 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The body is too large. */
             413: {
                 headers: {
@@ -1536,7 +1660,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Validation Error */
+            /** @description The body has other fields than it should: FastAPI's list */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1626,6 +1750,15 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The body is too large. */
             413: {
                 headers: {
@@ -1635,7 +1768,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Validation Error */
+            /** @description The body has other fields than it should: FastAPI's list */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1722,6 +1855,15 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The body is too large. */
             413: {
                 headers: {
@@ -1731,7 +1873,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Validation Error */
+            /** @description The body has other fields than it should: FastAPI's list */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1865,6 +2007,15 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The body is too large. */
             413: {
                 headers: {
@@ -1874,7 +2025,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Validation Error */
+            /** @description The body has other fields than it should: FastAPI's list */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1961,6 +2112,15 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The body is too large. */
             413: {
                 headers: {
@@ -1970,13 +2130,31 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Validation Error */
+            /** @description The body has other fields than it should: FastAPI's list */
             422: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
                 };
             };
         };
@@ -2041,6 +2219,15 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The body is too large. */
             413: {
                 headers: {
@@ -2059,7 +2246,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Validation Error */
+            /** @description The body has other fields than it should: FastAPI's list */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2149,6 +2336,15 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The body is too large. */
             413: {
                 headers: {
@@ -2158,7 +2354,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Validation Error */
+            /** @description The body has other fields than it should: FastAPI's list */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2246,6 +2442,15 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The body is too large. */
             413: {
                 headers: {
@@ -2255,7 +2460,7 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Validation Error */
+            /** @description The body has other fields than it should: FastAPI's list */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2414,6 +2619,24 @@ export interface operations {
                     "application/json": components["schemas"]["HTTPValidationError"];
                 };
             };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     find_v1_readings_get: {
@@ -2472,6 +2695,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
                 };
             };
             /** @description The engine has stopped or the server is shutting down; Retry-After. */
@@ -2534,6 +2766,15 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The body is too large. */
             413: {
                 headers: {
@@ -2543,13 +2784,22 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Validation Error */
+            /** @description The body has other fields than it should: FastAPI's list */
             422: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
                 };
             };
             /** @description The engine has stopped or the server is shutting down; Retry-After. */
@@ -2628,6 +2878,15 @@ export interface operations {
                     "application/json": components["schemas"]["HTTPValidationError"];
                 };
             };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The engine has stopped or the server is shutting down; Retry-After. */
             503: {
                 headers: {
@@ -2700,6 +2959,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
                 };
             };
             /** @description The engine has stopped or the server is shutting down; Retry-After. */

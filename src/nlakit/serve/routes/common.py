@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+import pydantic
+from fastapi import Depends, Request, Response
 
+from nlakit.serve.clients import Client
 from nlakit.serve.queue import Outcome
 from nlakit.serve.schemas import Problem
 from nlakit.serve.security import require_secret
 from nlakit.serve.service import Service
 from nlakit.serve.stream import (
-    Beat,
+    PING,
     Event,
     EventStream,
-    Line,
+    Heartbeat,
+    OpenJob,
     Progress,
     Queued,
     frame,
@@ -25,6 +29,11 @@ from nlakit.serve.stream import (
 )
 
 SECRET = [Depends(require_secret)]
+BINARY = "application/octet-stream"
+BINARY_CONTENT = {"schema": {"type": "string", "format": "binary"}}
+REFERENCE = "#/components/schemas/"
+BODY_MODELS: dict[str, type[pydantic.BaseModel]] = {}
+"""What routes read themselves, so that FastAPI does not know of it: see `openapi`."""
 
 
 def service_of(request: Request) -> Service:
@@ -37,7 +46,10 @@ Served = Annotated[Service, Depends(service_of)]
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI of the errors that a route can answer, those of every route included."""
-    return {status: {"model": Problem, "description": MEANINGS[status]} for status in statuses}
+    return {
+        status: INVALID if status == 422 else {"model": Problem, "description": MEANINGS[status]}
+        for status in statuses
+    }
 
 
 MEANINGS = {
@@ -48,11 +60,17 @@ MEANINGS = {
     413: "The body is too large.",
     415: "The body is neither JSON nor safetensors.",
     429: "Busy; Retry-After says when to ask again.",
+    408: "The body did not arrive in time.",
     503: "The engine has stopped or the server is shutting down; Retry-After.",
     504: "Not finished within the server's deadline.",
 }
 GUARDED = (400, 401, 403)
-MODEL_CALL = (*GUARDED, 413, 429, 503, 504)
+BODY_CALL = (*GUARDED, 408, 413, 422, 429, 503)
+MODEL_CALL = (*BODY_CALL, 504)
+INVALID = {
+    "description": "The body has other fields than it should: FastAPI's list",
+    "content": {"application/json": {"schema": {"$ref": REFERENCE + "HTTPValidationError"}}},
+}
 
 
 def sse(description: str) -> dict[str, Any]:
@@ -88,38 +106,63 @@ class Frames:
         self._head, self._key, self._final, self._tell_queue = head, key, final, tell_queue
 
     async def of(
-        self, service: Service, line: Line, events: AsyncIterator[Event]
-    ) -> AsyncIterator[str]:
-        """The whole stream."""
+        self, service: Service, job: OpenJob, events: AsyncIterator[Event]
+    ) -> AsyncIterator[bytes]:
+        """The whole stream; records are made apart from the event loop."""
         if self._head is not None:
             yield frame(self._head)
 
         def first_words() -> None:
-            service.metrics.first_frame.observe(now() - line.asked)
+            service.metrics.first_frame.observe(now() - job.asked)
 
-        async for text in frames_of(events, self.write, first_words):
-            yield text
+        async def write(event: Event) -> bytes:
+            if isinstance(event, Outcome) and event.error is None:
+                return await service.writing.run(job.client, partial(self.final, event))
+            return self.write(event)
 
-    def write(self, event: Event) -> str:
+        async for each in frames_of(events, write, first_words):
+            yield each
+
+    def write(self, event: Event) -> bytes:
         """One event as a frame or a comment."""
         if isinstance(event, Progress):
             return frame({**self._key(event.place), "text": event.raw_text, "done": False})
         if isinstance(event, Queued):
             if not self._tell_queue:
-                return f": queued {event.position}\n\n"
+                return f": queued {event.position}\n\n".encode()
             record = {"position_in_queue": event.position, "done": False, "queued": True}
             return frame(record)
-        if isinstance(event, Beat):
-            return ": ping\n\n"
-        if event.error is not None:
-            return frame({"error": event.error, **self._key(event.place)})
-        return frame(self._final(event))
+        if isinstance(event, Heartbeat):
+            return PING
+        assert event.error is not None
+        return frame({"error": event.error, **self._key(event.place)})
+
+    def final(self, outcome: Outcome) -> bytes:
+        """The frame of a place that has ended well."""
+        return frame(self._final(outcome))
 
 
 def stream(
-    service: Service, line: Line, frames: Frames, num_places: int, stack: ExitStack
+    service: Service, job: OpenJob, frames: Frames, num_places: int, stack: ExitStack
 ) -> EventStream:
     """A response that takes over the job: it closes it, so the caller must not."""
-    response = EventStream(frames.of(service, line, line.events(num_places)), line)
+    response = EventStream(frames.of(service, job, job.events(num_places)), job)
     stack.pop_all()
     return response
+
+
+async def answer(
+    service: Service, client: Client, make: Callable[[], pydantic.BaseModel]
+) -> Response:
+    """A record as JSON, made and written apart from the event loop."""
+    work = lambda: make().model_dump_json().encode("utf-8", "replace")  # noqa: E731
+    return Response(await service.writing.run(client, work), media_type="application/json")
+
+
+def takes(model: type[pydantic.BaseModel], binary: bool = False) -> dict[str, Any]:
+    """OpenAPI of a body that a route reads itself (`bodies.JsonBody`)."""
+    content: dict[str, Any] = {"application/json": {"schema": {"$ref": REFERENCE + model.__name__}}}
+    if binary:
+        content[BINARY] = BINARY_CONTENT
+    BODY_MODELS[model.__name__] = model
+    return {"requestBody": {"required": True, "content": content}}

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 
 from nlakit.models.chat_spans import NO_SPAN, Span
-from nlakit.serve.completion import Completion
+from nlakit.serve.bodies import JsonBody
+from nlakit.serve.completion import Continuation
 from nlakit.serve.queue import Unavailable
 from nlakit.serve.schemas import CompletionRequest, TokenInfo, Tokenized
 from nlakit.serve.service import Service
 from nlakit.serve.spans import Fragment, FragmentStream
-from nlakit.serve.stream import DONE, Deadline, EventStream, Line, frame, now, unless_gone
+from nlakit.serve.stream import DONE, Deadline, EventStream, OpenJob, frame, now, unless_gone
 from nlakit.serve.tokens import Prompt, decoder, terminal_ids, token_info
 
-from .common import MODEL_CALL, SECRET, Served, problems, sse
+from .common import MODEL_CALL, SECRET, Served, answer, problems, sse, takes
 
 router = APIRouter(dependencies=SECRET, tags=["wire"])
 
@@ -26,32 +28,41 @@ router = APIRouter(dependencies=SECRET, tags=["wire"])
     "/completion",
     response_model=Tokenized,
     responses={200: sse("All tokens, or a stream of them"), **problems(*MODEL_CALL)},
+    openapi_extra=takes(CompletionRequest),
 )
-async def complete(body: CompletionRequest, request: Request, service: Served) -> Any:
+async def complete(
+    body: Annotated[CompletionRequest, Depends(JsonBody(CompletionRequest))],
+    request: Request,
+    service: Served,
+) -> Any:
     """What the target would write next."""
     if not service.can_complete:
         detail = "The target was loaded without the blocks and the head that write."
         raise HTTPException(503, detail, headers={"Retry-After": "3600"})
-    prompt = await service.prompt(body)
+    prompt = await service.prompt(body, request)
     with ExitStack() as stack:
-        line = stack.enter_context(service.line(request, 0))
+        job = stack.enter_context(service.open_job(request, 0))
         work = service.completion(prompt, body.completion_tokens, body.temperature)
-        writing = Writing(service, prompt, work, bool(body.messages))
-        stack.callback(writing.cancel)
+        written = Written(service, prompt, work, bool(body.messages))
+        stack.callback(written.cancel)
         service.runner.add(work)
         if body.stream:
             stack.pop_all()
-            return CompletionStream(writing, line)
-        infos = await unless_gone(until_deadline(writing, line), request)
-    whole = [*prompt.infos(), *infos]
-    length, notices = len(prompt.encoded.ids), list(prompt.notices)
-    return Tokenized(tokens=whole, prompt_length=length, text=writing.text(), notices=notices)
+            return CompletionStream(written, job)
+        infos = await unless_gone(until_deadline(written, job), request)
+    whole = lambda: Tokenized(  # noqa: E731
+        tokens=[*prompt.infos(), *infos],
+        prompt_length=len(prompt.encoded.ids),
+        text=written.text(),
+        notices=list(prompt.notices),
+    )
+    return await answer(service, job.client, whole)
 
 
-class Writing:
+class Written:
     """The tokens of one continuation as records."""
 
-    def __init__(self, service: Service, prompt: Prompt, work: Completion, is_chat: bool) -> None:
+    def __init__(self, service: Service, prompt: Prompt, work: Continuation, is_chat: bool) -> None:
         self.prompt, self._work = prompt, work
         self._decode = decoder(service.nla.target)
         self._ending = terminal_ids(service.nla.target)
@@ -74,10 +85,8 @@ class Writing:
             yield self._info(*each)
 
     def text(self) -> str:
-        """Prompt and continuation, a final end-of-text left out."""
-        ids = self._ids
-        kept = ids[:-1] if ids and ids[-1] in self._ending else ids
-        return self.prompt.encoded.text + self._decode(kept)
+        """All tokens as text, special ones included: BOS, role tokens, the end of text."""
+        return self._decode([*self.prompt.encoded.ids, *self._ids])
 
     def _info(self, token: int, piece: Fragment) -> TokenInfo:
         position = len(self.prompt.encoded.ids) + self._num_told
@@ -90,37 +99,36 @@ class Writing:
         return Span(role="assistant", section="content") if self._is_chat else NO_SPAN
 
 
-async def until_deadline(writing: Writing, line: Line) -> list[TokenInfo]:
+async def until_deadline(written: Written, job: OpenJob) -> list[TokenInfo]:
     """All records. Raises `Deadline` where they take too long."""
-    found = []
-    async for info in writing.infos():
-        found.append(info)
-        if now() > line.deadline:
-            raise Deadline("The completion took too long. Ask for fewer tokens.")
-    return found
+    try:
+        async with asyncio.timeout(job.deadline - now()):
+            return [info async for info in written.infos()]
+    except TimeoutError as error:
+        raise Deadline("The completion took too long. Ask for fewer tokens.") from error
 
 
 class CompletionStream(EventStream):
     """The same, frame by frame."""
 
-    def __init__(self, writing: Writing, line: Line) -> None:
-        super().__init__(_frames(writing), line)
-        self._writing = writing
+    def __init__(self, written: Written, job: OpenJob) -> None:
+        super().__init__(_frames(written), job)
+        self._written = written
 
     async def __call__(self, *connection: Any) -> None:
         try:
             await super().__call__(*connection)
         finally:
-            self._writing.cancel()
+            self._written.cancel()
 
 
-async def _frames(writing: Writing) -> AsyncIterator[str]:
-    prompt = [info.model_dump() for info in writing.prompt.infos()]
+async def _frames(written: Written) -> AsyncIterator[bytes]:
+    prompt = [info.model_dump() for info in written.prompt.infos()]
     yield frame({"type": "prompt", "prompt_length": len(prompt), "tokens": prompt})
     try:
-        async for info in writing.infos():
+        async for info in written.infos():
             yield frame({"type": "token", "token": info.model_dump()})
-        yield frame({"type": "done", "text": writing.text()})
+        yield frame({"type": "done", "text": written.text()})
     except Unavailable as error:
         yield frame({"error": str(error)})
     yield DONE

@@ -2,56 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query, Response
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 
+from nlakit.serve.bodies import JsonBody
+from nlakit.serve.clients import client_of
 from nlakit.serve.schemas_v1 import NewReading, SavedHead, SavedList, SavedReading
 from nlakit.serve.store import Saved
 
-from .common import SECRET, Served, problems
+from .common import BODY_CALL, SECRET, Served, answer, problems, takes
 
+STORE_CALL = (400, 401, 403, 429, 503)
 router = APIRouter(prefix="/v1/readings", dependencies=SECRET, tags=["readings"])
 ReadingId = Annotated[str, Path(pattern="^[0-9a-f]{24}$")]
 MAX_OFFSET = 10**9
 
 
-@router.post("", status_code=201, responses=problems(400, 401, 403, 413, 503))
-def create(body: NewReading, service: Served) -> SavedHead:
+@router.post(
+    "",
+    status_code=201,
+    responses=problems(*BODY_CALL),
+    openapi_extra=takes(NewReading),
+)
+async def create(
+    body: Annotated[NewReading, Depends(JsonBody(NewReading))], request: Request, service: Served
+) -> SavedHead:
     """Save a reading. Once this is answered, it is on the disk."""
-    return head(service.store.add(body.title, body.reading))
+    work = partial(service.store.add, body.title, body.reading)
+    return head(await service.saved(request, work))
 
 
-@router.get("", responses=problems(400, 401, 403, 503))
-def find(
+@router.get("", responses=problems(*STORE_CALL))
+async def find(
+    request: Request,
     service: Served,
     q: Annotated[str, Query(max_length=200)] = "",
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
 ) -> SavedList:
     """Saved readings, the newest first; `q`: those in which all these words stand."""
-    found, total = service.store.find(q, limit, offset)
+    work = partial(service.store.find, q, limit, offset)
+    found, total = await service.saved(request, work)
     return SavedList(readings=[head(each) for each in found], total=total)
 
 
-@router.get("/{reading_id}", responses=problems(400, 401, 403, 404, 503))
-def read(reading_id: ReadingId, service: Served) -> SavedReading:
+@router.get("/{reading_id}", response_model=SavedReading, responses=problems(*STORE_CALL, 404))
+async def read(reading_id: ReadingId, request: Request, service: Served) -> Any:
     """One saved reading."""
-    saved = service.store.get(reading_id)
+    saved = await service.saved(request, partial(service.store.get, reading_id))
     if saved is None:
         raise HTTPException(404, "There is no such reading.")
-    return SavedReading(**head(saved).model_dump(), reading=saved.reading or {})
+    whole = lambda: SavedReading(**head(saved).model_dump(), reading=saved.reading or {})  # noqa: E731
+    return await answer(service, client_of(request), whole)
 
 
 @router.delete(
     "/{reading_id}",
     status_code=204,
     response_class=Response,
-    responses=problems(400, 401, 403, 404, 503),
+    responses=problems(*STORE_CALL, 404),
 )
-def delete(reading_id: ReadingId, service: Served) -> Response:
+async def delete(reading_id: ReadingId, request: Request, service: Served) -> Response:
     """Forget a saved reading."""
-    if not service.store.delete(reading_id):
+    if not await service.saved(request, partial(service.store.delete, reading_id)):
         raise HTTPException(404, "There is no such reading.")
     return Response(status_code=204)
 

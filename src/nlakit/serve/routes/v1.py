@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from typing import Annotated, Any
 
-import pydantic
 import torch
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
 from nlakit.errors import InputError
 from nlakit.serve import records
+from nlakit.serve.bodies import HeldBody, JsonBody, in_turn, media_type, vector_body
+from nlakit.serve.clients import client_of
 from nlakit.serve.passages import passages as find_passages
+from nlakit.serve.queue import Outcome
 from nlakit.serve.schemas import Extracted
 from nlakit.serve.schemas_v1 import (
     DescribedV1,
     DescribeQuery,
     DescribeRequestV1,
+    DescribeResultV1,
     ExplainedV1,
     ExplainRequestV1,
+    ExplainResultV1,
     ExtractRequestV1,
     ModelInfo,
     Models,
@@ -35,13 +39,24 @@ from nlakit.serve.settings import LIMITS
 from nlakit.serve.stream import collect
 from nlakit.serve.truth import reads_storyworld
 
-from .common import MODEL_CALL, SECRET, Frames, Served, problems, sse, stream
-from .wire import explain_head, extracted, index_of
+from .common import (
+    BINARY,
+    BINARY_CONTENT,
+    MODEL_CALL,
+    SECRET,
+    Frames,
+    Served,
+    answer,
+    problems,
+    sse,
+    stream,
+    takes,
+)
+from .wire import all_or_some, explain_head, extracted, index_of, position_of
 
 router = APIRouter(prefix="/v1", dependencies=SECRET, tags=["v1"])
-BINARY = "application/octet-stream"
 VECTORS = "vectors"
-BINARY_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
+READ_DESCRIBE = vector_body(DescribeRequestV1, LIMITS.max_describe_batch)
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -51,22 +66,28 @@ async def models(service: Served) -> Models:
     return Models(models=[model_info(service)])
 
 
-@router.get("/passages", responses=problems(401, 403))
-async def passages(service: Served) -> Passages:
+@router.get("/passages", responses=problems(401, 403, 429, 503))
+async def passages(request: Request, service: Served) -> Passages:
     """Demo passages, where the NLA reads the storyworld; else none."""
     if not reads_storyworld(service.nla.card):
         return Passages(passages=[])
-    return Passages(passages=await run_in_threadpool(find_passages, service.nla.target))
+    work = partial(find_passages, service.nla.target)
+    return Passages(passages=await service.reading_prompts.run(client_of(request), work))
 
 
 @router.post(
     "/explain",
     response_model=ExplainedV1,
     responses={200: sse("All results, or a stream of them"), **problems(*MODEL_CALL)},
+    openapi_extra=takes(ExplainRequestV1),
 )
-async def explain(body: ExplainRequestV1, request: Request, service: Served) -> Any:
+async def explain(
+    body: Annotated[ExplainRequestV1, Depends(JsonBody(ExplainRequestV1))],
+    request: Request,
+    service: Served,
+) -> Any:
     """What the target is thinking at tokens, in several samples, with fidelity and claims."""
-    prompt = await service.prompt(body)
+    prompt = await service.prompt(body, request)
     places = resolve_positions(body.positions, len(prompt.encoded.ids))
     sampling, card = service.sampling(body, body), service.nla.card
     judge = service.judge(prompt, body.document)
@@ -74,57 +95,50 @@ async def explain(body: ExplainRequestV1, request: Request, service: Served) -> 
     with ExitStack() as stack:
         num_rows = len(places) * sampling.samples
         judged = judge is not None
-        line = stack.enter_context(service.line(request, num_rows, body.stream, judged))
-        vectors_PD = await service.run(lambda: service.extract(prompt, places), line.job.client)
+        job = stack.enter_context(service.open_job(request, num_rows, body.stream, judged))
+        vectors_PD = await service.run(lambda: service.extract(prompt, places), job.client)
         lengths = norms(vectors_PD)
-        service.start_rows(line, vectors_PD, sampling, order)
+        service.start_rows(job, vectors_PD, sampling, order)
 
-        def record(outcome: Any) -> Any:
+        def record(outcome: Outcome) -> ExplainResultV1:
             place = outcome.place
             claims_of = None if judge is None else judge.at(places[place], vectors_PD[place])
             return records.explained_v1(prompt, places[place], lengths[place], outcome, claims_of)
 
         if body.stream:
-            frames = Frames(
-                {**explain_head(card.layer, len(places), prompt), **baseline(service)},
-                lambda place: {"position": places[place]},
-                lambda outcome: record(outcome).model_dump(),
-                tell_queue=True,
-            )
-            return stream(service, line, frames, len(places), stack)
-        outcomes = await collect(line, len(places), request)
-        results = [record(outcomes[i]) for i in order]
-        return ExplainedV1(layer_index=card.layer, results=results, **baseline(service))
+            head = {**explain_head(card.layer, len(places), prompt), **baseline(service)}
+            final = lambda outcome: record(outcome).model_dump()  # noqa: E731
+            frames = Frames(head, partial(position_of, places), final, tell_queue=True)
+            return stream(service, job, frames, len(places), stack)
+        found = await collect(job, len(places), request, record, service.writing)
+    results = [found[place] for place in order]
+    whole = lambda: ExplainedV1(layer_index=card.layer, results=results, **baseline(service))  # noqa: E731
+    return await answer(service, job.client, whole)
 
 
 @router.post(
     "/describe",
     response_model=DescribedV1,
     responses={200: sse("All results, or a stream of them"), **problems(*MODEL_CALL, 415)},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/DescribeRequestV1"}},
-                BINARY: BINARY_SCHEMA,
-            },
-        }
-    },
+    openapi_extra=takes(DescribeRequestV1, binary=True),
 )
 async def describe(
     request: Request, service: Served, query: Annotated[DescribeQuery, Query()]
 ) -> Any:
     """What bare activations say: JSON, or safetensors with the key `vectors` (N x D) and the rest
     in the query string."""
-    raw, kind = await request.body(), media_type(request)
+    kind, d_model = media_type(request), service.nla.card.d_model
     if kind == BINARY:
-        fields, vectors_ND = query, read_vectors(raw, service.nla.card.d_model)
-    elif kind == "application/json":
-        body = parse_json(DescribeRequestV1, raw)
-        fields, vectors_ND = body, as_rows(body.activations, service.nla.card.d_model)
-    else:
+        held = HeldBody.of(request)
+        vectors_ND = await in_turn(request, held, read_vectors)
+        held.release()
+        return await describe_rows(request, service, vectors_ND, query)
+    if kind != "application/json":
         raise HTTPException(415, f"Send application/json or {BINARY}, not {kind or 'nothing'}.")
-    return await describe_rows(request, service, vectors_ND, fields)
+    body = await READ_DESCRIBE(request)
+    vectors_ND = as_rows(body.activations, d_model)
+    body.activations.clear()
+    return await describe_rows(request, service, vectors_ND, body)
 
 
 @router.post(
@@ -134,17 +148,22 @@ async def describe(
         200: {
             "description": "JSON, or with Accept application/octet-stream safetensors: "
             "`vectors` (P x D, float32), `positions` and `token_ids` (P, int64)",
-            "content": {BINARY: BINARY_SCHEMA},
+            "content": {BINARY: BINARY_CONTENT},
         },
         **problems(*MODEL_CALL),
     },
+    openapi_extra=takes(ExtractRequestV1),
 )
-async def extract(body: ExtractRequestV1, request: Request, service: Served) -> Any:
+async def extract(
+    body: Annotated[ExtractRequestV1, Depends(JsonBody(ExtractRequestV1))],
+    request: Request,
+    service: Served,
+) -> Any:
     """The raw activation at tokens."""
-    prompt = await service.prompt(body)
+    prompt = await service.prompt(body, request)
     if BINARY not in request.headers.get("accept", ""):
         return await extracted(service, request, prompt, body.positions)
-    places = resolve_positions(body.positions, len(prompt.encoded.ids))
+    places = all_or_some(body.positions, len(prompt.encoded.ids))
     vectors_PD = await service.call(request, lambda: service.extract(prompt, places))
     tensors = {
         VECTORS: vectors_PD.contiguous(),
@@ -165,25 +184,21 @@ async def describe_rows(
     card, num = service.nla.card, len(vectors_ND)
     judge = service.judge(None, None)
 
-    def record(outcome: Any) -> Any:
+    def record(outcome: Outcome) -> DescribeResultV1:
         place = outcome.place
         return records.described_v1(outcome, judge and judge.at(place, vectors_ND[place]))
 
     with ExitStack() as stack:
         num_rows, judged = num * fields.samples, judge is not None
-        line = stack.enter_context(service.line(request, num_rows, fields.stream, judged))
-        service.start_rows(line, vectors_ND, service.sampling(fields, fields), range(num))
+        job = stack.enter_context(service.open_job(request, num_rows, fields.stream, judged))
+        service.start_rows(job, vectors_ND, service.sampling(fields, fields), range(num))
         if fields.stream:
-            frames = Frames(
-                None,
-                index_of,
-                lambda outcome: record(outcome).model_dump(),
-                tell_queue=True,
-            )
-            return stream(service, line, frames, num, stack)
-        outcomes = await collect(line, num, request)
-        results = [record(outcome) for outcome in outcomes]
-        return DescribedV1(layer_index=card.layer, results=results, **baseline(service))
+            final = lambda outcome: record(outcome).model_dump()  # noqa: E731
+            frames = Frames(None, index_of, final, tell_queue=True)
+            return stream(service, job, frames, num, stack)
+        found = await collect(job, num, request, record, service.writing)
+    whole = lambda: DescribedV1(layer_index=card.layer, results=found, **baseline(service))  # noqa: E731
+    return await answer(service, job.client, whole)
 
 
 def baseline(service: Service) -> dict[str, Any]:
@@ -203,21 +218,6 @@ def model_info(service: Service) -> ModelInfo:
         max_new_tokens=service.longest_answer,
         contract={} if verbalizer is None else verbalizer.meta.model_dump(mode="json"),
     )
-
-
-def media_type(request: Request) -> str:
-    """The type of the body, without its parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def parse_json(model: type[DescribeRequestV1], raw: bytes) -> DescribeRequestV1:
-    """The body of a request, refused in FastAPI's words."""
-    try:
-        return model.model_validate_json(raw)
-    except pydantic.ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
-        found = [{**each, "loc": ("body", *each["loc"])} for each in details]
-        raise RequestValidationError(found) from error
 
 
 def read_vectors(raw: bytes, d_model: int) -> Tensor:
