@@ -64,6 +64,7 @@ for _verb, (_file, _help) in {
     "confidence": ("confidence", "Whether a claim is as likely as its confidence says."),
     "select": ("sections", "What the best of several explanations costs and buys."),
     "compare": ("compare", "Whether one pair is truer than another, on the same rows."),
+    "sae": ("sae", "A sparse autoencoder, on held-out texts."),
 }.items():
     _name = _verb.replace("-", "_")
     evaluation.command(f"nlakit.cli.eval.{_file}:{_name}", name=_verb, help=_help)

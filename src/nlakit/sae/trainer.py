@@ -23,6 +23,8 @@ from .config import SaeConfig
 from .formats.scaling import unit_weights, without_scale
 
 BETAS = (0.9, 0.999)
+FIRST_ROWS = 2000
+"""Rows whose pre-activations say where thresholds start."""
 FVU_EVERY = 50
 """Steps between those that are measured by what they leave unexplained: their losses differ."""
 
@@ -54,8 +56,10 @@ class SaeTrainer:
         self.architecture = made(settings)
         width = sample_ND.shape[1]
         self.scale = width**0.5 / sample_ND.norm(dim=-1).mean().item()
-        start = _first_weights(settings.d_sae, sample_ND * self.scale, seeds)
-        start |= self.architecture.extra_weights()
+        scaled_ND = sample_ND * self.scale
+        start = _first_weights(settings.d_sae, scaled_ND, seeds)
+        few_ND = scaled_ND[:FIRST_ROWS] - start["b_dec"] * settings.subtract_b_dec
+        start |= self.architecture.extra_weights(few_ND @ start["W_enc"])
         self.weights = {name: nn.Parameter(t.float().to(device)) for name, t in start.items()}
         self.optimizer = torch.optim.Adam(self.weights.values(), lr=settings.lr, betas=BETAS)
         self.silent_M = torch.zeros(settings.d_sae, dtype=torch.int64, device=device)

@@ -83,8 +83,12 @@ class Architecture(ABC):
     needs_pairs: ClassVar[bool] = False
 
     @abstractmethod
-    def extra_weights(self) -> dict[str, Tensor]:
-        """Trained tensors beside `W_enc`, `W_dec` and `b_dec`, as they start."""
+    def extra_weights(self, pre_NM: Tensor) -> dict[str, Tensor]:
+        """Trained tensors beside `W_enc`, `W_dec` and `b_dec`, as they start.
+
+        Args:
+            pre_NM: pre-activations of some rows as those three give them.
+        """
 
     @abstractmethod
     def code(self, weights: Weights, x_ND: Tensor) -> Code:

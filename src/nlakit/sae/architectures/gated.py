@@ -43,7 +43,7 @@ class Gated(Architecture):
         self.settings = settings
         self.control = SparsityControl(settings.k, settings.penalty)
 
-    def extra_weights(self) -> dict[str, Tensor]:
+    def extra_weights(self, pre_NM: Tensor) -> dict[str, Tensor]:
         return {name: torch.zeros(self.settings.d_sae) for name in ("b_gate", "r_mag", "b_mag")}
 
     def code(self, weights: Weights, x_ND: Tensor) -> Code:

@@ -1,5 +1,5 @@
 """JumpReLU: a trained threshold per latent, and a penalty on how many are active (Rajamanoharan et
-al. 2024, 2407.14435)."""
+al. 2024, 2407.14435), squared around the number that is wanted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from .base import (
     Batch,
     Code,
     CommonSettings,
-    SparsityControl,
     Weights,
     affine_of,
     detached,
@@ -27,15 +26,13 @@ from .base import (
 
 
 class JumpReluSettings(CommonSettings):
-    """The penalty is moved until `k` latents are active on average."""
+    """Thresholds start where `k` latents are active; the penalty is (L0 / k - 1)²."""
 
     architecture: Literal["jumprelu"] = "jumprelu"
-    threshold: float = Field(default=0.3, gt=0)
-    """Where thresholds start. Pre-activations have a spread of about 1 at the beginning."""
     bandwidth: float = Field(default=0.5, gt=0)
     """Width of the rectangle around a threshold within which it learns."""
-    penalty: float = Field(default=0.1, gt=0)
-    """Where the penalty's coefficient starts."""
+    penalty: float = Field(default=1.0, gt=0)
+    """Weight of the penalty, against the mean squared norm of the input."""
 
 
 class JumpRelu(Architecture):
@@ -45,14 +42,14 @@ class JumpRelu(Architecture):
 
     def __init__(self, settings: JumpReluSettings) -> None:
         self.settings = settings
-        self.control = SparsityControl(settings.k, settings.penalty)
 
-    def extra_weights(self) -> dict[str, Tensor]:
+    def extra_weights(self, pre_NM: Tensor) -> dict[str, Tensor]:
+        # Adam moves a threshold by no more than the rate at each step: one that starts far from
+        # where it is needed would still be on its way at the end.
         width = self.settings.d_sae
-        return {
-            "b_enc": torch.zeros(width),
-            "threshold": torch.full((width,), self.settings.threshold),
-        }
+        active = max(1, round(len(pre_NM) * self.settings.k))
+        start = pre_NM.flatten().topk(min(active, pre_NM.numel())).values[-1].clamp_min(1e-3)
+        return {"b_enc": torch.zeros(width), "threshold": start.expand(width).clone()}
 
     def code(self, weights: Weights, x_ND: Tensor) -> Code:
         subtract, bandwidth = self.settings.subtract_b_dec, self.settings.bandwidth
@@ -62,16 +59,17 @@ class JumpRelu(Architecture):
     def losses(self, weights: Weights, batch: Batch, code: Code) -> dict[str, Tensor]:
         l0_N = trained_l0(code.pre_NM, weights["threshold"], self.settings.bandwidth)
         x_hat_ND = decode(code.latents_NM, affine_of(weights))
+        penalty = (l0_N.mean() / self.settings.k - 1).square()
         return {
             ERROR: squared_error(batch.now_ND, x_hat_ND),
-            "penalty": l0_N.mean() * self.control.coefficient.item(),
+            "penalty": penalty * self.settings.penalty * batch.now_ND.shape[1],
         }
 
     def observe(self, code: Code, step: int) -> None:
-        self.control.observe((code.latents_NM > 0).sum(-1).double().mean().item())
+        """There is nothing to learn."""
 
     def memory(self) -> dict[str, Tensor]:
-        return {"coefficient": self.control.coefficient}
+        return {}
 
     def saved_weights(self, weights: Weights) -> dict[str, Tensor]:
         return detached(weights)

@@ -45,7 +45,7 @@ class Matryoshka(Architecture):
         self.prefixes = prefix_sizes(settings.d_sae, settings.groups)
         self.threshold = RunningThreshold()
 
-    def extra_weights(self) -> dict[str, Tensor]:
+    def extra_weights(self, pre_NM: Tensor) -> dict[str, Tensor]:
         return {"b_enc": torch.zeros(self.settings.d_sae)}
 
     def code(self, weights: Weights, x_ND: Tensor) -> Code:

@@ -40,7 +40,7 @@ class Standard(Architecture):
         self.settings = settings
         self.control = SparsityControl(settings.k, settings.penalty)
 
-    def extra_weights(self) -> dict[str, Tensor]:
+    def extra_weights(self, pre_NM: Tensor) -> dict[str, Tensor]:
         return {"b_enc": torch.zeros(self.settings.d_sae)}
 
     def code(self, weights: Weights, x_ND: Tensor) -> Code:

@@ -62,7 +62,7 @@ class Temporal(Architecture):
         self.settings = settings
         self.threshold = RunningThreshold()
 
-    def extra_weights(self) -> dict[str, Tensor]:
+    def extra_weights(self, pre_NM: Tensor) -> dict[str, Tensor]:
         return {"b_enc": torch.zeros(self.settings.d_sae)}
 
     def code(self, weights: Weights, x_ND: Tensor) -> Code:

@@ -28,7 +28,7 @@ class TopK(Architecture):
     def __init__(self, settings: TopKSettings) -> None:
         self.settings = settings
 
-    def extra_weights(self) -> dict[str, Tensor]:
+    def extra_weights(self, pre_NM: Tensor) -> dict[str, Tensor]:
         return {"b_enc": torch.zeros(self.settings.d_sae)}
 
     def code(self, weights: Weights, x_ND: Tensor) -> Code:
