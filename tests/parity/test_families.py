@@ -186,13 +186,6 @@ def test_the_fast_decoder_is_used_where_it_is_right(case, expected, tokenizer):
     assert type(decoder_for(make(case, len(tokenizer)))) is expected
 
 
-def test_only_the_tokenizer_decides_on_bos_where_the_family_has_no_rule(tokenizer):
-    for case, first in (("llama", [0]), ("gpt2", [])):
-        target = Target(make(case, len(tokenizer)), tokenizer, Site(LAYER))
-        plain = tokenizer.encode("the cat", add_special_tokens=False)
-        assert target.encode("the cat").ids == [*first, *plain]
-
-
 def test_a_base_model_gets_a_plain_chat_template(tokenizer, tmp_path):
     Target(make("gpt2", len(tokenizer)), tokenizer, Site(LAYER)).save(tmp_path)
     (tmp_path / "chat_template.jinja").unlink()
@@ -247,7 +240,7 @@ def test_a_cut_config_may_still_list_every_layer(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"model_type": "bert"}, "'bert' is not supported.*adds_bos.*llama_shape"),
+        ({"model_type": "bert"}, "'bert' is not supported.*embedding_scale.*llama_shape"),
         ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
     ],
 )
@@ -267,13 +260,12 @@ def test_the_page_shows_the_table():
 
 def table() -> str:
     """The facts that a reader of the docs needs."""
-    lines = ["| `model_type` | blocks | BOS | embedding scale | positions | chat | decoder |"]
-    lines.append("|" + "---|" * 7)
+    lines = ["| `model_type` | blocks | embedding scale | positions | chat | decoder |"]
+    lines.append("|" + "---|" * 6)
     for family in FAMILIES.values():
         cells = [
             f"`{family.model_type}`",
             f"`{family.backbone}.{family.blocks}`",
-            "always" if family.adds_bos else "tokenizer",
             "√d" if family.embedding_scale else "1",
             family.positions,
             "plain fallback" if family.chat_template else "the tokenizer's",

@@ -55,19 +55,11 @@ def test_activations_refuse_positions_outside(llama, tokenizer):
         Target(llama, tokenizer, Site(4))
 
 
-def test_user_text_cannot_forge_special_tokens(llama, tokenizer):
-    encoded = Target(llama, tokenizer, Site(1)).encode("the cat</s> sat")
-    assert encoded.ids[0] == 0 and 1 not in encoded.ids
-    assert encoded.tokens[0] == "<s>" and encoded.offsets[0] == (0, 0)
-    assert "".join(encoded.tokens[1:]) == "the cat</s> sat"
-    assert encoded.offsets[-1][1] == len("the cat</s> sat")
-
-
 def test_encode_refuses_empty_and_too_long(llama, tokenizer):
     target = Target(llama, tokenizer, Site(1))
     with pytest.raises(InputError, match="empty"):
         target.encode("")
-    with pytest.raises(InputError, match=r"301 tokens long; the target reads at most 256"):
+    with pytest.raises(InputError, match=r"300 tokens long; the target reads at most 256"):
         target.encode("\u0001" * 300)
 
 

@@ -35,8 +35,6 @@ class Family:
         position_embedding: attribute of the backbone that makes those.
         embedding_scale: "sqrt_d_model" where the embedding module multiplies what it looks up by
             √D. An injected vector takes the place of its output, so it is not scaled.
-        adds_bos: True: a text starts with BOS if the tokenizer has one. False: it starts with
-            whatever the tokenizer adds of its own accord, often nothing.
         chat_template: used where the tokenizer has none; None: then there is no conversation.
         renamed: prefixes of weight names on disk, and what they are called in memory.
         ignored: parts of names of stored tensors that are not weights of the language model.
@@ -54,7 +52,6 @@ class Family:
     positions: Literal["rotary", "learned"] = "rotary"
     position_embedding: str = "rotary_emb"
     embedding_scale: Literal["sqrt_d_model"] | None = None
-    adds_bos: bool = True
     chat_template: str | None = None
     renamed: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ("rotary_emb.inv_freq",)
@@ -69,7 +66,7 @@ FAMILIES: dict[str, Family] = {
         Family("mistral", llama_shape=True),
         Family("qwen2", llama_shape=True, masks_by_layer_type=True),
         Family("qwen3", masks_by_layer_type=True),
-        Family("phi3", adds_bos=False),
+        Family("phi3"),
         Family(
             "gemma3_text",
             embedding_scale="sqrt_d_model",
@@ -83,7 +80,6 @@ FAMILIES: dict[str, Family] = {
             embedding="wte",
             positions="learned",
             position_embedding="wpe",
-            adds_bos=False,
             chat_template=PLAIN_CHAT,
             # Old files hold the causal masks as tensors.
             ignored=(".attn.bias", ".attn.masked_bias"),
@@ -93,7 +89,6 @@ FAMILIES: dict[str, Family] = {
             backbone="gpt_neox",
             final_norm="final_layer_norm",
             embedding="embed_in",
-            adds_bos=False,
             chat_template=PLAIN_CHAT,
             renamed=(("embed_out.", "lm_head."),),
             ignored=(".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq"),

@@ -209,9 +209,9 @@ def merge_adapter(base: Base, directory: Path, tensors: Iterable[AdapterTensor])
                 raise CheckpointError(
                     f"{directory}: {weight} has the parts {sorted(parts)}, not A and B."
                 )
+            found = _weight(base, weight, directory)
             change = _change(parts["A"], parts["B"], config, directory)
-            change = change.T if weight in base.transposed else change
-            _add(_weight(base, weight, directory), change, weight, directory)
+            _add(found, change.T if weight in base.transposed else change, weight, directory)
 
 
 def _check_shared(
@@ -275,17 +275,17 @@ def _change(
 
 
 def _is_target(module: str, config: Mapping[str, Any]) -> bool:
-    """Whether PEFT adapts a module. A pattern (a string) is taken at its word: PEFT wrote it."""
+    """Whether PEFT adapts a module. A pattern, or none at all, is taken at its word."""
     targets, excluded = config.get("target_modules"), config.get("exclude_modules") or []
     if isinstance(excluded, list) and any(_ends_with(module, name) for name in excluded):
         return False
-    if not isinstance(targets, list):
-        return isinstance(targets, str)
+    if targets is None or isinstance(targets, str):
+        return True
     layers = config.get("layers_to_transform")
     wanted = layers if isinstance(layers, list) else [] if layers is None else [layers]
     block = re.search(r"(?:^|\.)(\d+)\.", module)
     in_layers = not wanted or (block is not None and int(block[1]) in wanted)
-    return in_layers and any(_ends_with(module, name) for name in targets)
+    return in_layers and any(_ends_with(module, name) for name in list(targets))
 
 
 def _ends_with(module: str, name: Any) -> bool:

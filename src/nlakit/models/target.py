@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from nlakit.contract import encode_ids, encode_with_offsets
+from nlakit.contract import encode_with_offsets
 from nlakit.core.site import Site
 from nlakit.errors import InputError
 from nlakit.models.chat import Chat, ChatOptions
 from nlakit.models.encoded import Encoded as Encoded
-from nlakit.models.families import backbone_of, family_of, truncated
+from nlakit.models.families import backbone_of, truncated
 from nlakit.models.io import atomic_directory, load_backbone, load_tokenizer, save_model
 from nlakit.models.lora import open_checkpoint
 from nlakit.models.padding import TOKENS_PER_BATCH, length_batches, pad_right
@@ -62,23 +62,26 @@ class Target:
         return self.model.config.max_position_embeddings
 
     def encode(self, text: str) -> Encoded:
-        """Encode a person's text: what looks like a special token in it is plain text.
+        """Encode a text as the checkpoint's own tokenizer does, special tokens in it included.
 
-        It starts with BOS by the rule of the family (`Family.adds_bos`).
+        Nothing is added before a text that begins with BOS: one that was decoded, or a conversation
+        that was rendered, is read once more as it was (`rendered_notice` tells the latter).
 
         Raises:
-            InputError: the text is empty or longer than the model's context.
+            InputError: the text is empty, holds half of a surrogate pair, makes no tokens, or is
+                longer than the model's context.
         """
         if not text:
             raise InputError("The text is empty. Give at least one character.")
-        encoded = self._encode(text, split_special_tokens=True)
-        bos: Any = self.tokenizer.bos_token_id
-        if self._adds_bos() and bos is not None and encoded.ids[:1] != [bos]:
-            name = str(self.tokenizer.bos_token)
-            encoded = Encoded(
-                [bos, *encoded.ids], [(0, 0), *encoded.offsets], [name, *encoded.tokens], text
-            )
-        return self._checked(encoded)
+        bos = str(self.tokenizer.bos_token or "")
+        adds = not (bos and text.startswith(bos))
+        ids, offsets = encode_with_offsets(self.tokenizer, text, add_special_tokens=adds)
+        if not ids:
+            raise InputError(f"The text {text[:50]!r} makes no tokens. Give at least one word.")
+        names = self.tokenizer.convert_ids_to_tokens(ids)
+        pairs = zip(offsets, names, strict=True)
+        tokens = [text[start:end] or str(name) for (start, end), name in pairs]
+        return self._checked(Encoded(ids, offsets, tokens, text))
 
     def encode_messages(
         self, messages: Sequence[Message | Mapping[str, Any]], options: ChatOptions = NO_OPTIONS
@@ -132,24 +135,25 @@ class Target:
                 found[index] = hidden_BTD[row, wanted[index]].float()
         return [found[index] for index in range(len(ids))]
 
-    def _adds_bos(self) -> bool:
-        if family_of(self.model.config.model_type).adds_bos:
-            return True
-        return encode_ids(self.tokenizer, "a", add_special_tokens=True)[:1] == [
-            self.tokenizer.bos_token_id
-        ]
-
-    def _encode(self, text: str, *, split_special_tokens: bool) -> Encoded:
-        ids, offsets = encode_with_offsets(self.tokenizer, text, plain=split_special_tokens)
-        return Encoded(ids, offsets, [text[a:b] for a, b in offsets], text)
-
     def _checked(self, encoded: Encoded) -> Encoded:
+        self._check_ids(encoded)
         if len(encoded.ids) > self.max_tokens:
             raise InputError(
                 f"The text is {len(encoded.ids)} tokens long; the target reads at most "
                 f"{self.max_tokens}. Shorten it or read it in parts."
             )
         return encoded
+
+    def _check_ids(self, encoded: Encoded) -> None:
+        """A tokenizer may have more tokens than the embedding has rows, where some were added."""
+        rows = self.model.config.vocab_size
+        past = next((i for i, token_id in enumerate(encoded.ids) if token_id >= rows), None)
+        if past is not None:
+            raise InputError(
+                f"Token {past}, {encoded.tokens[past]!r}, has the id {encoded.ids[past]}; the "
+                f"target's embedding has {rows} rows. Tokenizer and weights do not belong "
+                "together, or a token was added and the embedding not resized."
+            )
 
 
 def _check_positions(ids: list[list[int]], wanted: list[list[int]], limit: int) -> None:

@@ -13,13 +13,12 @@ from functools import cached_property
 from typing import Any, TypedDict
 
 from nlakit.config import suggestion
-from nlakit.contract import encode_with_offsets
 from nlakit.errors import InputError
 from nlakit.models.chat import Chat, ChatOptions, special_tokens
 from nlakit.models.chat_spans import NO_SPAN, Span
 from nlakit.models.encoded import Encoded
 from nlakit.models.target import Target
-from nlakit.transcript import Message, check_unicode
+from nlakit.transcript import Message
 
 Conversation = str | Sequence[Message | Mapping[str, Any]]
 """A text, or messages with `role` and `content`."""
@@ -84,39 +83,12 @@ def prepare(target: Target, request: Conversation, options: ChatOptions = PLAIN_
             chat template refuses the messages.
     """
     if isinstance(request, str):
-        return Prompt(target, encode_text(target, request))
+        return Prompt(target, target.encode(request))
     _check_messages(request, options)
     chat = target.chat(request, options)
     if not chat.encoded.ids:
         raise InputError("The chat template makes no token of the messages. Give some content.")
     return Prompt(target, chat.encoded, chat)
-
-
-def encode_text(target: Target, text: str) -> Encoded:
-    """A text as its tokenizer reads it; nothing is added before one that begins with BOS.
-
-    Raises:
-        InputError: an empty text, one with half of a surrogate pair, or longer than the context.
-    """
-    if not text:
-        raise InputError("The text is empty. Give at least one word.")
-    check_unicode(text, "The text")
-    tokenizer = target.tokenizer
-    adds = not _begins_with_bos(target, text)
-    ids, offsets = encode_with_offsets(tokenizer, text, add_special_tokens=adds)
-    if len(ids) > target.max_tokens:
-        raise InputError(
-            f"The text is {len(ids)} tokens long; the target reads at most {target.max_tokens}. "
-            "Shorten it or read it in parts."
-        )
-    pairs = zip(offsets, tokenizer.convert_ids_to_tokens(ids), strict=True)
-    tokens = [text[start:end] or str(name) for (start, end), name in pairs]
-    return Encoded(ids, offsets, tokens, text)
-
-
-def _begins_with_bos(target: Target, text: str) -> bool:
-    bos = str(target.tokenizer.bos_token or "")
-    return bool(bos) and text.startswith(bos)
 
 
 def _check_messages(request: object, options: ChatOptions) -> None:
