@@ -12,7 +12,7 @@ from support.families import make
 from tokenizers import processors
 
 from nlakit.core.site import Site
-from nlakit.errors import InputError
+from nlakit.errors import InputError, UnreadableError
 from nlakit.models.target import Target
 from nlakit.serve.schemas import PromptRequest
 from nlakit.serve.tokens import prepare
@@ -82,7 +82,7 @@ def test_a_token_past_the_embedding_is_named(tokenizer):
     larger.add_tokens(["<|note|>"])
     target = Target(make("llama", len(tokenizer)), larger, Site(1))
     found = f"'<|note|>', has the id {len(tokenizer)}; the target's embedding has {len(tokenizer)}"
-    with pytest.raises(InputError, match=found.replace("|", r"\|")):
+    with pytest.raises(UnreadableError, match=found.replace("|", r"\|")):
         target.encode("the cat <|note|> sat")
 
 

@@ -287,6 +287,8 @@ def _encode_text(target: Target, text: str, max_tokens: int) -> Encoded:
     while True:
         try:
             return target.encode(text[:size])
+        except UnreadableError:
+            raise
         except InputError:
             if size < 2:
                 raise

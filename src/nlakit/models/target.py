@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nlakit.contract import encode_with_offsets
 from nlakit.core.site import Site
-from nlakit.errors import InputError
+from nlakit.errors import InputError, UnreadableError
 from nlakit.models.chat import Chat, ChatOptions
 from nlakit.models.encoded import Encoded as Encoded
 from nlakit.models.families import backbone_of, truncated
@@ -149,7 +149,7 @@ class Target:
         rows = self.model.config.vocab_size
         past = next((i for i, token_id in enumerate(encoded.ids) if token_id >= rows), None)
         if past is not None:
-            raise InputError(
+            raise UnreadableError(
                 f"Token {past}, {encoded.tokens[past]!r}, has the id {encoded.ids[past]}; the "
                 f"target's embedding has {rows} rows. Tokenizer and weights do not belong "
                 "together, or a token was added and the embedding not resized."
