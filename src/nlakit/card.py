@@ -43,6 +43,8 @@ class NlaCard(FrozenModel):
     claims: str = "none"
     """The claim system of its explanations (`claims.registry`): "storyworld", "text" (checked
     against the text and the target's own probabilities), "spans" (found, never checked), "none"."""
+    target_fingerprint: str | None = None
+    """Of the target's weights up to the site (`models.fingerprint`); None: not written down."""
     provenance: dict[str, JsonValue] = {}
 
 

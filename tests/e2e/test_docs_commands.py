@@ -14,9 +14,9 @@ import tomli_w
 from support.docs import DOCS, commands
 
 from nlakit.cli import run
-from nlakit.publish.doctor import storyworld_texts
 from nlakit.registry import bundled_path
 from nlakit.storyworld.grammar import generate
+from nlakit.worlds.storyworld.documents import sample_texts
 
 STAND_INS = {"you/nla-av": "av", "you/nla-ar": "ar", "you/base": "target"}
 
@@ -55,7 +55,7 @@ def hub(tmp_path, monkeypatch) -> Path:
 
 def test_bring_a_released_nla(hub, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    texts = (text.replace("\n\n", "\n") for text in storyworld_texts(2))
+    texts = (text.replace("\n\n", "\n") for text in sample_texts(2))
     (tmp_path / "passages.txt").write_text("\n\n".join(texts), encoding="utf-8")
     said = []
     for arguments in commands("bring-a-released-nla.md"):

@@ -225,3 +225,78 @@ def test_parts_of_different_pairs_are_refused(exported, tmp_path, capsys):
         nlakit.load(**(parts | {"ar": exported / "ar"}), mean=tmp_path / "mean.safetensors")
     assert run(["export", "--output", str(bundled_path())]) == 2
     assert "holds the pair that is exported" in capsys.readouterr().err.replace("\n", " ")
+
+
+# -- nobody's files are lost -----------------------------------------------------------------------
+def export_to(output: Path, *more: str) -> int:
+    return run(["export", "--output", str(output), *more])
+
+
+def test_an_export_is_not_overwritten_silently(tmp_path, capsys):
+    assert export_to(tmp_path / "out") == 0
+    before = (tmp_path / "out/av/model.safetensors").stat().st_mtime_ns
+    assert export_to(tmp_path / "out") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "out/av/model.safetensors").stat().st_mtime_ns == before
+    assert export_to(tmp_path / "out", "--overwrite", "--dtype", "float32") == 0
+    assert nlakit.load(tmp_path / "out").explain(TEXT, last=1, max_new_tokens=3).tokens
+    found = load_file(tmp_path / "out/av/model.safetensors")
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "av/mine.txt", ".hidden"])
+@pytest.mark.parametrize("exported_before", [False, True])
+def test_a_strangers_file_is_kept_and_named(name, exported_before, tmp_path, capsys):
+    output = tmp_path / "out"
+    if exported_before:
+        assert export_to(output) == 0
+    (output / name).parent.mkdir(parents=True, exist_ok=True)
+    (output / name).write_text("mine")
+    for more in ([], ["--overwrite"]):
+        assert export_to(output, *more) == 2
+        assert name in capsys.readouterr().err
+    assert (output / name).read_text() == "mine"
+
+
+def test_what_a_killed_export_left_may_be_overwritten(tmp_path, monkeypatch):
+    from nlakit.publish import export as module
+
+    def fails(*_):
+        raise CheckpointError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_write_ar", fails)
+        assert export_to(tmp_path / "out") == 2
+    assert (tmp_path / "out/av/model.safetensors").is_file()
+    assert export_to(tmp_path / "out", "--overwrite") == 0
+
+
+def test_scales_are_numbers_that_other_clients_can_read(exported):
+    for role in ("av", "ar"):
+        raw = yaml.safe_load((exported / role / "nla_meta.yaml").read_text(encoding="utf-8"))
+        assert float(raw["extraction"]["mse_scale"]) == pytest.approx(192**0.5)
+        assert isinstance(raw["extraction"]["injection_scale"], float)
+
+
+def test_a_model_that_was_written_otherwise_is_refused(tmp_path, monkeypatch, capsys):
+    from nlakit.models.reconstructor import Reconstructor
+
+    whole = Reconstructor.save
+
+    def rotten(self, directory, dtype=None):
+        with torch.no_grad():
+            self.head.weight.mul_(2)
+        whole(self, directory, dtype)
+        with torch.no_grad():
+            self.head.weight.div_(2)
+
+    monkeypatch.setattr(Reconstructor, "save", rotten)
+    assert export_to(tmp_path / "out") == 2
+    assert "written otherwise" in capsys.readouterr().err
+
+
+def test_confidence_and_the_targets_fingerprint_go_with_the_pair(exported, bundled):
+    again = nlakit.load(exported)
+    assert again.confidence == bundled.confidence is not None
+    assert again.card.target_fingerprint == bundled.card.target_fingerprint
+    assert again.notes == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,17 +17,20 @@ from nlakit.card import NlaCard
 from nlakit.cli import run
 from nlakit.engines.base import Completion
 from nlakit.engines.fake import FakeEngine
+from nlakit.models.families import backbone_of, blocks_of
+from nlakit.models.fingerprint import target_fingerprint
 from nlakit.pair.pair import Pair
 from nlakit.pair.source import MODELS, PairSource
 from nlakit.publish.checks import Check, check_script
 from nlakit.publish.doctor import (
     check_behaviour,
     check_files,
-    storyworld_texts,
+    check_weights,
 )
 from nlakit.registry import bundled_path
+from nlakit.worlds.storyworld.documents import sample_texts
 
-TEXTS = storyworld_texts(2)
+TEXTS = sample_texts(2)
 
 
 def links(tmp_path: Path) -> PairSource:
@@ -285,3 +289,43 @@ def test_a_card_without_a_baseline_has_a_mean_made_from_the_texts(bundled):
     nla = Pair(bundled.engine, bundled.target, card, torch.zeros(card.d_model))
     checks = {check.name: check for check in check_behaviour(nla, TEXTS, max_new_tokens=60)}
     assert checks["fidelity"].status == "ok"
+
+
+# ---- a target with other weights
+
+
+@pytest.fixture
+def tuned(tmp_path) -> Path:
+    """The bundled NLA over a target that somebody trained further."""
+    directory = tmp_path / "nla"
+    shutil.copytree(bundled_path(), directory)
+    target = nlakit.load(dtype="bfloat16").target
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in target.model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.02 * parameter.abs().mean() * noise)
+    target.save(directory / "target")
+    return directory
+
+
+def test_a_target_with_other_weights_is_told_in_every_reading_and_by_the_doctor(tuned, bundled):
+    pair = nlakit.load(tuned)
+    reading = pair.explain("Basil rowed by the pier.", last=1, max_new_tokens=5)
+    assert "other weights" in reading.notices[0]
+    checks = {check.name: check for check in check_behaviour(pair, TEXTS, max_new_tokens=5)}
+    found = checks["target weights"]
+    assert found.status == "warn" and "the mean of these activations has a cosine of" in found.found
+    assert bundled.explain("a", max_new_tokens=1).notices == ()
+    assert check_weights(bundled, torch.ones(2, 192)).found == "the same"
+
+
+def test_the_fingerprint_does_not_depend_on_the_precision_or_on_later_blocks(bundled):
+    known = bundled.card.target_fingerprint
+    for dtype in ("float32", "bfloat16"):
+        target = nlakit.load(dtype=dtype).target
+        assert target_fingerprint(target) == known
+        with torch.no_grad():
+            for parameter in blocks_of(backbone_of(target.model))[4:].parameters():
+                parameter.zero_()
+        assert target_fingerprint(target) == known

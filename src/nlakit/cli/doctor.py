@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nlakit.card import read_card
 from nlakit.engines.base import MAX_NEW_TOKENS
 from nlakit.errors import InputError
 from nlakit.pair.load import load_source
-from nlakit.publish.doctor import TEXTS, Diagnosis, diagnose, storyworld_texts, write_mean
-from nlakit.registry import bundled_path
+from nlakit.publish.doctor import TEXTS, Diagnosis, diagnose, write_mean
+from nlakit.worlds.storyworld.claims import STORYWORLD
+from nlakit.worlds.storyworld.documents import sample_texts
 
 from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
@@ -51,7 +53,8 @@ def doctor(
         Where models run.
     """
     source, where = pair.source(), devices.placement()
-    texts = _texts(file, source.paths is not None and source.paths.shared == bundled_path())
+    card = None if source.paths is None else read_card(source.paths.shared)
+    texts = _texts(file, card is not None and card.claims == STORYWORLD.name)
     made = partial(load_source, source, where)
     with reading_progress() as on_text:
         found = diagnose(
@@ -70,9 +73,9 @@ def doctor(
         raise SystemExit(1)
 
 
-def _texts(file: Path | None, is_bundled: bool) -> tuple[str, ...]:
+def _texts(file: Path | None, reads_storyworld: bool) -> tuple[str, ...]:
     if file is None:
-        return storyworld_texts() if is_bundled else TEXTS
+        return sample_texts() if reads_storyworld else TEXTS
     texts = tuple(part.strip() for part in read_text(None, file).split("\n\n") if part.strip())
     if not texts:
         raise InputError(f"{file} has no text in it. Give at least one.")

@@ -3,39 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.console import Console
 
+from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
 
 
 def export(
     *,
     output: Path,
-    pair: PairOptions = BUNDLED,
-    dtype: Literal["bfloat16", "float32"] | None = None,
     license: str | None = None,
     data: str | None = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
+    pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
 ) -> None:
     """Write a pair as directories that other clients read, with a model card.
+
+    Each model is read back on --device and compared with the one that was written. --dtype is the
+    precision on disk; auto is that in which the model is stored.
 
     Parameters
     ----------
     output
-        Directory to write av/, ar/, target/, the card and the mean into.
-    dtype
-        Of the weights; by default as the base model is stored.
+        Directory to write av/, ar/, target/, the card and the mean into, new or empty.
     license
         Licence of the base model, for the model card; by default as its README.md says.
     data
         What the pair was trained on, for the model card.
+    overwrite
+        Take the place of an earlier export in that directory.
     """
     pair.check()
     # What can be refused has been; now torch.
     from nlakit.models.placement import DTYPES
     from nlakit.publish.export import export as write
 
-    chosen = None if dtype is None else DTYPES[dtype]
-    for path in write(pair.source(), output, license_name=license, data=data, dtype=chosen):
+    written = write(
+        pair.source(),
+        output,
+        license_name=license,
+        data=data,
+        where=devices.placement(),
+        dtype=DTYPES.get(devices.dtype),
+        overwrite=overwrite,
+    )
+    for path in written:
         Console().print(str(path), markup=False, highlight=False, soft_wrap=True)

@@ -13,11 +13,12 @@ from nlakit.data.corpora import HUGGING_FACE, Corpus
 from nlakit.data.corpus_extraction import Workers, extract_corpus
 from nlakit.data.pools import HERE as THIS_PROCESS
 from nlakit.errors import InputError
-from nlakit.models.placement import Placement
-from nlakit.models.target import Target
+from nlakit.models.hub import locate
+from nlakit.pair.load import load_target, read_facts
 from nlakit.train.run import count_bar
 
 from .devices import AUTOMATIC, DeviceOptions
+from .pairs import BUNDLED, PairOptions
 from .workers import HERE, WorkerOptions, place_models
 
 CPU = torch.device("cpu")
@@ -25,27 +26,27 @@ CPU = torch.device("cpu")
 
 def extract(
     *,
-    target: Path,
-    layer: int,
     corpus: str,
     output: Path,
+    layer: int | None = None,
     documents: int = 1000,
     positions: int = 5,
     minimum_position: int = 50,
     max_tokens: int = 1024,
     split: Literal["train", "heldout"] = "train",
     shard_rows: int = 20_000,
+    pair: PairOptions = BUNDLED,
     workers: WorkerOptions = HERE,
     devices: DeviceOptions = AUTOMATIC,
 ) -> None:
     """Read a corpus with a target into shards of raw activations; a killed run is continued.
 
+    The target is --target with --layer, or that of a pair: --nla, or --av and --ar.
+
     Parameters
     ----------
-    target
-        Directory of a model.
     layer
-        Block whose output is read, counted from 0.
+        Block whose output is read, counted from 0; by default the pair's.
     corpus
         A .jsonl or .parquet file with text or messages, a folder of text files, or
         hf:NAME:SPLIT?config=CONFIG&text=FIELD, of which only the name is needed.
@@ -77,6 +78,7 @@ def extract(
             f"--minimum-position {minimum_position} and --max-tokens {max_tokens}: expected a "
             "minimum from 0 on and below the maximum."
         )
+    target, layer = find_target(pair, layer)
     pool = workers.pool
     where, alone = place_models(devices, workers), pool == THIS_PROCESS
     make = partial(load_target, target.absolute(), layer, where)
@@ -103,11 +105,16 @@ def extract(
     print(output)
 
 
-def load_target(directory: Path, layer: int, where: Placement) -> Target:
-    """Read a model directory onto a device. Raises as `Target.load`."""
-    target = Target.load(directory, layer, where.dtype_of(directory))
-    target.model.to(where.device)
-    return target
+def find_target(pair: PairOptions, layer: int | None) -> tuple[Path, int]:
+    """The model that is read, and the block. Raises `InputError` where they are not said."""
+    if pair == PairOptions(target=pair.target):
+        if pair.target is None or layer is None:
+            raise InputError(
+                "Give --target and --layer, or a pair that reads them: --nla, or --av and --ar."
+            )
+        return locate(pair.target), layer
+    source = pair.source()
+    return source.target, read_facts(source)[0].layer if layer is None else layer
 
 
 def absolute(corpus: str) -> str:

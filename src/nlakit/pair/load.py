@@ -15,9 +15,11 @@ from nlakit.card import CARD_NAME, NlaCard, read_card
 from nlakit.claims.confidence import ClaimConfidence
 from nlakit.contract import NlaMeta, read_meta
 from nlakit.core.fidelity import Baseline
+from nlakit.core.scale import resolve_scale
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import CheckpointError
-from nlakit.models.io import load_config
+from nlakit.models.configs import load_config
+from nlakit.models.fingerprint import target_fingerprint
 from nlakit.models.lora import open_checkpoint
 from nlakit.models.placement import AUTO, ON_CPU, Placement, placement
 from nlakit.models.reconstructor import Reconstructor
@@ -91,6 +93,7 @@ def load_source(
         card,
         torch.zeros(card.d_model) if baseline is None else baseline.mean_D,
         None if source.paths is None else ClaimConfidence.load(source.paths.pair),
+        notes=other_weights(card, models.target),
     )
     return _with_comparisons(pair, source, where) if comparisons else pair
 
@@ -101,21 +104,28 @@ def load_models(source: PairSource, layer: int, where: Placement = ON_CPU) -> Mo
     Raises:
         ContractError, CheckpointError: a part cannot be used.
     """
-    target = Target.load(source.target, layer, where.dtype_of(source.target))
+    target = load_target(source.target, layer, where)
+    verbalizer = load_verbalizer(source.av, source.target, where)
+    return Models(target, verbalizer, load_reconstructor(source.ar, source.target, where))
+
+
+def load_target(directory: Path, layer: int, where: Placement) -> Target:
+    """Read a target onto a device. Raises as `Target.load`."""
+    target = Target.load(directory, layer, where.dtype_of(directory))
     target.model.to(where.device)
-    verbalizer = _load_verbalizer(source.av, source.target, where)
-    return Models(target, verbalizer, _load_reconstructor(source.ar, source.target, where))
+    return target
 
 
-def _load_verbalizer(directory: Path, base: Path, where: Placement) -> Verbalizer:
+def load_verbalizer(directory: Path, base: Path, where: Placement) -> Verbalizer:
+    """Read a verbalizer, or merge an adapter into its base. Raises as `Verbalizer.load`."""
     dtype = where.dtype_of(open_checkpoint(directory, base).weights)
     verbalizer = Verbalizer.load(directory, dtype, base=base)
     verbalizer.model.to(where.device)
     return verbalizer
 
 
-def _load_reconstructor(directory: Path, base: Path, where: Placement) -> Reconstructor:
-    """Its head stays float32 whatever the precision is."""
+def load_reconstructor(directory: Path, base: Path, where: Placement) -> Reconstructor:
+    """The same for a reconstructor, whose head stays float32 whatever the precision is."""
     dtype = where.dtype_of(open_checkpoint(directory, base).weights)
     reconstructor = Reconstructor.load(directory, dtype, base=base)
     reconstructor.backbone.to(where.device)
@@ -128,11 +138,11 @@ def _with_comparisons(pair: Pair, source: PairSource, where: Placement) -> Pair:
     parts, base = comparison_parts(source), source.target
     if WARM_START in parts:
         warm = parts[WARM_START]
-        verbalizer = _load_verbalizer(warm / "av", base, where)
-        reconstructor = _load_reconstructor(warm / "ar", base, where)
+        verbalizer = load_verbalizer(warm / "av", base, where)
+        reconstructor = load_reconstructor(warm / "ar", base, where)
         found = replace(found, warm_start=LocalEngine(pair.target, verbalizer, reconstructor))
     if CONTROL_AR in parts:
-        control = _load_reconstructor(parts[CONTROL_AR], base, where)
+        control = load_reconstructor(parts[CONTROL_AR], base, where)
         found = replace(found, control_ar=control.reconstruct)
     return found
 
@@ -217,18 +227,37 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
+def other_weights(card: NlaCard, target: Target) -> tuple[str, ...]:
+    """A note where the target's weights are not those that the pair was trained on."""
+    known = card.target_fingerprint
+    found = None if known is None else target_fingerprint(target)
+    if found in (None, known):
+        return ()
+    return (
+        f"The target has other weights than the one that {card.name} was trained on: what the "
+        "explanations say and how far to believe them was measured on that one. `nlakit doctor` "
+        "says how far its activations have moved.",
+    )
+
+
 # -- do the parts belong together? -----------------------------------------------------------------
 def _check_halves(av: NlaMeta, ar: NlaMeta) -> None:
     for field, of_av, of_ar in (
         ("d_model", av.d_model, ar.d_model),
         ("extraction.layer_index", av.extraction.layer_index, ar.extraction.layer_index),
-        ("extraction.mse_scale", av.extraction.mse_scale, ar.extraction.mse_scale),
+        ("extraction.mse_scale", _mse_scale(av), _mse_scale(ar)),
     ):
         if of_av != of_ar:
             raise CheckpointError(
                 f"The two belong to different pairs: {field} is {of_av!r} in the AV and {of_ar!r} "
                 "in the AR. Give two of one pair."
             )
+
+
+def _mse_scale(meta: NlaMeta) -> float | None:
+    """As a number: √d_model may be written either way."""
+    found = resolve_scale(meta.extraction.mse_scale, meta.d_model)
+    return None if found is None else round(found, 6)
 
 
 def _check_card(source: PairSource, card: NlaCard, av: NlaMeta) -> None:

@@ -287,7 +287,7 @@ class Pair:
             nla=self.card.name,
             floors=self.card.floors,
             calibrated=self.confidence is not None and self.verbalizer is not None,
-            notices=notices,
+            notices=(*self.notes, *notices),
         )
 
     def rebuild(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:

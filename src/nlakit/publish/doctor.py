@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from nlakit.core.fidelity import mean_of
 from nlakit.engines.base import OnText, Sampling
 from nlakit.errors import InputError, UserError
 from nlakit.models.families import cut_config
+from nlakit.models.fingerprint import target_fingerprint
 from nlakit.models.io import load_config, load_tokenizer, save_tensors
 from nlakit.models.lora import open_checkpoint
 from nlakit.pair.pair import Pair
@@ -36,12 +36,9 @@ from nlakit.publish.checks import (
     check_vocabulary,
     likelihood_gap,
 )
-from nlakit.storyworld.grammar import generate
 
 PLACES = 3
 """Vectors explained per text, spread over its second half."""
-STORY_CHARACTERS = 400
-"""As much as the bundled target's context holds of any story."""
 TEXTS = (
     "The kettle had boiled twice before anyone came down. Rain ran along the gutter, and from the "
     "window you could see the postman under the neighbour's porch, waiting for it to stop.",
@@ -64,13 +61,6 @@ class Diagnosis(FrozenModel):
     def failed(self) -> bool:
         """Whether something is wrong that must be put right."""
         return any(check.status == "fail" for check in self.checks)
-
-
-def storyworld_texts(count: int = 8) -> tuple[str, ...]:
-    """Starts of held-out documents, for the bundled NLA."""
-    return tuple(
-        made.text[:STORY_CHARACTERS] for made in islice(generate(90_001, "heldout"), count)
-    )
 
 
 def diagnose(
@@ -127,10 +117,34 @@ def check_behaviour(
     evidence = gather(pair, texts, max_new_tokens, on_text)
     if pair.verbalizer is not None:
         yield check_scale(pair.verbalizer.meta, evidence.vectors_ND)
+    yield check_weights(pair, evidence.vectors_ND)
     yield check_closed(evidence.answers)
     yield check_script(evidence.answers, evidence.texts)
     yield check_dependence(evidence.answers, evidence.gap)
     yield check_fidelity(evidence)
+
+
+def check_weights(pair: Pair, vectors_ND: Tensor) -> Check:
+    """The target has the weights that the pair was trained on, or how far it has moved."""
+    known = pair.card.target_fingerprint
+    found = target_fingerprint(pair.target)
+    name, expected = "target weights", "those that the pair was trained on"
+    if known is None or found is None:
+        told = "the card does not say them" if known is None else "not told in this precision"
+        return Check(name=name, status="ok", found=told, expected=expected)
+    if known == found:
+        return Check(name=name, status="ok", found="the same", expected=expected)
+    moved = torch.cosine_similarity(mean_of(vectors_ND).mean_D, pair.mean_D, dim=0).item()
+    norm = vectors_ND.norm(dim=-1).median().item()
+    return Check(
+        name=name,
+        status="warn",
+        found=f"others; the mean of these activations has a cosine of {moved:.3f} with the mean "
+        f"of the training vectors, and their median norm is {norm:.4g}",
+        expected=expected,
+        advice="Give the target that the pair was trained on, or believe less: its figures were "
+        "measured there.",
+    )
 
 
 def gather(

@@ -8,13 +8,14 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import pyarrow as pa
 
 from nlakit.errors import InputError
 from nlakit.models.target import Target
 from nlakit.storyworld.document import Document, State
-from nlakit.storyworld.grammar import document
+from nlakit.storyworld.grammar import document, generate
 
 SKIPPED_TOKENS = 8
 """Tokens at a document's head that are not read: almost nothing is known there."""
@@ -23,6 +24,16 @@ PASSED_OVER_MOST = 500
 
 They have no end, so the search for one that fits would have none either.
 """
+
+
+SAMPLE_SEED, SAMPLE_CHARACTERS = 90_001, 400
+"""Of texts to try a pair on: as much of any story as the bundled target's context holds."""
+
+
+def sample_texts(count: int = 8) -> tuple[str, ...]:
+    """Starts of held-out documents."""
+    made = islice(generate(SAMPLE_SEED, "heldout"), count)
+    return tuple(each.text[:SAMPLE_CHARACTERS] for each in made)
 
 
 @dataclass(frozen=True)

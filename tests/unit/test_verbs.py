@@ -1,0 +1,57 @@
+"""Every verb that reads a pair takes any pair, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+import pytest
+
+from nlakit.cli import app, run
+from nlakit.cli.devices import DeviceOptions
+from nlakit.cli.pairs import PairOptions
+
+READ_NO_PAIR = {
+    "train": "makes one, as its recipe says",
+    "plan": "says what a recipe takes",
+    "label": "asks a teacher for labels of texts",
+    "storyworld sample": "prints documents",
+}
+OPTIONS = ("--nla", "--av", "--ar", "--target", "--mean", "--device", "--dtype")
+
+
+def verbs(group: Any = app, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its full name, with the function behind it."""
+    for word in group:
+        if word.startswith("-"):
+            continue
+        inner = group[word]
+        if any(not each.startswith("-") for each in inner):
+            yield from verbs(inner, f"{name}{word} ")
+        else:
+            yield f"{name}{word}", inner.default_command
+
+
+VERBS = dict(verbs())
+
+
+def options_of(function: Any) -> set[Any]:
+    return set(get_type_hints(function).values()) & {PairOptions, DeviceOptions}
+
+
+def test_there_are_verbs():
+    assert {"explain", "eval compare", "bench-truth"} <= VERBS.keys() and len(VERBS) > 20
+    assert READ_NO_PAIR.keys() <= VERBS.keys()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_that_reads_a_pair_has_the_options_of_all_pairs_and_devices(verb):
+    expected = set() if verb in READ_NO_PAIR else {PairOptions, DeviceOptions}
+    assert options_of(VERBS[verb]) == expected
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in READ_NO_PAIR])
+def test_help_names_each_option_once(verb, capsys):
+    assert run([*verb.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert [f"{option} " in shown for option in OPTIONS] == [True] * len(OPTIONS)
