@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from nlakit.errors import CheckpointError, MissingExtraError
 from nlakit.files import read_json_object
 from nlakit.models.configs import BUILD_ERRORS, CONFIG_NAME, load_config, read_config
+from nlakit.models.endings import distinct, give_endings, read_endings, save_endings
 from nlakit.models.families import FAMILIES, WRAPPERS, Family, cut_config, family_of
 from nlakit.models.lora import (
     ADAPTER_NAME,
@@ -49,7 +50,6 @@ from nlakit.models.weights import (
 )
 
 HEAD_NAME = "value_head.safetensors"
-GENERATION_NAME = "generation_config.json"
 
 
 def stored_dtype(directory: str | Path) -> torch.dtype:
@@ -89,20 +89,11 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
 def ending_ids(directory: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids that end a chat model's turn: of its tokenizer, its config and its generation config.
 
-    Many name the end of a turn in one of the last two only.
-
     Raises:
         CheckpointError: a config cannot be read.
     """
-    path = Path(directory) / GENERATION_NAME
-    generation = read_json_object(path, CheckpointError) if path.is_file() else {}
-    declared = [
-        tokenizer.eos_token_id,
-        load_config(directory).eos_token_id,
-        generation.get("eos_token_id"),
-    ]
-    listed = [each if isinstance(each, list) else [each] for each in declared]
-    return list(dict.fromkeys(found for each in listed for found in each if found is not None))
+    config = load_config(directory)
+    return distinct(tokenizer.eos_token_id, config.eos_token_id, read_endings(directory))
 
 
 def load_backbone(
@@ -128,6 +119,7 @@ def load_backbone(
     parts = _parts_of(directory, num_blocks, headless)
     model = _unfilled(parts, dtype)
     _fill(model, parts)
+    give_endings(model, directory)
     if adapter is not None:
         _merge(model, adapter, parts)
     model.eval()
@@ -163,6 +155,7 @@ def load_sharded(
     model = _unfilled(parts, dtype, init_empty_weights(include_buffers=False))
     shard(model, device, trained)
     _fill(model, parts)
+    give_endings(model, directory)
     model.eval()
     return getattr(model, parts.family.backbone) if headless else model
 
@@ -254,6 +247,7 @@ def save_model(
         # Readers other than ours choose the class by this name.
         config.architectures = [type(model).__name__]
     config.save_pretrained(str(directory))
+    save_endings(directory, model)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:

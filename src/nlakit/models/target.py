@@ -84,16 +84,25 @@ class Target:
         return self._checked(Encoded(ids, offsets, tokens, text))
 
     def encode_messages(
-        self, messages: Sequence[Message | Mapping[str, Any]], options: ChatOptions = NO_OPTIONS
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        options: ChatOptions = NO_OPTIONS,
+        *,
+        add_generation_prompt: bool | None = None,
     ) -> Encoded:
         """Encode a conversation through the chat template; offsets are into the rendered text.
 
         What looks like a special token inside a message is plain text. Nothing is added before
         what the template writes.
 
+        Args:
+            add_generation_prompt: in place of that of `options`.
+
         Raises:
             InputError: as `chat`.
         """
+        if add_generation_prompt is not None:
+            options = options._replace(add_generation_prompt=add_generation_prompt)
         return self.chat(messages, options).encoded
 
     def chat(

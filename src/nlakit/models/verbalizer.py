@@ -35,6 +35,7 @@ from nlakit.core.losses import token_logprobs
 from nlakit.core.scale import resolve_scale, to_norm
 from nlakit.errors import InputError
 from nlakit.models.caches import repeated
+from nlakit.models.endings import endings_of
 from nlakit.models.families import backbone_of, blocks_of, embedding_of, head_of
 from nlakit.models.io import (
     atomic_directory,
@@ -88,7 +89,7 @@ class Verbalizer:
         self.prefix_ids, self.suffix_ids = render_av(meta, tokenizer)
         self.open_ids = encode_ids(tokenizer, OPEN_TAG)
         self.close_ids = encode_ids(tokenizer, CLOSE_TAG)
-        self.eos_ids = _eos_ids(model.config, tokenizer)
+        self.eos_ids = endings_of(model, tokenizer)
         self.injection_scale = resolve_scale(meta.extraction.injection_scale, meta.d_model)
 
     @classmethod
@@ -316,10 +317,3 @@ def _check_responses(num_vectors: int, responses: Sequence[Sequence[int]]) -> No
         raise InputError(f"{num_vectors} vectors were given with {len(responses)} responses.")
     if not any(responses):
         raise InputError(f"All {num_vectors} responses are empty: there is no token to score.")
-
-
-def _eos_ids(config: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end an answer, the tokenizer's own first: the one to train on."""
-    declared = config.eos_token_id
-    listed = declared if isinstance(declared, list) else [declared]
-    return list(dict.fromkeys(i for i in [tokenizer.eos_token_id, *listed] if i is not None))

@@ -11,6 +11,7 @@ from typing import Any
 from nlakit.errors import InputError
 from nlakit.models.chat import ChatOptions
 from nlakit.models.chat_spans import Span
+from nlakit.models.endings import endings_of
 from nlakit.models.target import Encoded, Target
 from nlakit.pair.conversation import prepare as read_request
 from nlakit.transcript import Message, str_of
@@ -99,11 +100,7 @@ def decoder(target: Target) -> Any:
 
 def terminal_ids(target: Target) -> set[int]:
     """Ids that end what the target writes, by tokenizer, config or generation config."""
-    configs = (target.model.config, getattr(target.model, "generation_config", None))
-    declared: list[Any] = [target.tokenizer.eos_token_id]
-    declared += [getattr(config, "eos_token_id", None) for config in configs]
-    listed = [each if isinstance(each, list) else [each] for each in declared]
-    return {found for each in listed for found in each if found is not None}
+    return set(endings_of(target.model, target.tokenizer))
 
 
 def _num_characters(request: PromptRequest) -> int:
