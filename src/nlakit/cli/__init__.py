@@ -49,6 +49,26 @@ app.command(
     "nlakit.cli.label:label", name="label", help="Ask a teacher for the labels of activations."
 )
 
+app.command(
+    "nlakit.cli.features:features",
+    name="features",
+    help="Show the latents of a sparse autoencoder in a text.",
+)
+dashboards = cyclopts.App(
+    name="dashboards",
+    help="What the latents of a sparse autoencoder are about.",
+    help_format="plaintext",
+)
+for _verb, (_name, _help) in {
+    "build": ("build", "Make a dashboard of every latent."),
+    "show": ("show", "Show the dashboard of a latent."),
+    "search": ("search", "Find latents by words, or by a text in which they are active."),
+    "export": ("export", "Write dashboards for Neuronpedia."),
+    "import": ("import_", "Read dashboards that others have made."),
+}.items():
+    dashboards.command(f"nlakit.cli.dashboards:{_name}", name=_verb, help=_help)
+app.command(dashboards)
+
 evaluation = cyclopts.App(
     name="eval", help="Measure an NLA beside its floors.", help_format="plaintext"
 )

@@ -192,6 +192,7 @@ def _report(
     active_N = (latents_NM > 0).sum(-1).double()
     density_M = (latents_NM > 0).double().mean(0)
     loss, divergence = _recovered(sums, ""), _recovered(sums, "kl_")
+    high = num_high_of(sae)
     rows = LabelledRows(x_ND, latents_NM, sums.facts, sums.documents)
     return SaeReport(
         sae=name,
@@ -221,7 +222,9 @@ def _report(
         kl_recovered_interval=divergence[1],
         alive=(density_M > 0).double().mean().item(),
         density=_histogram(density_M),
-        **_smoothnesses(sums.steps, sae.config.metadata.get("num_high")),
+        smoothness=_smoothness(sums.steps, slice(None)),
+        smoothness_high=_smoothness(sums.steps, slice(high)) if high else None,
+        smoothness_low=_smoothness(sums.steps, slice(high, None)) if high else None,
         facts=score_facts(rows, sae.directions.cpu()) if sums.facts else None,
     )
 
@@ -236,14 +239,6 @@ def _recovered(sums: _Sums, prefix: str) -> tuple[float | None, Interval | None]
     if damage_S.sum() <= 0:
         return None, None
     return recovered(*means), ratio_interval(zero_S - spliced_S, damage_S, sums.scored)
-
-
-def _smoothnesses(steps: Sequence[Tensor], num_high: object) -> dict[str, float]:
-    found = {"smoothness": _smoothness(steps, slice(None))}
-    if isinstance(num_high, int):
-        found["smoothness_high"] = _smoothness(steps, slice(num_high))
-        found["smoothness_low"] = _smoothness(steps, slice(num_high, None))
-    return found
 
 
 def _smoothness(steps: Sequence[Tensor], latents: slice) -> float:
@@ -262,6 +257,12 @@ def _histogram(density_M: Tensor) -> dict[str, int]:
 
 def _flipped(interval: Interval) -> Interval:
     return Interval(1 - interval.high, 1 - interval.low)
+
+
+def num_high_of(sae: SparseAutoencoder) -> int:
+    """High-level latents of a temporal one, which are the first; 0 of others."""
+    found = sae.config.metadata.get("num_high")
+    return found if isinstance(found, int) else 0
 
 
 def _text(value: object) -> str | None:
