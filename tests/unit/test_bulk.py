@@ -174,3 +174,26 @@ def test_a_vector_that_is_not_finite_is_named(tmp_path):
     np.save(tmp_path / "a.npy", bad.numpy())
     with pytest.raises(InputError, match="vector 7 is not finite"):
         VectorSource(tmp_path / "a.npy").read(range(4, 8))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("damage", ["flipped", "swapped"])
+def test_a_damaged_shard_is_written_again_not_certified(source, tmp_path, damage, finished):
+    run(Counter(), source, tmp_path / "out")
+    before = files(tmp_path / "out")
+    paths = [explanation_path(tmp_path / "out", number) for number in (0, 1)]
+    contents = [path.read_bytes() for path in paths]
+    if damage == "swapped":
+        contents.reverse()
+    else:
+        flipped = bytearray(contents[0])
+        flipped[len(flipped) // 3] ^= 1
+        contents[0] = bytes(flipped)
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    if not finished:
+        (tmp_path / "out" / "manifest.json").unlink()
+    again = Counter()
+    run(again, source, tmp_path / "out")
+    assert files(tmp_path / "out") == before
+    assert again.asked == ([0, 4] if damage == "swapped" else [0])

@@ -202,6 +202,98 @@ def test_labels_are_asked_once(extracted):
     assert pairs.explanations == [text[-5:] for text in pairs.rows.column("text").to_pylist()]
 
 
+def told(text: str) -> str:
+    return text[-5:]
+
+
+def label_files(directory) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (directory / "labels").iterdir()}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_teachers_set_is_refused_and_left_as_it_is(extracted, finished):
+    directory, _ = extracted
+    write_labels(directory / "shards", FakeTeacher(told), directory / "labels")
+    if not finished:
+        (directory / "labels" / "labels.json").unlink()
+    before = label_files(directory)
+    with pytest.raises(ResumeError, match="which holds labels of 'fake' of these activations"):
+        write_labels(directory / "shards", StoryworldTeacher(), directory / "labels")
+    assert label_files(directory) == before
+
+
+def test_labels_of_other_activations_are_not_written_over(extracted, tiny_target, tmp_path):
+    directory, _ = extracted
+    write_labels(directory / "shards", FakeTeacher(told), directory / "labels")
+    extract_storyworld(tiny_target, tmp_path / "others", seed=8, split="train", num_documents=3)
+    with pytest.raises(ResumeError, match="of other activations"):
+        write_labels(tmp_path / "others", FakeTeacher(told), directory / "labels")
+
+
+def test_parts_of_an_unknown_set_are_not_written_over(extracted):
+    directory, _ = extracted
+    write_labels(directory / "shards", FakeTeacher(told), directory / "labels")
+    for name in ("labels.json", "plan.json"):
+        (directory / "labels" / name).unlink()
+    with pytest.raises(ResumeError, match="without a plan.json"):
+        write_labels(directory / "shards", FakeTeacher(told), directory / "labels")
+
+
+def flip(path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def swap(path, other) -> None:
+    one, two = path.read_bytes(), other.read_bytes()
+    path.write_bytes(two)
+    other.write_bytes(one)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("damage", ["flipped", "swapped"])
+def test_a_damaged_part_is_labelled_again_and_alone(extracted, damage, finished):
+    directory, _ = extracted
+    teacher, labels = FakeTeacher(told), directory / "labels"
+    write_labels(directory / "shards", teacher, labels)
+    before, num_first = label_files(directory), len(teacher.asked)
+    if not finished:
+        (labels / "labels.json").unlink()
+    if damage == "flipped":
+        flip(labels / "labels-00001.parquet")
+    else:
+        swap(labels / "labels-00000.parquet", labels / "labels-00001.parquet")
+    write_labels(directory / "shards", teacher, labels)
+    assert label_files(directory) == before
+    assert len(teacher.asked) - num_first == (16 if damage == "flipped" else 32)
+
+
+def test_a_damaged_part_of_a_finished_set_is_not_read(extracted):
+    directory, _ = extracted
+    write_labels(directory / "shards", FakeTeacher(told), directory / "labels")
+    flip(directory / "labels" / "labels-00000.parquet")
+    with pytest.raises(CheckpointError, match="labels-00000.parquet is corrupt"):
+        load_pairs(directory / "shards", directory / "labels")
+
+
+def test_stray_files_among_shards_are_passed_over(extracted, tiny_target):
+    directory, manifest = extracted
+    for name in ("shard-copy.json", "shard-00001 (1).json", "notes.txt"):
+        (directory / "shards" / name).write_text("{", encoding="utf-8")
+    (directory / "shards" / "manifest.json").unlink()
+    assert extract(tiny_target, directory / "shards") == manifest
+
+
+def test_a_record_of_another_shard_is_no_record(extracted, tiny_target):
+    directory, manifest = extracted
+    shards = directory / "shards"
+    for suffix in ("json", "parquet", "safetensors"):
+        swap(shards / f"shard-00000.{suffix}", shards / f"shard-00001.{suffix}")
+    assert extract(tiny_target, shards) == manifest
+    assert len(ShardReader(shards).load()[0]) == manifest.num_rows
+
+
 def test_refused_rows_are_counted_and_dropped(extracted):
     directory, _ = extracted
     teacher = FakeTeacher(lambda text: None if len(text) % 2 else f"{len(text)} characters")

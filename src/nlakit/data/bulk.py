@@ -2,6 +2,7 @@
 
     plan.json                     what decides the result; another plan is refused
     explanations-00000.parquet    one row a sample, in the order of vectors (`SCHEMA`)
+    explanations-00000.json       written when that is whole, with its checksum
     manifest.json                 written last: without it the run is not finished
 
 A shard gets its name when it is whole, and its text depends on the seed and the numbers of its
@@ -30,6 +31,7 @@ from torch import Tensor
 from nlakit.config import FrozenModel, write_text_atomic
 from nlakit.errors import InputError, ResumeError
 
+from .locks import LOCK_NAME, locked
 from .pools import HERE, Pool, wait_until_seen
 from .shards import (
     MANIFEST_NAME,
@@ -122,6 +124,7 @@ class BulkShard(FrozenModel):
     first_row: int
     num_rows: int
     sha256: str
+    """Of the file as it was written, not as it was found."""
 
 
 class BulkManifest(FrozenModel):
@@ -277,29 +280,44 @@ def explain_vectors(
             absolute paths that are the same everywhere.
 
     Raises:
-        ResumeError: `out_dir` holds explanations of another plan.
+        ResumeError: `out_dir` holds explanations of another plan, or another process is writing
+            there.
         InputError: a vector that cannot be read.
         UserError: as `pool.run`.
     """
     directory = Path(out_dir)
-    _check_same_plan(directory, plan)
-    write_text_atomic(directory / PLAN_NAME, plan.model_dump_json(indent=2))
+    with locked(directory):
+        _check_same_plan(directory, plan)
+        write_text_atomic(directory / PLAN_NAME, plan.model_dump_json(indent=2))
+        _write_missing(load, source, directory, plan, pool, progress)
+        found = [_whole_shard(directory, plan, number) for number in range(plan.num_shards)]
+        shards = tuple(shard for shard in found if shard is not None)
+        assert len(shards) == plan.num_shards, "every shard was seen whole"
+        manifest = BulkManifest(plan=plan, plan_hash=plan.hash, shards=shards)
+        write_text_atomic(directory / MANIFEST_NAME, manifest.model_dump_json(indent=2))
+        return manifest
+
+
+def _write_missing(
+    load: Callable[[], Describer],
+    source: VectorSource,
+    directory: Path,
+    plan: BulkPlan,
+    pool: Pool,
+    progress: Progress | None,
+) -> None:
     numbers = range(plan.num_shards)
-    missing = [number for number in numbers if not _is_whole(directory, plan, number)]
+    missing = [number for number in numbers if _whole_shard(directory, plan, number) is None]
     done = plan.num_rows - sum(len(plan.rows_of(number)) for number in missing)
     if progress is not None:
         progress(done, plan.num_rows)
     task = partial(_write_shard, source=source, directory=directory, plan=plan)
     for number in pool.run(load, task, missing):
-        whole = partial(_is_whole, directory, plan, number)
-        wait_until_seen(explanation_path(directory, number), whole)
+        whole = partial(_whole_shard, directory, plan, number)
+        wait_until_seen(_record_path(directory, number), whole)
         done += len(plan.rows_of(number))
         if progress is not None:
             progress(done, plan.num_rows)
-    shards = tuple(_record(directory, plan, number) for number in numbers)
-    manifest = BulkManifest(plan=plan, plan_hash=plan.hash, shards=shards)
-    write_text_atomic(directory / MANIFEST_NAME, manifest.model_dump_json(indent=2))
-    return manifest
 
 
 def explanation_path(directory: Path, number: int) -> Path:
@@ -315,7 +333,7 @@ def read_bulk_manifest(directory: str | Path) -> BulkManifest:
 def _check_same_plan(directory: Path, plan: BulkPlan) -> None:
     path = directory / PLAN_NAME
     if not path.exists():
-        if directory.is_dir() and any(directory.iterdir()):
+        if any(each.name != LOCK_NAME for each in directory.iterdir()):
             raise ResumeError(
                 f"Asked to write explanations into {directory}, which holds something else. "
                 "Give a directory that is new or empty."
@@ -334,24 +352,24 @@ def _check_same_plan(directory: Path, plan: BulkPlan) -> None:
         )
 
 
-def _is_whole(directory: Path, plan: BulkPlan, number: int) -> bool:
-    """Whether a shard is there, of this plan; only a whole file ever gets the name."""
-    path = explanation_path(directory, number)
-    if not path.is_file():
-        return False
+def _record_path(directory: Path, number: int) -> Path:
+    return explanation_path(directory, number).with_suffix(".json")
+
+
+def _whole_shard(directory: Path, plan: BulkPlan, number: int) -> BulkShard | None:
+    """The record of a shard that is there, of this plan, and as it was written; else None."""
+    path, record = explanation_path(directory, number), _record_path(directory, number)
+    if not path.is_file() or not record.is_file():
+        return None
     try:
-        metadata = pq.read_metadata(path)
+        metadata = pq.read_metadata(path).metadata or {}
     except (pa.ArrowInvalid, OSError):
-        return False
-    expected = len(plan.rows_of(number)) * plan.samples
-    found = (metadata.metadata or {}).get(PLAN_KEY)
-    return found == plan.hash.encode() and metadata.num_rows == expected
-
-
-def _record(directory: Path, plan: BulkPlan, number: int) -> BulkShard:
-    rows = plan.rows_of(number)
-    digest = file_sha256(explanation_path(directory, number))
-    return BulkShard(number=number, first_row=rows.start, num_rows=len(rows), sha256=digest)
+        return None
+    shard, rows = read_model(BulkShard, record), plan.rows_of(number)
+    expected = BulkShard(
+        number=number, first_row=rows.start, num_rows=len(rows), sha256=file_sha256(path)
+    )
+    return shard if shard == expected and metadata.get(PLAN_KEY) == plan.hash.encode() else None
 
 
 def _write_shard(
@@ -361,4 +379,9 @@ def _write_shard(
     described = describer.describe_rows(source.read(rows), rows.start)
     columns = {name: [getattr(each, name) for each in described] for name in SCHEMA.names}
     table = pa.table(columns, schema=SCHEMA.with_metadata({PLAN_KEY: plan.hash.encode()}))
-    write_table(explanation_path(directory, number), table)
+    path = explanation_path(directory, number)
+    write_table(path, table)
+    shard = BulkShard(
+        number=number, first_row=rows.start, num_rows=len(rows), sha256=file_sha256(path)
+    )
+    write_text_atomic(_record_path(directory, number), shard.model_dump_json(indent=2))

@@ -24,9 +24,11 @@ from .extraction import (
     BasePlan,
     Progress,
     check_same_plan,
+    finished_set,
     target_sha256,
     write_manifest,
 )
+from .locks import locked
 from .pools import Pool, wait_until_seen
 from .shards import (
     ROW_SCHEMA,
@@ -109,7 +111,8 @@ def extract_corpus(
 
     Raises:
         InputError: the corpus cannot be read, or holds no document that is long enough.
-        ResumeError: `out_dir` holds shards of another corpus, split, size or target.
+        ResumeError: `out_dir` holds shards of another corpus, split, size or target, or another
+            process is writing there.
         UserError: as `Pool.run`.
     """
     directory = Path(out_dir)
@@ -126,20 +129,30 @@ def extract_corpus(
         d_model=target.d_model,
         target_sha256=target_sha256(target),
     )
-    check_same_plan(directory, plan)
-    if workers is not None:
-        _share_out(workers, target, corpus, directory, plan, progress)
-        progress = None
-    records = list(_shards(target, corpus, directory, plan, progress))
-    if not records:
-        refused: list[Refused] = []
-        deque(_readable(target, corpus, plan, first_index, None, refused.append), maxlen=0)
-        why = f" {len(refused)} were refused; the first: {refused[0].reason}" if refused else ""
-        raise InputError(
-            f"{corpus.source} has no {split} document with a token at {minimum_position} or later."
-            + why
-        )
-    return write_manifest(directory, plan, records)
+    finished = finished_set(directory, plan)
+    if finished is not None:
+        if progress is not None:
+            progress(num_documents, num_documents)
+        return finished
+    with locked(directory):
+        check_same_plan(directory, plan)
+        if workers is not None:
+            _share_out(workers, target, corpus, directory, plan, progress)
+            progress = None
+        records = list(_shards(target, corpus, directory, plan, progress))
+        if not records:
+            raise InputError(_no_document(target, corpus, plan))
+        return write_manifest(directory, plan, records)
+
+
+def _no_document(target: Target, corpus: Corpus, plan: CorpusPlan) -> str:
+    refused: list[Refused] = []
+    deque(_readable(target, corpus, plan, plan.first_index, None, refused.append), maxlen=0)
+    why = f" {len(refused)} were refused; the first: {refused[0].reason}" if refused else ""
+    return (
+        f"{corpus.source} has no {plan.split} document with a token at {plan.minimum_position} or "
+        f"later.{why}"
+    )
 
 
 def _shards(

@@ -24,9 +24,12 @@ from nlakit.models.target import Target
 from .shards import (
     MANIFEST_NAME,
     NUM_REASONS,
+    SHARD_RECORD,
     Manifest,
     ShardRecord,
+    is_whole,
     read_manifest,
+    read_model,
     read_record,
 )
 
@@ -76,6 +79,18 @@ def write_manifest(directory: Path, plan: BasePlan, records: Sequence[ShardRecor
     return manifest
 
 
+def finished_set(directory: Path, plan: BasePlan) -> Manifest | None:
+    """The manifest of a set of this plan, all of whose shards are as they were written."""
+    if not (directory / MANIFEST_NAME).exists():
+        return None
+    manifest = read_manifest(directory)
+    whole = (
+        read_record(directory, record.number) == record and is_whole(directory, record)
+        for record in manifest.shards
+    )
+    return manifest if manifest.config_hash == plan.hash and all(whole) else None
+
+
 def target_sha256(target: Target) -> str:
     """Hex SHA-256 over the names and values of a target's weights."""
     digest = hashlib.sha256()
@@ -87,7 +102,10 @@ def target_sha256(target: Target) -> str:
 
 def check_same_plan(directory: Path, plan: BasePlan) -> None:
     """Refuse a directory that another plan was extracted into. Raises ResumeError."""
-    found = {path.name: _hash_in(directory, path) for path in directory.glob("shard-*.json")}
+    found = {}
+    for path in directory.glob("shard-*.json"):
+        if SHARD_RECORD.fullmatch(path.name):
+            found[path.name] = read_model(ShardRecord, path).config_hash
     if (directory / MANIFEST_NAME).exists():
         found[MANIFEST_NAME] = read_manifest(directory).config_hash
     other = [name for name, value in sorted(found.items()) if value != plan.hash]
@@ -96,8 +114,3 @@ def check_same_plan(directory: Path, plan: BasePlan) -> None:
             f"Asked to extract into {directory}, which holds activations of another seed, split, "
             f"size or target ({other[0]}). Give another directory, or remove that one."
         )
-
-
-def _hash_in(directory: Path, path: Path) -> str | None:
-    record = read_record(directory, int(path.stem.removeprefix("shard-")))
-    return record and record.config_hash

@@ -1,7 +1,12 @@
 """Label sets: the explanation a teacher writes for every row of a set of shards.
 
-One Parquet file a shard, written whole, so a killed run goes on. A label is kept under the key of
-what its teacher was shown: rows of another layer or model that show the same are not asked again.
+    plan.json                  what decides the labels; a set of another teacher or rows is refused
+    labels-00000.parquet       one row of `LABEL_SCHEMA` a row of the shard of that number
+    labels-00000.json          written when that is whole, with its checksum
+    labels.json                written last: without it the set is not finished
+
+A killed run goes on with the parts that are there and whole. A label is kept under the key of what
+its teacher was shown: rows that show the same are not asked again.
 """
 
 from __future__ import annotations
@@ -16,11 +21,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nlakit.config import FrozenModel, write_text_atomic
-from nlakit.errors import CheckpointError
+from nlakit.errors import CheckpointError, ResumeError
 
-from .shards import Manifest, ShardReader, read_model, write_table
+from .locks import locked
+from .shards import (
+    Manifest,
+    ShardReader,
+    check_sha256,
+    file_sha256,
+    read_model,
+    write_table,
+)
 
-SET_NAME = "labels.json"
+SET_NAME, PLAN_NAME = "labels.json", "plan.json"
 
 LABEL_SCHEMA = pa.schema(
     [
@@ -75,6 +88,22 @@ class BatchTeacher(Protocol):
         ...
 
 
+class LabelPlan(FrozenModel):
+    """What decides a label set."""
+
+    teacher: str
+    activations_hash: str
+    """`config_hash` of the shards that the rows belong to."""
+
+
+class LabelPart(FrozenModel):
+    """A finished file of labels."""
+
+    number: int
+    num_rows: int
+    sha256: str
+
+
 class LabelSet(FrozenModel):
     """A finished label set."""
 
@@ -85,6 +114,8 @@ class LabelSet(FrozenModel):
     """Rows without a label by the reason."""
     activations_hash: str
     """`config_hash` of the shards that the rows belong to."""
+    parts: tuple[LabelPart, ...] = ()
+    """None in sets that were written before parts had checksums."""
 
 
 def write_labels(
@@ -93,22 +124,91 @@ def write_labels(
     out: str | Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> LabelSet:
-    """Label every row of `shards_dir` into the directory `out`.
+    """Label every row of `shards_dir` into the directory `out`; parts that are whole are kept.
 
     Raises:
-        CheckpointError: a shard or an earlier label file is corrupt.
+        CheckpointError: a shard is corrupt.
+        ResumeError: `out` holds labels of another teacher or of other activations, or another
+            process is writing there.
     """
     reader, directory = ShardReader(shards_dir), Path(out)
-    known = {key: label for path in _parts(directory) for key, label in _read_part(path)}
-    done, refusals = 0, Counter[str]()
-    for record, (_, rows) in zip(reader.manifest.shards, reader, strict=True):
-        table = _label_rows(rows, teacher, known, first_row=done)
-        write_table(_part(directory, record.number), table)
-        done += rows.num_rows
-        refusals.update(_refusals(table))
+    plan = LabelPlan(teacher=teacher.name, activations_hash=reader.manifest.config_hash)
+    finished = _finished_set(directory, plan, reader.manifest)
+    if finished is not None:
         if progress is not None:
-            progress(done, len(reader))
-    return _finish_set(directory, teacher.name, done, refusals, reader.manifest)
+            progress(len(reader), len(reader))
+        return finished
+    with locked(directory):
+        _check_same_plan(directory, plan)
+        write_text_atomic(directory / PLAN_NAME, plan.model_dump_json(indent=2))
+        tables = {number: table for number, table in _whole_parts(directory, reader.manifest)}
+        known = dict(label for table in tables.values() for label in _labels_in(table))
+        done, refusals = 0, Counter[str]()
+        for record in reader.manifest.shards:
+            table = tables.get(record.number)
+            if table is None:
+                _, rows = reader.shard(record)
+                table = _label_rows(rows, teacher, known, first_row=done)
+                _write_part(directory, record.number, table)
+            done += table.num_rows
+            refusals.update(_refusals(table))
+            if progress is not None:
+                progress(done, len(reader))
+        return _finish_set(directory, teacher.name, done, refusals, reader.manifest)
+
+
+def _finished_set(directory: Path, plan: LabelPlan, manifest: Manifest) -> LabelSet | None:
+    """The set that is there, where it is of this plan and as it was written."""
+    if not (directory / SET_NAME).is_file() or _plan_in(directory) != plan:
+        return None
+    found = read_model(LabelSet, directory / SET_NAME)
+    numbers = [number for number, _ in _whole_parts(directory, manifest)]
+    return found if numbers == [record.number for record in manifest.shards] else None
+
+
+def check_labels(shards_dir: str | Path, teacher: str, out: str | Path) -> None:
+    """Refuse what `write_labels` would refuse, before a teacher is made ready. Writes nothing.
+
+    Raises:
+        CheckpointError, ResumeError: as `write_labels` does.
+    """
+    manifest = ShardReader(shards_dir).manifest
+    plan = LabelPlan(teacher=teacher, activations_hash=manifest.config_hash)
+    _check_same_plan(Path(out), plan)
+
+
+def _check_same_plan(directory: Path, plan: LabelPlan) -> None:
+    found = _plan_in(directory)
+    if found is None or found == plan:
+        return
+    rows = (
+        "of these activations"
+        if found.activations_hash == plan.activations_hash
+        else (
+            f"of other activations ({found.activations_hash[:12]}…, asked for "
+            f"{plan.activations_hash[:12]}…)"
+        )
+    )
+    raise ResumeError(
+        f"Asked to write labels of {plan.teacher!r} into {directory}, which holds labels of "
+        f"{found.teacher!r} {rows}. Give another directory, or remove that one."
+    )
+
+
+def _plan_in(directory: Path) -> LabelPlan | None:
+    """What decided the labels that are there; None where there are none."""
+    if (directory / PLAN_NAME).is_file():
+        return read_model(LabelPlan, directory / PLAN_NAME)
+    if (directory / SET_NAME).is_file():
+        found = read_model(LabelSet, directory / SET_NAME)
+        return LabelPlan(teacher=found.teacher, activations_hash=found.activations_hash)
+    stray = next(iter(directory.glob("labels-*.parquet")), None)
+    if stray is not None:
+        raise ResumeError(
+            f"{stray} is there without a {PLAN_NAME} that says whose labels these are. Give "
+            "another directory, or remove it; paid answers are kept in the teacher's cache."
+        )
+    return None
 
 
 def read_labels(path: str | Path, manifest: Manifest) -> pa.Table:
@@ -122,6 +222,8 @@ def read_labels(path: str | Path, manifest: Manifest) -> pa.Table:
         raise CheckpointError(f"{directory} has no {SET_NAME}: labelling did not finish. Run it.")
     found = read_model(LabelSet, directory / SET_NAME)
     parts = [_part(directory, record.number) for record in manifest.shards]
+    for part in found.parts:
+        check_sha256(_part(directory, part.number), part.sha256, "Label these rows again.")
     if found.activations_hash != manifest.config_hash or not all(p.exists() for p in parts):
         raise CheckpointError(
             f"{directory} labels other activations than these ({found.activations_hash[:12]}…, "
@@ -136,7 +238,7 @@ def write_label_set(
     """Write labels of all rows of `manifest`, such as `read_labels` gave, changed, as a new set."""
     directory, first = Path(out), 0
     for record in manifest.shards:
-        write_table(_part(directory, record.number), labels.slice(first, record.num_rows))
+        _write_part(directory, record.number, labels.slice(first, record.num_rows))
         first += record.num_rows
     refusals = Counter(_refusals(labels))
     return _finish_set(directory, teacher, labels.num_rows, refusals, manifest)
@@ -151,6 +253,9 @@ def _finish_set(
         num_refused=refusals.total(),
         refusals=dict(refusals),
         activations_hash=manifest.config_hash,
+        parts=tuple(
+            read_model(LabelPart, _record(directory, record.number)) for record in manifest.shards
+        ),
     )
     write_text_atomic(directory / SET_NAME, found.model_dump_json(indent=2))
     return found
@@ -206,12 +311,32 @@ def _part(directory: Path, number: int) -> Path:
     return directory / f"labels-{number:05d}.parquet"
 
 
-def _parts(directory: Path) -> list[Path]:
-    return sorted(directory.glob("labels-*.parquet"))
+def _record(directory: Path, number: int) -> Path:
+    return _part(directory, number).with_suffix(".json")
 
 
-def _read_part(path: Path) -> Iterator[tuple[str, TeacherLabel]]:
-    for row in _read_table(path).to_pylist():
+def _write_part(directory: Path, number: int, table: pa.Table) -> None:
+    """Write the labels of a shard, their record last."""
+    path = _part(directory, number)
+    write_table(path, table)
+    part = LabelPart(number=number, num_rows=table.num_rows, sha256=file_sha256(path))
+    write_text_atomic(_record(directory, number), part.model_dump_json(indent=2))
+
+
+def _whole_parts(directory: Path, manifest: Manifest) -> Iterator[tuple[int, pa.Table]]:
+    """The parts of an earlier run that are there and as they were written."""
+    for record in manifest.shards:
+        path, number = _part(directory, record.number), record.number
+        if not path.is_file() or not _record(directory, number).is_file():
+            continue
+        part = read_model(LabelPart, _record(directory, number))
+        expected = LabelPart(number=number, num_rows=record.num_rows, sha256=file_sha256(path))
+        if part == expected:
+            yield number, _read_table(path)
+
+
+def _labels_in(table: pa.Table) -> Iterator[tuple[str, TeacherLabel]]:
+    for row in table.to_pylist():
         claims = tuple((claim["kind"], claim["value"]) for claim in row["claims"])
         yield row["key"], TeacherLabel(row["explanation"], claims, row["refusal"])
 

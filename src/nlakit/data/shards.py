@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -23,16 +24,18 @@ import torch
 from jaxtyping import Float
 from pydantic import JsonValue
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from nlakit.config import FrozenModel, write_text_atomic
 from nlakit.errors import CheckpointError
+from nlakit.models.tensor_files import write_tensors
 
 MANIFEST_NAME = "manifest.json"
 VECTORS_KEY = "activations"
 NUM_REASONS = 3
 """Rows that were passed over of which a manifest says why."""
+SHARD_RECORD = re.compile(r"shard-\d{5}\.json")
 
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
 
@@ -127,8 +130,7 @@ def write_shard(
     """Write one shard, its record last, and return the record."""
     assert len(vectors_ND) == rows.num_rows, (len(vectors_ND), rows.num_rows)
     vectors_path = shard_path(directory, number, "safetensors")
-    tensors = {VECTORS_KEY: vectors_ND.float().contiguous()}
-    write_atomic(vectors_path, lambda path: save_file(tensors, path))
+    write_tensors(vectors_path, {VECTORS_KEY: vectors_ND.float().contiguous()})
     rows_path = shard_path(directory, number, "parquet")
     write_table(rows_path, rows)
     record = ShardRecord(
@@ -148,9 +150,11 @@ def write_shard(
 
 
 def read_record(directory: Path, number: int) -> ShardRecord | None:
-    """The record of a shard that was written to its end, or None where there is none."""
+    """The record of a shard that was written to its end, or None where there is none of it."""
     path = shard_path(directory, number, "json")
-    return read_model(ShardRecord, path) if path.exists() else None
+    record = read_model(ShardRecord, path) if path.exists() else None
+    # One that was copied or moved over from another shard is none.
+    return record if record is not None and record.number == number else None
 
 
 def is_whole(directory: Path, record: ShardRecord) -> bool:
@@ -197,7 +201,7 @@ class ShardReader:
     def shard(self, record: ShardRecord) -> tuple[Tensor, pa.Table]:
         """One shard; raises as iteration does."""
         for path, expected in _files(self.directory, record):
-            _check_sha256(path, expected)
+            check_sha256(path, expected, "Remove the directory and extract again.")
         vectors_path = shard_path(self.directory, record.number, "safetensors")
         try:
             vectors_ND = load_file(vectors_path)[VECTORS_KEY]
@@ -230,14 +234,15 @@ def _files(directory: Path, record: ShardRecord) -> tuple[tuple[Path, str], tupl
     )
 
 
-def _check_sha256(path: Path, expected: str) -> None:
+def check_sha256(path: Path, expected: str, advice: str) -> None:
+    """Raise `CheckpointError`, with what to do, unless a file is as a manifest has it."""
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing, and the manifest names it. Extract again.")
+        raise CheckpointError(f"{path} is missing, and the manifest names it. {advice}")
     found = file_sha256(path)
     if found != expected:
         raise CheckpointError(
             f"{path} is corrupt: SHA-256 is {found[:12]}…, the manifest says {expected[:12]}…. "
-            "Remove the directory and extract again."
+            f"{advice}"
         )
 
 

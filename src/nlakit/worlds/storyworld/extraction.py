@@ -20,9 +20,11 @@ from nlakit.data.extraction import (
     BasePlan,
     Progress,
     check_same_plan,
+    finished_set,
     target_sha256,
     write_manifest,
 )
+from nlakit.data.locks import locked
 from nlakit.data.shards import (
     ROW_SCHEMA,
     Manifest,
@@ -132,7 +134,8 @@ def extract_storyworld(
             without one; empty: any place. What is rare in the world is gathered so.
 
     Raises:
-        ResumeError: `out_dir` holds shards of another seed, split, size or target.
+        ResumeError: `out_dir` holds shards of another seed, split, size or target, or another
+            process is writing there.
     """
     directory = Path(out_dir)
     plan = ExtractionPlan(
@@ -146,9 +149,13 @@ def extract_storyworld(
         target_sha256=target_sha256(target),
         about=about,
     )
-    check_same_plan(directory, plan)
-    records = list(_shards(target, directory, plan, _Counter(num_documents, progress)))
-    return write_manifest(directory, plan, records)
+    finished = finished_set(directory, plan)
+    if finished is not None:
+        return finished
+    with locked(directory):
+        check_same_plan(directory, plan)
+        records = list(_shards(target, directory, plan, _Counter(num_documents, progress)))
+        return write_manifest(directory, plan, records)
 
 
 class _Counter:
