@@ -37,12 +37,13 @@ from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.pair.pair import Pair
 from nlakit.storyworld.rewording import reword
-from nlakit.worlds.storyworld import pipeline
+from nlakit.train.pair_models import mean_vector
+from nlakit.train.pair_stages import GROUNDED, warm_started
+from nlakit.train.stage import Workspace
 from nlakit.worlds.storyworld.claims import STORYWORLD
 from nlakit.worlds.storyworld.eval_set import StoryworldSet
-from nlakit.worlds.storyworld.plain_stages import make_pairs, make_target
 from nlakit.worlds.storyworld.recipe import StoryworldRecipe
-from nlakit.worlds.storyworld.workspace import Workspace, mean_vector
+from nlakit.worlds.storyworld.world import Storyworld, train_storyworld_recipe
 
 from .ablation_rows import Ablation, Row, read_ablation
 from .results import path_of
@@ -146,18 +147,15 @@ def run(options: argparse.Namespace) -> None:
         parse_config(StoryworldRecipe, options.recipe, [*given, *each.overrides])
     if found.row(START) is not None and not due:
         return
-    space, console = Workspace(options.run), Console(stderr=True)
-    held = hold(recipe, space, options.documents)
+    world, console = Storyworld(recipe, options.run), Console(stderr=True)
+    held = hold(world, options.documents)
     if found.row(START) is None:
         console.rule(START)
-        av, ar = (
-            space.stage(name) / "model"
-            for name in ("grounded-verbalizer", "grounded-reconstructor")
-        )
+        av, ar = warm_started(world, GROUNDED)
         found = keep(options.results, found, measure(held, av, ar, START, (), found))
     for number, variant in enumerate(due, start=1):
         console.rule(f"{number} of {len(due)}: {variant.terms}")
-        best = train(options.recipe, [*given, *variant.overrides], space, variant.name)
+        best = train(options.recipe, [*given, *variant.overrides], world.space, variant.name)
         row = measure(held, best / "av", best / "ar", variant.terms, variant.changes, found)
         found = keep(options.results, found, row)
 
@@ -167,34 +165,35 @@ def train(recipe_path: Path, overrides: list[str], space: Workspace, name: str) 
     directory = space.root / "ablation" / name
     directory.mkdir(parents=True, exist_ok=True)
     for stage in LINKED:
-        source = space.stage(stage).resolve()
-        link = directory / source.name
+        name = space.directories[stage].partition("/")[0]
+        source, link = (space.root / name).resolve(), directory / name
         if source.is_dir() and not link.is_symlink():
             link.symlink_to(source, target_is_directory=True)
-    return pipeline.run(recipe_path, overrides, directory, only="grounded-rl") / "best"
+    recipe = parse_config(StoryworldRecipe, recipe_path, overrides)
+    return train_storyworld_recipe(recipe, directory, only="grounded-rl") / "best"
 
 
-def hold(recipe: StoryworldRecipe, space: Workspace, documents: int) -> Held:
+def hold(world: Storyworld, documents: int) -> Held:
     """Held-out places of the report's seed, with probes trained on others.
 
     Raises:
         InputError: RUN lacks a stage that the variants start from.
     """
-    needed = LINKED[:-1]
+    needed, space = LINKED[:-1], world.space
     missing = [space.stage(name).name for name in needed if not space.stage(name).is_dir()]
     if missing:
         raise InputError(
-            f"{space.root} lacks {', '.join(missing)}. Make them first: nlakit train RECIPE "
-            "--output RUN --only grounded-reconstructor, and the stages before it."
+            f"{space.root} lacks {', '.join(missing)}. Run these stages first: nlakit train RECIPE "
+            "--output RUN --only grounded-reconstructor."
         )
-    target = make_target(recipe, space)
-    sample = StoryworldSet().sample(target, "heldout", recipe.report.seed, documents)
+    target, seed = world.models.target(), world.recipe.report.seed
+    sample = StoryworldSet().sample(target, "heldout", seed, documents)
     control = space.stage("controls") / "grounded" / "model"
     return Held(
         target,
         sample,
         measure_probes(target, StoryworldSet(), sample),
-        mean_vector(make_pairs(recipe, space).vectors),
+        mean_vector(world.pairs().vectors),
         Reconstructor.load(control) if control.is_dir() else None,
     )
 

@@ -28,7 +28,7 @@ from nlakit.core.site import Site
 from nlakit.models.target import Target
 from nlakit.split import Split
 from nlakit.storyworld.grammar import generate
-from nlakit.train.checkpoint_run import run_checkpoint
+from nlakit.train.corpus_world import train_model_recipe
 from nlakit.train.model_recipe import ModelRecipe, ModelTarget
 from nlakit.train.plan import device_named, plan
 from nlakit.worlds.storyworld.target import special_ids
@@ -126,7 +126,7 @@ def measure_stage(recipe: ModelRecipe, directory: Path, stage: str) -> dict[str,
     """Make one stage and what it needs."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    made = run_checkpoint(recipe, directory, only=stage)
+    made = train_model_recipe(recipe, directory, only=stage)
     records = map(json.loads, (made / "metrics.jsonl").read_text().splitlines())
     seconds = [record["seconds"] for record in records if "seconds" in record]
     # The first loads kernels.

@@ -28,13 +28,14 @@ import nlakit
 from nlakit.cli.recipes import read_recipe
 from nlakit.core.site import Site
 from nlakit.engines.local import LocalEngine
+from nlakit.evals.evaluation import evaluate
 from nlakit.models.io import load_backbone, load_sharded
 from nlakit.models.recompute import recomputing
 from nlakit.models.sharding import held_bytes
 from nlakit.models.target import Target
 from nlakit.storyworld.grammar import generate
 from nlakit.train import distributed
-from nlakit.train.checkpoint_run import CheckpointRun, run_checkpoint
+from nlakit.train.corpus_world import CorpusWorld, train_model_recipe
 from nlakit.train.learner import Learner, OptimizerConfig
 from nlakit.train.model_recipe import ModelRecipe
 from nlakit.train.run import RunDirectory
@@ -101,18 +102,12 @@ def join(rank: int, port: int) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
 
 
-def unpublished(self: CheckpointRun) -> None:
-    """In place of `CheckpointRun.publish`, which takes longer than these few steps."""
-
-
 def train_as(rank: int, port: int, root: Path, parallel: str, recipe: Path) -> None:
     join(rank, port)
     asked = recipe_for(root, recipe, 2, parallel)
-    if (recipe, parallel) != PUBLISHED:
-        CheckpointRun.publish = unpublished
     directory = root / f"{recipe.stem}-{parallel}"
     Learner._sum_gradients = recording(directory)
-    train(asked, directory)
+    train(asked, directory, None if (recipe, parallel) == PUBLISHED else "rl")
     dist.destroy_process_group()
 
 
@@ -121,7 +116,7 @@ def go_on_as(rank: int, port: int, root: Path, parallel: str) -> None:
     join(rank, port)
     directory = root / f"rl-{parallel}"
     Learner._sum_gradients = recording(directory)
-    run_checkpoint(recipe_for(root, ADAPTERS, 2, parallel), directory, only="rl")
+    train_model_recipe(recipe_for(root, ADAPTERS, 2, parallel), directory, only="rl")
     dist.destroy_process_group()
 
 
@@ -143,13 +138,13 @@ def gradients_file(directory: Path, number: int, rank: int) -> Path:
     return directory / f"gradients-{number}.{rank}.safetensors"
 
 
-def train(recipe: ModelRecipe, directory: Path) -> None:
-    """Everything; of models that are trained whole the warm start, for the sake of time."""
+def train(recipe: ModelRecipe, directory: Path, last: str | None = "rl") -> None:
+    """All stages up to `last`; of models that are trained whole the warm start, to save time."""
     if recipe.lora is not None:
-        run_checkpoint(recipe, directory)
+        train_model_recipe(recipe, directory, last)
         return
     for stage in ("verbalizer", "reconstructor"):
-        run_checkpoint(recipe, directory, only=stage)
+        train_model_recipe(recipe, directory, only=stage)
 
 
 def hold_as(rank: int, port: int, root: Path) -> None:
@@ -250,7 +245,6 @@ def runs(root) -> dict[tuple[Path, str], Path]:
         patch.setattr(LocalEngine, "completion", closed)
         for recipe, parallel in found[2:]:
             assert in_two_processes(train_as, root, parallel, recipe) == [0, 0]
-        patch.setattr(CheckpointRun, "publish", unpublished)
         for recipe in (ADAPTERS, WHOLE):
             directory = root / f"{recipe.stem}-none"
             patch.setattr(Learner, "_sum_gradients", recording(directory))
@@ -294,7 +288,7 @@ def rl_runs(root, runs) -> dict[str, Path]:
             if parallel != "none":
                 assert in_two_processes(go_on_as, root, parallel) == [0, 0]
         patch.setattr(Learner, "_sum_gradients", recording(root / "rl-none"))
-        run_checkpoint(recipe_for(root, ADAPTERS), root / "rl-none", only="rl")
+        train_model_recipe(recipe_for(root, ADAPTERS), root / "rl-none", only="rl")
     return {parallel: root / f"rl-{parallel}" for parallel in ("none", "ddp", "fsdp")}
 
 
@@ -359,12 +353,16 @@ def test_the_steps_compared_had_something_to_learn(runs):
     assert second["kl"] > 0
 
 
-def test_a_pair_on_a_shared_base_is_measured_and_published_by_one_process(runs):
+def test_a_pair_on_a_sharded_base_is_measured_and_published_by_one_process(root, runs, monkeypatch):
     run = runs[PUBLISHED]
-    best, report = (run / name for name in ("5-rl/best/best.json", "nla/report.json"))
-    chosen = json.loads(best.read_text())["held_out_fve"]
-    # Once in RL, once for the report, over the same rows.
-    assert json.loads(report.read_text())["fve"] == pytest.approx(chosen, abs=1e-5)
+    found = json.loads((run / "nla" / "report.json").read_text())
+    monkeypatch.setattr(LocalEngine, "completion", closed)
+    alone = CorpusWorld(recipe_for(root, ADAPTERS), run)
+    pair, asked = alone.published_pair(run / "nla"), alone.recipe.report
+    expected = evaluate(
+        pair, alone.eval_set, asked.documents, asked.seed, max_new_tokens=alone.max_new_tokens
+    )
+    assert found["fve"] == pytest.approx(expected.fve, abs=1e-5)
     weights = load_file(run / "nla" / "target" / "model.safetensors")
     for name, tensor in load_file(run.parent / "base" / "model.safetensors").items():
         assert torch.equal(weights[name], tensor.bfloat16())

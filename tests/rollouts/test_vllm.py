@@ -25,7 +25,7 @@ from nlakit.engines.vllm import BLOCK_SIZE, VllmEngine, VllmSettings, mixed_prom
 from nlakit.errors import ConfigError
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.grammar import generate
-from nlakit.train.checkpoint_run import run_checkpoint
+from nlakit.train.corpus_world import train_model_recipe
 from nlakit.train.model_recipe import ModelRecipe
 
 pytestmark = [
@@ -252,7 +252,7 @@ def run_rl(root: Path, precision: str, *more: str) -> Path:
     """Warm starts and joint RL by the recipe; returns the directory of the stage."""
     recipe, run = recipe_for(root, f"precision={precision}", *more), root / precision
     for stage in ("verbalizer", "reconstructor", "rl"):
-        made = run_checkpoint(recipe, run, only=stage)
+        made = train_model_recipe(recipe, run, only=stage)
     return made
 
 

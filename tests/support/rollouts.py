@@ -18,7 +18,7 @@ from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.grammar import generate
-from nlakit.train.prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE
+from nlakit.train.prompts import AR_TEMPLATE, INSTRUCTED_AV_TEMPLATE
 from nlakit.worlds.storyworld.tokenizer import MARKER, train_tokenizer
 
 D_MODEL, CONTEXT, SCALE = 64, 512, 8.0
@@ -70,8 +70,8 @@ def meta(role: Role, convention: Literal["replace", "add"]) -> NlaMeta:
         d_model=D_MODEL,
         extraction=Extraction(base_model="tiny", layer_index=1, injection_scale=SCALE),
         injection=Injection(convention=convention, layer=1, coefficient=20.0),
-        tokens=measure_tokens(tokenizer(), MARKER, CHECKPOINT_AV_TEMPLATE, AR_TEMPLATE),
-        prompt_templates=PromptTemplates(av=CHECKPOINT_AV_TEMPLATE, ar=AR_TEMPLATE),
+        tokens=measure_tokens(tokenizer(), MARKER, INSTRUCTED_AV_TEMPLATE, AR_TEMPLATE),
+        prompt_templates=PromptTemplates(av=INSTRUCTED_AV_TEMPLATE, ar=AR_TEMPLATE),
     )
 
 

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from nlakit import __version__
 from nlakit.errors import UserError
-from nlakit.printable import printable
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
@@ -139,8 +138,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _refuse(message: str) -> int:
     # Soft wrapping keeps a long path whole, so that it can be copied.
-    shown = printable(message)
-    Console(stderr=True).print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
     return USER_ERROR
 
 

@@ -15,7 +15,7 @@ from nlakit.data.pools import HERE as THIS_PROCESS
 from nlakit.errors import InputError
 from nlakit.models.hub import locate
 from nlakit.pair.load import load_target, read_facts
-from nlakit.train.run import count_bar
+from nlakit.train.progress import count_progress
 
 from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
@@ -82,7 +82,7 @@ def extract(
     pool = workers.pool
     where, alone = place_models(devices, workers), pool == THIS_PROCESS
     make = partial(load_target, target.absolute(), layer, where)
-    with count_bar("activations", documents) as progress:
+    with count_progress("activations", documents) as progress:
         made = extract_corpus(
             # Whoever shares the work out reads no activation, but its weights name the target.
             load_target(target, layer, where if alone else where._replace(device=CPU)),

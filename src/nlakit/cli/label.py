@@ -13,7 +13,7 @@ from nlakit.data.shards import ShardReader
 from nlakit.teachers.cost import Price
 from nlakit.teachers.named import CACHE_NAME, teacher_named
 from nlakit.teachers.remote import RemoteTeacher
-from nlakit.train.run import count_bar
+from nlakit.train.progress import count_progress
 
 
 def label(
@@ -75,7 +75,7 @@ def label(
 
 
 def _run(activations: Path, teacher: Teacher, output: Path, num_rows: int) -> None:
-    with count_bar("labels", num_rows) as progress:
+    with count_progress("labels", num_rows) as progress:
         found = write_labels(activations, teacher, output, progress)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(found.refusals.items()))
     Console(stderr=True).print(

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from nlakit.errors import ConfigError
 from nlakit.train import distributed
-from nlakit.train.checkpoint_run import run_checkpoint
+from nlakit.train.corpus_world import train_model_recipe
 from nlakit.train.model_recipe import ModelRecipe
-from nlakit.worlds.storyworld import pipeline
+from nlakit.worlds.storyworld.world import train_storyworld_recipe
 
 from .recipes import read_recipe
 from .saes import is_sae_recipe, train_saes
@@ -51,10 +51,10 @@ def train(
 def _made(recipe: Path, overrides: list[str], directory: Path, only: str | None) -> Path:
     found = read_recipe(recipe, overrides)
     if isinstance(found, ModelRecipe):
-        return run_checkpoint(found, directory, only)
+        return train_model_recipe(found, directory, only)
     if distributed.num_processes() > 1:
         raise ConfigError(f"{recipe} makes its own target: it is trained by one process.")
-    return pipeline.run(recipe, overrides, directory, only)
+    return train_storyworld_recipe(found, directory, only)
 
 
 def _announce(made: Path, *, whole: bool) -> None:

@@ -19,7 +19,8 @@ from nlakit.core.site import Site
 from nlakit.data.extraction import target_sha256
 from nlakit.errors import ConfigError
 from nlakit.models.target import Target
-from nlakit.train.run import RunDirectory, count_bar, generator, train_steps
+from nlakit.train.progress import count_progress
+from nlakit.train.run import RunDirectory, generator, train_steps
 
 from .architectures import SaeSettings, made
 from .batches import ActivationBatches
@@ -111,7 +112,7 @@ def _shards(recipe: SaeRecipe, target: Target, source: TextSource | None, output
     assert source is not None, "a recipe names a corpus or shards"
     directory = output / f"activations-{target.site.layer}"
     documents = recipe.activations.documents
-    with count_bar("activations", documents) as progress:
+    with count_progress("activations", documents) as progress:
         extract_passages(target, source, directory, num_documents=documents, progress=progress)
     return directory
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import pydantic
 from pydantic import Field
 
 from nlakit.config import FrozenModel
@@ -84,3 +88,49 @@ class GroundedRlConfig(RlConfig):
     `writing_enough`."""
     writing_enough: float = Field(default=-3.0, lt=0)
     settling: SettlingConfig | None = None
+
+
+class LoraConfig(FrozenModel):
+    """Adapters on a frozen base; without this section both models are trained whole."""
+
+    rank: int = Field(default=64, ge=1)
+    alpha: int = Field(default=128, ge=1)
+    base_bits: Literal[4, 8] | None = None
+    """The matrices of the base's blocks, rounded (bitsandbytes); the target is read so too."""
+
+
+class DevicesConfig(FrozenModel):
+    """Where it runs."""
+
+    kind: str = "h100"
+    count: int = Field(default=1, ge=1)
+    parallel: Literal["none", "ddp", "fsdp"] = "none"
+    gradient_checkpointing: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if (self.count > 1) != (self.parallel != "none"):
+            raise ValueError(f"parallel = {self.parallel!r} with count = {self.count}")
+        if self.parallel == "fsdp" and not self.gradient_checkpointing:
+            raise ValueError(
+                "parallel = 'fsdp' with gradient_checkpointing = false: a block is whole only "
+                "while it runs, and a gradient runs it again. Set gradient_checkpointing = true"
+            )
+        return self
+
+
+class ReportConfig(FrozenModel):
+    """On what the finished pair is measured."""
+
+    documents: int = Field(default=500, ge=8)
+    """Held-out ones; fewer where a corpus has fewer."""
+    seed: int = Field(default=90_001, ge=0)
+
+
+@dataclass(frozen=True)
+class PairTraining:
+    """How one pair is trained."""
+
+    verbalizer: SftConfig
+    reconstructor: SftConfig
+    rl: RlConfig

@@ -71,6 +71,16 @@ def total(value: float) -> float:
     return summed.item()
 
 
+def gathered(own: list[str]) -> list[str]:
+    """The texts of all processes, those of the first one first."""
+    if num_processes() == 1:
+        return own
+    SHARDS.settle()
+    found: list[list[str]] = [[] for _ in range(num_processes())]
+    dist.all_gather_object(found, own)
+    return [text for texts in found for text in texts]
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Sum the gradients over all processes, in place; one that is missing counts as zero."""
     if num_processes() == 1:

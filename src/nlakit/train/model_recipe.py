@@ -1,4 +1,4 @@
-"""A recipe for an NLA of a released model: checkpoint, corpus, teacher, adapters, devices.
+"""A model recipe: an NLA of an existing model, from its weights, a corpus and a teacher.
 
 A world that makes its own target has a recipe of its own; `is_of_a_model` tells the two apart.
 """
@@ -15,10 +15,20 @@ from pydantic import Field
 from nlakit.config import FrozenModel, load_toml
 from nlakit.errors import ConfigError, InputError
 from nlakit.models.precision import Precision
-from nlakit.worlds.storyworld.tokenizer import MARKER
 
-from .config import GroundedRlConfig, RlConfig, SftConfig, TrainingSettings
+from .config import (
+    DevicesConfig,
+    GroundedRlConfig,
+    LoraConfig,
+    PairTraining,
+    ReportConfig,
+    RlConfig,
+    SettlingConfig,
+    SftConfig,
+    TrainingSettings,
+)
 from .learner import OptimizerConfig
+from .prompts import MARKER
 
 MIN_LABELS = 16
 
@@ -91,7 +101,7 @@ class CorpusConfig(FrozenModel):
     mean_tokens: int = Field(default=600, ge=1)
     """Of a document cut at `max_tokens`; for the plan only."""
     held_out_documents: int = Field(default=500, ge=4)
-    """Of the held-out split, one position in each: for the figures of RL and the report."""
+    """Of the held-out split, one position in each: for the figures of RL."""
     shard_rows: int = Field(default=20_000, ge=1)
 
 
@@ -114,15 +124,6 @@ class TeacherConfig(FrozenModel):
     """Questions in flight at once."""
 
 
-class LoraConfig(FrozenModel):
-    """Adapters on a frozen base; without this section both models are trained whole."""
-
-    rank: int = Field(default=64, ge=1)
-    alpha: int = Field(default=128, ge=1)
-    base_bits: Literal[4, 8] | None = None
-    """The matrices of the base's blocks, rounded (bitsandbytes); the target is read so too."""
-
-
 class WarmStartConfig(FrozenModel):
     """Both of the pair on the labels."""
 
@@ -133,10 +134,17 @@ class WarmStartConfig(FrozenModel):
     micro_batch: int = Field(default=16, ge=1)
     """Rows of a batch in memory at once."""
     optimizer: OptimizerConfig
+    claim_weight: float = Field(default=1.0, ge=1)
+    """AV only: loss weight of the tokens that make a claim; the others weigh 1."""
+    reconstructor_epochs: int | None = Field(default=None, ge=1)
+    """None: as many as the AV's."""
+    reconstructor_optimizer: OptimizerConfig | None = None
+    """None: the AV's."""
+    evaluate_every: int = Field(default=200, ge=1)
 
 
-class SpanGroundingConfig(FrozenModel):
-    """Labels without the claims that no activation carries (`checkpoint_grounding`).
+class GroundingConfig(FrozenModel):
+    """Labels without the claims that no activation carries (`span_grounding`), for a second pair.
 
     A claim is a span of the teacher's prose (`claims.spans`). It stays where both hold.
     """
@@ -147,8 +155,23 @@ class SpanGroundingConfig(FrozenModel):
     least_gain: float = Field(default=0.0, ge=0, lt=1)
     """The least p / (p + p'), p' being the probability given other documents' vectors: 0.5 where
     the vector adds nothing. 0 does not ask."""
+    documents: int = Field(default=0, ge=0)
+    """Documents of their own, whose labels the plain pair's AV judges and the grounded pair goes on
+    with. 0: the warm start's, judged by two AVs that are each trained on half of them."""
     epochs: int = Field(default=2, ge=1)
-    """Of each judge, over half of the labels: 2 are as many steps as one over all of them."""
+    """Of each judge of a half: 2 are as many steps as one over all labels."""
+    warm_start: WarmStartConfig | None = None
+    """Of the grounded pair; None: as the plain pair's."""
+
+
+class ComparisonConfig(FrozenModel):
+    """What the pair is compared with. With this section it is trained and published beside it:
+    the warm start, and what is said here."""
+
+    plain_pair: bool = True
+    """With [grounding]: the pair on the teacher's labels as they are, and RL without a judge."""
+    controls: bool = True
+    """ARs trained on labels alone, for as many updates as the pairs' own in all."""
 
 
 class VllmConfig(FrozenModel):
@@ -174,11 +197,19 @@ class JointRlConfig(FrozenModel):
     kl_coefficient: float = Field(default=0.01, ge=0)
     unclosed_reward: float = -2.0
     optimizer: OptimizerConfig
-    """Of the AV's and of the AR's."""
+    """Of the AV's, and of the AR's where that has none of its own."""
+    reconstructor_optimizer: OptimizerConfig | None = None
+    reconstructor_updates: int = Field(default=1, ge=1)
+    length_allowance: int | None = Field(default=None, ge=1)
+    """None: `max_new_tokens`."""
+    length_cost: float = Field(default=0.0, ge=0)
+    precision_slack: float = Field(default=0.02, ge=0)
     judge_weight: float = Field(default=0.0, ge=0)
     """Of what an explanation's claims are worth to a judge of `[grounding]`, in the reward."""
     judge_neutral: float | None = Field(default=None, gt=0, le=1)
     """The probability at which a claim is worth as much as silence."""
+    reword_share: float = Field(default=0.0, ge=0, le=1)
+    """With a judge, and labels whose teacher can say a claim in other words."""
     evaluate_every: int = Field(default=50, ge=1)
     rollouts: Literal["local", "vllm"] = "local"
     """Who writes the explanations. A run may go on with the other: both sample the same policy."""
@@ -199,62 +230,16 @@ class JointRlConfig(FrozenModel):
         return self.vllm.most_k3 if self.rollouts == "vllm" else None
 
 
-class DevicesConfig(FrozenModel):
-    """Where it runs."""
-
-    kind: str = "h100"
-    count: int = Field(default=1, ge=1)
-    parallel: Literal["none", "ddp", "fsdp"] = "none"
-    gradient_checkpointing: bool = False
-
-    @pydantic.model_validator(mode="after")
-    def _agrees(self) -> Self:
-        if (self.count > 1) != (self.parallel != "none"):
-            raise ValueError(f"parallel = {self.parallel!r} with count = {self.count}")
-        if self.parallel == "fsdp" and not self.gradient_checkpointing:
-            raise ValueError(
-                "parallel = 'fsdp' with gradient_checkpointing = false: a block is whole only "
-                "while it runs, and a gradient runs it again. Set gradient_checkpointing = true"
-            )
-        return self
-
-
-class PairTraining(FrozenModel):
-    """What the trainers are told of a recipe, for a number of labels."""
-
-    seed: int
-    precision: Precision
-    checkpoint_every: int
-    source: Origin
-    verbalizer: SftConfig
-    reconstructor: SftConfig
-    rl: AnyRl
-
-    @property
-    def settings(self) -> TrainingSettings:
-        """What all of its training runs share."""
-        return TrainingSettings(
-            seed=self.seed, precision=self.precision, checkpoint_every=self.checkpoint_every
-        )
-
-    def stage(self, *parts: str) -> StageSettings:
-        """What decides a stage: the source, and the named ones of the three that follow it."""
-        return StageSettings(
-            seed=self.seed,
-            precision=self.precision,
-            source=self.source,
-            **{part: getattr(self, part) for part in parts},
-        )
-
-
 class Origin(FrozenModel):
-    """What decided the labels and the models that learn from them."""
+    """What decided the labels, and the models that are trained on them."""
 
     target: ModelTarget
     corpus: CorpusConfig
     teacher: str
     lora: LoraConfig | None = None
-    grounding: SpanGroundingConfig | None = None
+    grounding: GroundingConfig | None = None
+    num_grounded: int | None = None
+    """Documents whose labels a judge was asked about."""
 
 
 class StageSettings(FrozenModel):
@@ -266,10 +251,23 @@ class StageSettings(FrozenModel):
     verbalizer: SftConfig | None = None
     reconstructor: SftConfig | None = None
     rl: AnyRl | None = None
+    settling: SftConfig | None = None
+
+
+STAGE_PARTS = {
+    "verbalizer": ("verbalizer",),
+    "reconstructor": ("reconstructor",),
+    "rl": ("verbalizer", "reconstructor", "rl"),
+}
+"""Whose settings decide a stage of one pair, besides its source."""
+
+
+JUDGED = {"judge_weight", "judge_neutral", "reword_share"}
+"""Keys of `[rl]` that are for the grounded pair alone."""
 
 
 class ModelRecipe(FrozenModel):
-    """Everything that decides an NLA of a released model."""
+    """Everything that decides an NLA of an existing model."""
 
     name: str
     seed: int = Field(default=0, ge=0)
@@ -280,8 +278,11 @@ class ModelRecipe(FrozenModel):
     teacher: TeacherConfig
     lora: LoraConfig | None = None
     warm_start: WarmStartConfig
-    grounding: SpanGroundingConfig | None = None
+    grounding: GroundingConfig | None = None
     rl: JointRlConfig
+    settling: SettlingConfig | None = None
+    comparison: ComparisonConfig | None = None
+    report: ReportConfig = ReportConfig()
     devices: DevicesConfig = DevicesConfig()
 
     @pydantic.model_validator(mode="after")
@@ -298,7 +299,7 @@ class ModelRecipe(FrozenModel):
         if self.rl.judge_weight > 0 and self.grounding is None:
             raise ValueError(
                 f"rl.judge_weight = {self.rl.judge_weight:g} without [grounding]: its judges are "
-                "made there. Add [grounding], or leave judge_weight out"
+                "trained there. Add [grounding], or leave judge_weight out"
             )
         if self.rl.judge_weight > 0 and self.corpus.rl_documents == 0:
             raise ValueError(
@@ -307,63 +308,152 @@ class ModelRecipe(FrozenModel):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _settles_a_grounded_pair(self) -> Self:
+        if self.settling is not None and self.grounding is None:
+            raise ValueError(
+                "[settling] without [grounding]: it is the last stage of a grounded pair. Add "
+                "[grounding], or leave [settling] out"
+            )
+        return self
+
+    # -- what the stages ask (`world.PairRecipe`) --------------------------------------------------
     @property
-    def origin(self) -> Origin:
-        """What decides the labels and the models that learn from them."""
-        return Origin(
+    def settings(self) -> TrainingSettings:
+        return TrainingSettings(
+            seed=self.seed, precision=self.precision, checkpoint_every=self.checkpoint_every
+        )
+
+    @property
+    def has_grounding(self) -> bool:
+        return self.grounding is not None
+
+    @property
+    def has_plain_pair(self) -> bool:
+        compared = self.comparison is not None and self.comparison.plain_pair
+        return self.grounding is None or compared
+
+    @property
+    def has_rows(self) -> bool:
+        return self.comparison is not None
+
+    @property
+    def has_controls(self) -> bool:
+        return self.comparison is not None and self.comparison.controls
+
+    @property
+    def checked_grounding(self) -> GroundingConfig:
+        assert self.grounding is not None, "the stages of a recipe without one are never run"
+        return self.grounding
+
+    def plain(self, num_labels: int) -> PairTraining:
+        warm = self.warm_start
+        return PairTraining(*_warm_starts(warm, warm.epochs, num_labels), self._plain_rl())
+
+    def grounded(self, num_labels: int) -> PairTraining:
+        warm = self.checked_grounding.warm_start or self.warm_start
+        return PairTraining(*_warm_starts(warm, warm.epochs, num_labels), self._judged_rl())
+
+    def judge(self, num_labels: int) -> PairTraining:
+        """The training of a judge on half of the labels. Raises as `plain`."""
+        epochs = self.checked_grounding.epochs
+        return PairTraining(*_warm_starts(self.warm_start, epochs, num_labels), self._plain_rl())
+
+    def decided_by(
+        self, stage: str, training: PairTraining, trained: SftConfig | None = None
+    ) -> StageSettings:
+        name = stage.removeprefix("grounded-")
+        is_grounded = name != stage or stage in ("settling", "control-grounded")
+        settings = self.grounded_source if is_grounded else self._plain_source
+        if name == "settling":
+            parts = {"settling": trained} | _parts_of(training, "rl")
+        elif name.startswith("control-"):
+            parts = {"reconstructor": trained}
+        else:
+            parts = _parts_of(training, name)
+        return settings.model_copy(update=parts)
+
+    def judged_source(self, num_labels: int) -> StageSettings:
+        """What decides the verdicts of the plain pair's AV."""
+        source = self._plain_source.source.model_copy(
+            update={"num_grounded": self.checked_grounding.documents}
+        )
+        parts = {"source": source, "verbalizer": self.plain(num_labels).verbalizer}
+        return self._plain_source.model_copy(update=parts)
+
+    @property
+    def grounded_source(self) -> StageSettings:
+        """What decides the grounded labels."""
+        return self._source(self.grounding)
+
+    @property
+    def _plain_source(self) -> StageSettings:
+        return self._source(None)
+
+    def _source(self, grounding: GroundingConfig | None) -> StageSettings:
+        origin = Origin(
             target=self.target,
             corpus=self.corpus,
             teacher=self.teacher.model,
             lora=self.lora,
-            grounding=self.grounding,
+            grounding=grounding,
         )
+        return StageSettings(seed=self.seed, precision=self.precision, source=origin)
 
-    def training(self, num_labels: int) -> PairTraining:
-        """The settings of warm start and RL; a tenth of the labels, at most 256, is held out.
+    def _plain_rl(self) -> RlConfig:
+        rl = self.rl
+        own = {"optimizer", "reconstructor_optimizer", "rollouts", "vllm", *JUDGED}
+        fields = rl.model_dump(exclude=own) | {
+            "length_allowance": rl.length_allowance or rl.max_new_tokens,
+            "verbalizer": rl.optimizer,
+            "reconstructor": rl.reconstructor_optimizer or rl.optimizer,
+        }
+        return RlConfig(**fields)
 
-        Raises:
-            InputError: fewer than `MIN_LABELS`.
-        """
-        if num_labels < MIN_LABELS:
-            raise InputError(
-                f"The corpus and the teacher gave {num_labels} labels; training needs "
-                f"{MIN_LABELS}. Give more documents, or look into the refusals."
-            )
-        held_out = min(256, max(8, num_labels // 10))
-        warm = self.warm_start
-        steps = max(1, warm.epochs * (num_labels - held_out) // warm.batch_size)
-        sft = SftConfig(
-            steps=steps,
-            batch_size=warm.batch_size,
-            optimizer=warm.optimizer,
-            held_out=held_out,
-            micro_batch=warm.micro_batch,
-        )
-        return PairTraining(
-            seed=self.seed,
-            precision=self.precision,
-            checkpoint_every=self.checkpoint_every,
-            source=self.origin,
-            verbalizer=sft,
-            reconstructor=sft,
-            rl=self._joint_rl(),
-        )
-
-    def _joint_rl(self) -> RlConfig | GroundedRlConfig:
-        judged = {"judge_weight", "judge_neutral"}
-        plain = RlConfig(
-            **self.rl.model_dump(exclude={"optimizer", "rollouts", "vllm", *judged}),
-            length_allowance=self.rl.max_new_tokens,
-            length_cost=0.0,
-            verbalizer=self.rl.optimizer,
-            reconstructor=self.rl.optimizer,
-        )
+    def _judged_rl(self) -> RlConfig | GroundedRlConfig:
+        plain = self._plain_rl()
         if self.rl.judge_weight == 0:
             return plain
-        # Nobody can re-word what no grammar wrote.
-        return GroundedRlConfig(
-            **plain.model_dump(), **self.rl.model_dump(include=judged), reword_share=0.0
+        return GroundedRlConfig(**plain.model_dump(), **self.rl.model_dump(include=JUDGED))
+
+
+def _warm_starts(
+    warm: WarmStartConfig, epochs: int, num_labels: int
+) -> tuple[SftConfig, SftConfig]:
+    """Of AV and AR; a tenth of the labels, at most 256, is held out.
+
+    Raises:
+        InputError: fewer than `MIN_LABELS`.
+    """
+    if num_labels < MIN_LABELS:
+        raise InputError(
+            f"The corpus and the teacher gave {num_labels} labels; training needs "
+            f"{MIN_LABELS}. Give more documents, or look into the refusals."
         )
+    held_out = min(256, max(8, num_labels // 10))
+
+    def sft(epochs: int, optimizer: OptimizerConfig, claim_weight: float = 1.0) -> SftConfig:
+        return SftConfig(
+            steps=max(1, epochs * (num_labels - held_out) // warm.batch_size),
+            batch_size=warm.batch_size,
+            optimizer=optimizer,
+            claim_weight=claim_weight,
+            held_out=held_out,
+            evaluate_every=warm.evaluate_every,
+            micro_batch=warm.micro_batch,
+        )
+
+    return (
+        sft(epochs, warm.optimizer, warm.claim_weight),
+        sft(
+            warm.reconstructor_epochs or epochs,
+            warm.reconstructor_optimizer or warm.optimizer,
+        ),
+    )
+
+
+def _parts_of(training: PairTraining, stage: str) -> dict[str, FrozenModel]:
+    return {part: getattr(training, part) for part in STAGE_PARTS[stage]}
 
 
 def is_of_a_model(path: Path, overrides: Sequence[str] = ()) -> bool:

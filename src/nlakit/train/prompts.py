@@ -13,8 +13,9 @@ from nlakit.errors import ConfigError, ContractError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MARKER = "㈎"
 AV_TEMPLATE = "Activation: <concept>{injection_char}</concept> Please provide an explanation."
-CHECKPOINT_AV_TEMPLATE = (
+INSTRUCTED_AV_TEMPLATE = (
     "Between the tags below, the place of a word is taken by an activation: the state of a "
     "language model while it read one token of a text. Say what the model was thinking of there: "
     "two or three features, the most important first, the last about the token itself and what "
@@ -27,7 +28,7 @@ RARE_CHARACTERS = range(0x3200, 0x3400)
 """Where a marker is looked for: enclosed letters and squared units, which few texts have."""
 
 
-def checkpoint_tokens(
+def model_tokens(
     tokenizer: PreTrainedTokenizerBase, marker: str, checkpoint: str, recipe: str
 ) -> Tokens:
     """What the contract of a new NLA of `checkpoint` says of its tokenizer.
@@ -52,7 +53,7 @@ def checkpoint_tokens(
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, marker: str) -> Tokens:
-    return measure_tokens(tokenizer, marker, CHECKPOINT_AV_TEMPLATE, AR_TEMPLATE)
+    return measure_tokens(tokenizer, marker, INSTRUCTED_AV_TEMPLATE, AR_TEMPLATE)
 
 
 def _can_mark(tokenizer: PreTrainedTokenizerBase, character: str) -> bool:

@@ -78,6 +78,7 @@ class JointRl:
     Attributes:
         most_k3: how far the engine's policy may be from the trainer's (`check_policy`); None where
             both run the same weights by the same code.
+        example: an explanation of the last rollout, for people.
     """
 
     config: RlConfig
@@ -89,6 +90,7 @@ class JointRl:
     ar: Learner
     truth: TruthTerms | None = None
     most_k3: float | None = None
+    example: str = ""
 
     @property
     def verbalizer(self) -> Verbalizer:
@@ -139,7 +141,9 @@ def train_rl(
         return metrics
 
     learners = {"av": rl.av, "ar": rl.ar}
-    train_steps(run, learners, config.steps, step, settings.checkpoint_every, "joint RL")
+    train_steps(
+        run, learners, config.steps, step, settings.checkpoint_every, "joint RL", lambda: rl.example
+    )
     run.finish({"steps": config.steps, "best": chooser.record()})
 
 
@@ -154,6 +158,7 @@ def rl_step(rl: JointRl, vectors_ND: Tensor, number: int) -> dict[str, float]:
     )
     own = distributed.share(config.vectors)
     rollout = roll_out(rl, vectors_ND[picked[list(own)]], number, own.start)
+    rl.example = rollout.texts[0]
     mse_R = update_reconstructor(rl, rollout, number)
     num_rows = config.vectors * config.group
     terms = reward_terms(rl, rollout, mse_R)

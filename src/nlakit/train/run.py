@@ -8,36 +8,34 @@ so a checkpoint holds weights, optimiser moments and the number of steps done, a
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import tomllib
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
+import pydantic
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from nlakit.config import FrozenModel, write_resolved
+from nlakit.config import FrozenModel, write_resolved, write_text_atomic
+from nlakit.data.locks import locked, remove_temporaries
 from nlakit.errors import CheckpointError, ResumeError
+from nlakit.files import read_json_object
+from nlakit.models.tensor_files import write_tensors
 
 from . import distributed
 from .memory import keep_freed_memory
+from .progress import Example, step_progress
 
 StepFunction = Callable[[int], Mapping[str, float]]
 KEPT_CHECKPOINTS = 2
+COUNTS_NAME = "counts.json"
+"""What a stage of grounding kept and dropped, for people."""
 
 
 class Resumable(Protocol):
@@ -71,18 +69,20 @@ class RunDirectory:
             self._check_config()
 
     def _check_config(self) -> None:
+        if self.done is None:
+            for directory in (self.path, self.path / "best"):
+                if directory.is_dir():
+                    remove_temporaries(directory)
         written = self.path / "config.toml"
-        fresh = self.path / "config.toml.new"
-        write_resolved(self.config, fresh)
         if not written.exists():
-            fresh.rename(written)
+            write_resolved(self.config, written)
             return
-        same = written.read_text() == fresh.read_text()
-        fresh.unlink()
-        if not same:
+        other = _differences(written, self.config)
+        if other:
             raise ResumeError(
-                f"asked to continue the run in {self.path}, but its config.toml differs from this "
-                "one: give another output directory, or remove that one to start again"
+                f"Asked to continue the run in {self.path}, but its config.toml differs from this "
+                f"one ({'; '.join(other)}). Give another output directory, or remove that one to "
+                "start again."
             )
 
     # -- state ---------------------------------------------------------------------------------
@@ -93,6 +93,7 @@ class RunDirectory:
         return read_json(path) if path.exists() else None
 
     def finish(self, record: Mapping[str, Any]) -> None:
+        """Record that the run is finished; its checkpoints go."""
         if distributed.is_first():
             write_json(self.path / "done.json", record)
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
@@ -115,7 +116,7 @@ class RunDirectory:
                 temporary.mkdir(parents=True)
         for name, learner in learners.items():
             if learner.sharded or distributed.is_first():
-                save_file(learner.state(), temporary / _file_of(name, learner))
+                write_tensors(temporary / _file_of(name, learner), learner.state())
         distributed.wait()
         if distributed.is_first():
             self._complete(temporary, final, {"step": step, "extra": dict(extra)})
@@ -138,10 +139,10 @@ class RunDirectory:
         try:
             for name, learner in learners.items():
                 learner.load_state(load_file(path / _file_of(name, learner)))
-            extra = json.loads((path / "state.json").read_text())["extra"]
-        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+            extra = read_json_object(path / "state.json", CheckpointError)["extra"]
+        except (OSError, SafetensorError, KeyError, RuntimeError, CheckpointError) as error:
             raise CheckpointError(
-                f"{path} cannot be resumed from ({error}); remove it to go on"
+                f"{path} cannot be resumed from ({error}). Remove it to go on from the one before."
             ) from error
         self._cut_metrics(step)
         return step, extra
@@ -154,6 +155,7 @@ class RunDirectory:
             file.write(json.dumps(dict(record)) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
+        """What was logged, a record a step."""
         path = self.path / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -162,8 +164,9 @@ class RunDirectory:
         again."""
         path = self.path / "metrics.jsonl"
         if path.exists() and distributed.is_first():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            path.write_text("".join(line + "\n" for line in kept))
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            write_text_atomic(path, "".join(line + "\n" for line in kept))
 
 
 def _file_of(name: str, learner: Resumable) -> str:
@@ -173,22 +176,39 @@ def _file_of(name: str, learner: Resumable) -> str:
     return f"{name}.{distributed.rank() + 1}-of-{distributed.num_processes()}.safetensors"
 
 
-def _step_of(line: str) -> float:
+def _differences(written: Path, config: FrozenModel) -> list[str]:
+    """Keys in which a config on disk differs, with both values; compared as what they say, so that
+    a key that is new and has its default makes no difference."""
     try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:
-        return float("inf")  # the line that the kill cut in two
+        found = type(config).model_validate(tomllib.loads(written.read_text(encoding="utf-8")))
+    except (OSError, ValueError, pydantic.ValidationError) as error:
+        return [f"it cannot be read as one: {error}"]
+    before, now = _flat(found.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return [f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in keys]
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        nested = isinstance(value, Mapping)
+        found |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return found
+
+
+def _step_of(line: str) -> float:
+    """Infinite for the line that a kill has cut in two, and for what is no record at all."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return float("inf")
+    return step if isinstance(step, int) else float("inf")
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write JSON so that a reader finds the old file or the new one, never half of one."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("w") as file:
-        json.dump(dict(record), file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    write_text_atomic(path, json.dumps(dict(record), indent=2) + "\n")
 
 
 def train_steps(
@@ -198,11 +218,35 @@ def train_steps(
     step_function: StepFunction,
     checkpoint_every: int,
     title: str,
+    example: Example | None = None,
 ) -> None:
-    """Make the steps that are left of `num_steps`, logging each and saving every so often."""
+    """Make the steps that are left of `num_steps`, logging each and saving every so often.
+
+    Args:
+        example: writes an explanation as the weights are, to be shown now and then. Not asked where
+            several processes train, which would have to agree on when.
+
+    Raises:
+        ResumeError: another process trains in this directory.
+        CheckpointError: what is to be resumed from cannot be read.
+    """
     keep_freed_memory()
+    with locked(run.path) if distributed.is_first() else nullcontext():
+        _train_locked(run, learners, num_steps, step_function, checkpoint_every, title, example)
+
+
+def _train_locked(
+    run: RunDirectory,
+    learners: Mapping[str, Resumable],
+    num_steps: int,
+    step_function: StepFunction,
+    checkpoint_every: int,
+    title: str,
+    example: Example | None,
+) -> None:
     first, _ = run.resume(learners)
-    with step_bar(title, num_steps, first) as advance:
+    alone = distributed.num_processes() == 1
+    with step_progress(title, num_steps, first, example if alone else None) as advance:
         for step in range(first, num_steps):
             started = time.monotonic()
             metrics = dict(step_function(step))
@@ -212,54 +256,9 @@ def train_steps(
                 run.save(step + 1, learners, {})
 
 
-@contextmanager
-def step_bar(
-    title: str, total: int, done: int = 0
-) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """A progress bar with time left on stderr, with the last figures beside it."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    console, hidden = Console(stderr=True), not distributed.is_first()
-    with Progress(*columns, console=console, disable=hidden) as progress:
-        task = progress.add_task(title, total=total, completed=done, figures="")
-
-        def advance(metrics: Mapping[str, float]) -> None:
-            shown = "  ".join(f"{key} {value:.3g}" for key, value in list(metrics.items())[:4])
-            progress.update(task, advance=1, figures=shown)
-
-        yield advance
-
-
-def finished(directory: Path) -> Path:
-    """The directory of a stage that must be done before another can start. Raises ResumeError."""
-    if not (directory / "done.json").exists():
-        raise ResumeError(f"{directory} is not finished: make that stage first.")
-    return directory
-
-
-@contextmanager
-def count_bar(title: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """The same bar for work that calls back with (done, total)."""
-    with step_bar(title, total) as advance:
-        reached = 0
-
-        def progress(done: int, _total: int) -> None:
-            nonlocal reached
-            for _ in range(done - reached):
-                advance({})
-            reached = done
-
-        yield progress
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
+    """A JSON object of ours. Raises `CheckpointError` where it is no such thing."""
+    return read_json_object(path, CheckpointError)
 
 
 def generator(seed: int, *place: int) -> torch.Generator:

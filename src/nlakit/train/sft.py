@@ -21,6 +21,7 @@ from nlakit.models.verbalizer import Verbalizer
 from . import distributed
 from .config import SftConfig, TrainingSettings
 from .learner import Learner
+from .progress import Example
 from .run import RunDirectory, generator, train_steps
 
 BATCHES_SORTED_TOGETHER = 8
@@ -61,11 +62,13 @@ def train_verbalizer(
     settings: TrainingSettings,
     run: RunDirectory,
     find_claims: FindClaims | None = None,
+    example: Example | None = None,
 ) -> None:
     """Train `verbalizer` in place to write `pairs.explanations` of `pairs.vectors`; saves `model/`.
 
     Args:
         find_claims: whose tokens weigh `config.claim_weight` in the loss; None: all weigh the same.
+        example: writes an explanation with `verbalizer`, to be shown now and then.
     """
     if run.done is not None:
         return
@@ -98,9 +101,8 @@ def train_verbalizer(
             metrics |= verbalizer_losses(verbalizer, pairs.vectors[held_out], responses[held_out])
         return metrics
 
-    train_steps(
-        run, {"av": learner}, config.steps, step, settings.checkpoint_every, "AV warm start"
-    )
+    learners, every = {"av": learner}, settings.checkpoint_every
+    train_steps(run, learners, config.steps, step, every, "AV warm start", example)
     if distributed.is_first():
         verbalizer.save(run.path / "model")
     run.finish({"steps": config.steps, "skipped": learner.skipped})

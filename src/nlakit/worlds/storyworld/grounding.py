@@ -16,9 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nlakit.claims.grounding import ClaimJudge, JudgedClaim
-from nlakit.config import write_text_atomic
-from nlakit.data.labels import LABEL_SCHEMA, SET_NAME, LabelSet
-from nlakit.data.shards import write_table
+from nlakit.data.labels import LABEL_SCHEMA, write_label_set
+from nlakit.data.shards import Manifest
 from nlakit.storyworld.document import State
 from nlakit.storyworld.teacher import Label, Wish, describe
 
@@ -81,9 +80,9 @@ def _rng(seed: int, row: int) -> random.Random:
 
 
 def write_grounded(
-    directory: Path, grounded: Sequence[Grounded], activations_hash: str, threshold: float
+    directory: Path, grounded: Sequence[Grounded], manifest: Manifest, threshold: float
 ) -> None:
-    """Write a label set that `load_pairs` reads, beside its shards."""
+    """Write a label set that `load_pairs` reads, of the rows of `manifest`."""
     rows = [
         {
             "row": row,
@@ -94,11 +93,5 @@ def write_grounded(
         }
         for row, each in enumerate(grounded)
     ]
-    write_table(directory / "labels-00000.parquet", pa.Table.from_pylist(rows, LABEL_SCHEMA))
-    found = LabelSet(
-        teacher=f"storyworld, claims of probability {threshold:g} and more",
-        num_rows=len(rows),
-        num_refused=0,
-        activations_hash=activations_hash,
-    )
-    write_text_atomic(directory / SET_NAME, found.model_dump_json(indent=2))
+    teacher = f"storyworld, claims of probability {threshold:g} and more"
+    write_label_set(directory, pa.Table.from_pylist(rows, LABEL_SCHEMA), teacher, manifest)

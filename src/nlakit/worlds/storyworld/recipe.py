@@ -8,7 +8,15 @@ from pydantic import Field, model_validator
 
 from nlakit.config import FrozenModel
 from nlakit.models.precision import Precision
-from nlakit.train.config import GroundedRlConfig, RlConfig, SftConfig, TrainingSettings
+from nlakit.train.config import (
+    GroundedRlConfig,
+    PairTraining,
+    ReportConfig,
+    RlConfig,
+    SettlingConfig,
+    SftConfig,
+    TrainingSettings,
+)
 from nlakit.train.learner import OptimizerConfig
 
 
@@ -82,9 +90,17 @@ class GroundingConfig(FrozenModel):
     reconstructor: SftConfig
 
 
-class ReportConfig(FrozenModel):
-    documents: int = Field(default=500, ge=8)
-    seed: int = Field(default=90_001, ge=0)
+GROUNDED_PARTS = ("target", "extraction", "verbalizer", "reconstructor", "grounding")
+STAGE_PARTS = {
+    "verbalizer": ("target", "extraction", "verbalizer"),
+    "reconstructor": ("target", "extraction", "reconstructor"),
+    "rl": ("target", "extraction", "verbalizer", "reconstructor", "rl"),
+    "grounded-rl": (*GROUNDED_PARTS, "grounded_rl"),
+    "settling": (*GROUNDED_PARTS, "grounded_rl"),
+    "control-plain": ("target", "extraction", "verbalizer", "reconstructor", "rl"),
+    "control-grounded": (*GROUNDED_PARTS, "grounded_rl"),
+}
+"""Parts of a recipe that decide the result of a stage."""
 
 
 class StoryworldRecipe(FrozenModel):
@@ -109,12 +125,52 @@ class StoryworldRecipe(FrozenModel):
             raise ValueError("[grounding] and [grounded_rl] go together: give both, or neither")
         return self
 
+    # -- what the stages ask (`train.world.PairRecipe`) --------------------------------------------
     @property
     def settings(self) -> TrainingSettings:
-        """What all of its training runs share."""
         return TrainingSettings(
             seed=self.seed, precision=self.precision, checkpoint_every=self.checkpoint_every
         )
+
+    @property
+    def has_grounding(self) -> bool:
+        return self.grounding is not None
+
+    @property
+    def has_plain_pair(self) -> bool:
+        return True
+
+    @property
+    def has_rows(self) -> bool:
+        return True
+
+    @property
+    def has_controls(self) -> bool:
+        return self.grounding is not None
+
+    @property
+    def settling(self) -> SettlingConfig | None:
+        return self.grounded_rl and self.grounded_rl.settling
+
+    def plain(self, num_labels: int) -> PairTraining:
+        return PairTraining(self.verbalizer, self.reconstructor, self.rl)
+
+    def grounded(self, num_labels: int) -> PairTraining:
+        assert self.grounding is not None and self.grounded_rl is not None, "as `has_grounding`"
+        return PairTraining(
+            self.grounding.verbalizer, self.grounding.reconstructor, self.grounded_rl
+        )
+
+    def decided_by(
+        self, stage: str, training: PairTraining, trained: SftConfig | None = None
+    ) -> StageConfig:
+        if stage == "grounded-verbalizer":
+            return self.stage(*GROUNDED_PARTS, verbalizer=training.verbalizer)
+        if stage == "grounded-reconstructor":
+            return self.stage(*GROUNDED_PARTS, reconstructor=training.reconstructor)
+        if trained is None:
+            return self.stage(*STAGE_PARTS[stage])
+        return self.stage(*STAGE_PARTS[stage], reconstructor=trained)
 
     def stage(self, *parts: str, **changed: SftConfig) -> StageConfig:
         """What decides a stage's result: these parts of the recipe and nothing after them.

@@ -184,14 +184,15 @@ def probe_accuracies(target: Target, seed: int) -> dict[str, float]:
     return {f"probe.{kind}": round(result.score.mlp, 3) for kind, result in found.items()}
 
 
-def train_target(recipe: StoryworldRecipe, directory: Path) -> Target:
-    """Train, or load when done, the recipe's target. The directory `directory/model` is the
-    result."""
+def train_target(recipe: StoryworldRecipe, directory: Path) -> None:
+    """Train the recipe's target into `directory/model`, unless that is done.
+
+    Later stages read it from there, also in the process that has trained it: what is computed with
+    the one in memory is not bit by bit what another process computes with the files.
+    """
     run = RunDirectory(directory, recipe.stage("target"))
-    model_dir = directory / "model"
     if run.done is None:
-        _train(recipe, run, model_dir)
-    return Target.load(model_dir, layer=recipe.extraction.layer)
+        _train(recipe, run, directory / "model")
 
 
 def _train(recipe: StoryworldRecipe, run: RunDirectory, model_dir: Path) -> None:

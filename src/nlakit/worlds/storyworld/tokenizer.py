@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-BOS, EOS, PAD, MARKER = "<|bos|>", "<|eos|>", "<|pad|>", "㈎"
+from nlakit.train.prompts import MARKER
+
+BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 ROLES = SYSTEM, USER, ASSISTANT, TOOL = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 TAGS = (
     "<explanation>",

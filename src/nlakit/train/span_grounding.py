@@ -1,14 +1,16 @@
-"""Grounding on a released model: a label keeps a claim only where the activation carries it.
+"""Grounding in free prose: a label keeps a claim only where the activation carries it.
 
-`grounding` is the storyworld's, whose teacher can write a label again. Here nobody knows the world:
-claims are spans of the teacher's prose (`claims.spans`), and one that is dropped gives way to a
-hedge. The judge is the warm-started AV. It may know no label that it judges, nor another one of the
-same document by heart, so the documents are split in halves, an AV is taught the labels of each,
-and judges those of the other: no label is lost to teaching, and all judges have read as much.
+A world that knows its documents can write a label again. Here nobody does: claims are spans of the
+teacher's prose (`claims.spans`), and one that is dropped gives way to a hedge. The judge is a
+warm-started AV, which must not have seen the labels that it judges. Either the plain pair's judges
+labels of other documents (`grounding.documents`); or the documents of the warm start are split in
+halves, an AV is trained on the labels of each, and judges those of the other: no label is lost, and
+all judges have been trained on as much.
 
-    judge-0, judge-1     an AV taught one half, with what it found of the claims of the other
-    labels               the labels without the claims that were not carried; all that the settings
-                         of the grounding decide, so judges and claims outlive another threshold
+    judge-0, judge-1     an AV trained on one half, with its verdicts on the claims of the other
+    judge                the verdicts of the plain pair's AV, where that is the judge
+    labels               the labels without the claims that are not carried; all that the settings
+                         of the grounding decide, so judges and verdicts outlive another threshold
 """
 
 from __future__ import annotations
@@ -17,28 +19,29 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nlakit.claim import Claim
 from nlakit.claims.grounding import SHUFFLES, ClaimJudge, gain_over
-from nlakit.claims.spans import SPANS, hedged
+from nlakit.claims.spans import hedged
 from nlakit.data.datasets import PairSet, load_pairs
 from nlakit.data.labels import read_labels, write_label_set
 from nlakit.data.shards import ShardReader, write_table
 from nlakit.errors import InputError
-from nlakit.models.verbalizer import Verbalizer
 
 from . import distributed
-from .model_recipe import MIN_LABELS, ModelRecipe, SpanGroundingConfig, StageSettings
-from .run import RunDirectory
+from .model_recipe import MIN_LABELS, GroundingConfig
+from .run import COUNTS_NAME, RunDirectory, write_json
 from .sft import train_verbalizer
+
+if TYPE_CHECKING:
+    from .corpus_world import CorpusWorld
 
 NOTHING_CARRIED = "no claim is carried"
 """Why a row has no grounded label, as a teacher's refusal is counted."""
-LABELS_NAME = "labels"
 
 CLAIM_SCHEMA = pa.schema(
     [
@@ -51,12 +54,6 @@ CLAIM_SCHEMA = pa.schema(
         ("shuffled", pa.float64()),
     ]
 )
-
-
-class VerbalizerMaker(Protocol):
-    """Makes a verbalizer of the run: untrained, or as `directory` has it."""
-
-    def __call__(self, directory: Path | None = None, *, frozen: bool = False) -> Verbalizer: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,72 +79,75 @@ class SpanVerdict:
     def claim(self) -> Claim:
         return Claim(self.kind, self.value, self.start, self.end)
 
-    def is_carried(self, config: SpanGroundingConfig) -> bool:
+    def is_carried(self, config: GroundingConfig) -> bool:
         """Whether the label may go on claiming it."""
         gain = gain_over(self.probability, self.shuffled)
         return self.probability >= config.threshold and gain >= config.least_gain
 
 
-def ground_labels(
-    recipe: ModelRecipe,
-    shards: Path,
-    labels: Path,
-    directory: Path,
-    verbalizer: VerbalizerMaker,
-) -> PairSet:
-    """The labelled rows of `shards` with labels that keep to what is carried; made unless done.
-
-    Args:
-        labels: the teacher's.
-        directory: of the stage.
+def ground(world: CorpusWorld) -> None:
+    """Write the grounded labels, unless that is done.
 
     Raises:
         InputError: too few labels, before or after.
-        ResumeError: `directory` was made with other settings.
+        ResumeError: they were made with other settings.
     """
-    config = grounding_of(recipe)
-    settings = StageSettings(seed=recipe.seed, precision=recipe.precision, source=recipe.origin)
-    run = RunDirectory(directory / LABELS_NAME, settings)
+    recipe = world.recipe
+    config, name = recipe.checked_grounding, world.grounded_set
+    run = RunDirectory(labels_directory(world), recipe.grounded_source)
     if run.done is None:
-        pairs = load_pairs(shards, labels)
-        verdicts = judge_labels(recipe, pairs, directory, verbalizer)
+        pairs = load_pairs(world.shards(name), world.labels(name))
+        verdicts = _judged(world, pairs)
         grounded = grounded_texts(pairs.explanations, verdicts, config)
         _check_enough(grounded, config, run.path)
         if distributed.is_first():
-            _write_labels(ShardReader(shards), labels, run.path, grounded, verdicts, config)
-        run.finish(_counts(grounded, verdicts, config))
-    return load_pairs(shards, run.path)
+            reader = ShardReader(world.shards(name))
+            _write_labels(reader, world.labels(name), run.path, grounded, verdicts, config)
+        counts = _counts(grounded, verdicts, config)
+        if distributed.is_first():
+            write_json(run.path / COUNTS_NAME, counts)
+        run.finish(counts)
 
 
-def grounding_of(recipe: ModelRecipe) -> SpanGroundingConfig:
-    assert recipe.grounding is not None, "the stage of a recipe without one is never made"
-    return recipe.grounding
+def labels_directory(world: CorpusWorld) -> Path:
+    """Where the grounded labels lie."""
+    return world.space.stage("grounding") / "labels"
 
 
-def judge_directory(directory: Path, number: int) -> Path:
-    """Where a judge of the stage lies."""
-    return directory / f"judge-{number}"
+def judge_directory(world: CorpusWorld, number: int) -> Path:
+    """Where the judge of one half lies."""
+    return world.space.stage("grounding") / f"judge-{number}"
 
 
 # -- judging ---------------------------------------------------------------------------------------
-def judge_labels(
-    recipe: ModelRecipe, pairs: PairSet, directory: Path, verbalizer: VerbalizerMaker
-) -> list[list[SpanVerdict]]:
-    """The claims of each label, judged by who has read no label of its document."""
+def _judged(world: CorpusWorld, pairs: PairSet) -> list[list[SpanVerdict]]:
+    """The claims of each label, judged by who has seen no label of its document."""
+    by_halves = _judged_by_halves if world.recipe.checked_grounding.documents == 0 else _judged_new
+    found: list[list[SpanVerdict]] = [[] for _ in range(len(pairs))]
+    for verdict in by_halves(world, pairs):
+        found[verdict.row].append(verdict)
+    return found
+
+
+def _judged_new(world: CorpusWorld, pairs: PairSet) -> Iterable[SpanVerdict]:
+    """By the plain pair's AV, which has seen none of these documents."""
+    directory = world.space.stage("grounding") / "judge"
+    RunDirectory(directory, world.recipe.judged_source(len(world.pairs())))
+    return _verdicts_of(world, pairs, list(range(len(pairs))), directory, world.judge)
+
+
+def _judged_by_halves(world: CorpusWorld, pairs: PairSet) -> Iterable[SpanVerdict]:
     halves = halves_of(pairs.rows)
     if min(map(len, halves)) < MIN_LABELS:
         raise InputError(
             f"[grounding] splits {len(pairs)} labels by document into {len(halves[0])} and "
-            f"{len(halves[1])}; each half teaches a judge, which needs {MIN_LABELS}. Give more "
+            f"{len(halves[1])}; each half trains a judge, which needs {MIN_LABELS}. Give more "
             "documents, or leave [grounding] out."
         )
-    found: list[list[SpanVerdict]] = [[] for _ in range(len(pairs))]
-    for number, (taught, judged) in enumerate((halves, halves[::-1])):
-        own = judge_directory(directory, number)
-        train_judge(recipe, pairs, taught, own, verbalizer)
-        for verdict in _verdicts_of(recipe, pairs, judged, own, verbalizer):
-            found[verdict.row].append(verdict)
-    return found
+    for number, (own, judged) in enumerate((halves, halves[::-1])):
+        directory = judge_directory(world, number)
+        train_judge(world, pairs, own, directory)
+        yield from _verdicts_of(world, pairs, judged, directory, directory / "model")
 
 
 def halves_of(rows: pa.Table) -> tuple[list[int], list[int]]:
@@ -161,29 +161,25 @@ def halves_of(rows: pa.Table) -> tuple[list[int], list[int]]:
     return halves
 
 
-def train_judge(
-    recipe: ModelRecipe,
-    pairs: PairSet,
-    rows: list[int],
-    directory: Path,
-    verbalizer: VerbalizerMaker,
-) -> None:
+def train_judge(world: CorpusWorld, pairs: PairSet, rows: list[int], directory: Path) -> None:
     """The AV's warm start, on the labels of some rows; another threshold leaves it done."""
-    warm = recipe.warm_start.model_copy(update={"epochs": grounding_of(recipe).epochs})
-    taught = recipe.model_copy(update={"warm_start": warm, "grounding": None}).training(len(rows))
-    lessons = PairSet(
-        pairs.vectors[rows], [pairs.explanations[row] for row in rows], pairs.rows.take(rows)
-    )
-    run = RunDirectory(directory, taught.stage("verbalizer"))
-    train_verbalizer(verbalizer(), lessons, taught.verbalizer, taught.settings, run)
+    recipe = world.recipe
+    training = recipe.judge(len(rows))
+    run = RunDirectory(directory, recipe.decided_by("verbalizer", training))
+    if run.done is None:
+        lessons = PairSet(
+            pairs.vectors[rows], [pairs.explanations[row] for row in rows], pairs.rows.take(rows)
+        )
+        verbalizer = world.models.new_verbalizer(
+            world.models.new_meta("av", world.tokens(), pairs.vectors)
+        )
+        train_verbalizer(
+            verbalizer, lessons, training.verbalizer, recipe.settings, run, world.claims.find
+        )
 
 
 def _verdicts_of(
-    recipe: ModelRecipe,
-    pairs: PairSet,
-    judged: list[int],
-    directory: Path,
-    verbalizer: VerbalizerMaker,
+    world: CorpusWorld, pairs: PairSet, judged: list[int], directory: Path, model: Path
 ) -> list[SpanVerdict]:
     """A judge's verdicts on the claims of the rows `judged`; each process takes a share, and keeps
     what it found."""
@@ -191,13 +187,13 @@ def _verdicts_of(
         directory / f"claims-{rank + 1}-of-{distributed.num_processes()}.parquet"
         for rank in range(distributed.num_processes())
     ]
-    # All or none: a model that is cut into pieces is loaded, and run, by all of them.
+    # All or none: a sharded model is loaded, and run, by all of them.
     if not all(part.exists() for part in parts):
         judge = ClaimJudge(
-            verbalizer(directory / "model", frozen=True),
-            SPANS,
-            recipe.precision,
-            recipe.warm_start.micro_batch,
+            world.models.verbalizer(model, frozen=True),
+            world.claims,
+            world.recipe.precision,
+            world.recipe.warm_start.micro_batch,
         )
         own = [asdict(each) for each in judge_spans(judge, pairs, judged)]
         write_table(parts[distributed.rank()], pa.Table.from_pylist(own, CLAIM_SCHEMA))
@@ -239,7 +235,7 @@ def judge_spans(judge: ClaimJudge, pairs: PairSet, judged: Sequence[int]) -> lis
 def grounded_texts(
     explanations: Sequence[str],
     verdicts: Sequence[Sequence[SpanVerdict]],
-    config: SpanGroundingConfig,
+    config: GroundingConfig,
 ) -> list[str | None]:
     """Each label without the claims that are not carried; None where no word is left."""
     return [
@@ -248,7 +244,7 @@ def grounded_texts(
     ]
 
 
-def _check_enough(grounded: Sequence[str | None], config: SpanGroundingConfig, path: Path) -> None:
+def _check_enough(grounded: Sequence[str | None], config: GroundingConfig, path: Path) -> None:
     left = sum(text is not None for text in grounded)
     if left < MIN_LABELS:
         raise InputError(
@@ -265,7 +261,7 @@ def _write_labels(
     out: Path,
     grounded: Sequence[str | None],
     verdicts: Sequence[Sequence[SpanVerdict]],
-    config: SpanGroundingConfig,
+    config: GroundingConfig,
 ) -> None:
     """A label set that `load_pairs` reads, beside the same shards as the teacher's."""
     table = read_labels(labels, reader.manifest)
@@ -289,7 +285,7 @@ def _write_labels(
 def _counts(
     grounded: Sequence[str | None],
     verdicts: Iterable[Sequence[SpanVerdict]],
-    config: SpanGroundingConfig,
+    config: GroundingConfig,
 ) -> dict[str, int | dict[str, int]]:
     """For people: labels, and claims by kind."""
     counted: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}

@@ -19,12 +19,12 @@ from nlakit.data.labels import Place, TeacherLabel, read_labels
 from nlakit.data.shards import ShardReader
 from nlakit.errors import ConfigError, InputError, ResumeError
 from nlakit.models.target import Target
-from nlakit.train import checkpoint_run
-from nlakit.train.checkpoint_grounding import SpanVerdict, halves_of
-from nlakit.train.checkpoint_run import run_checkpoint
-from nlakit.train.model_recipe import ModelRecipe, SpanGroundingConfig
-from nlakit.train.prompts import AR_TEMPLATE, CHECKPOINT_AV_TEMPLATE
+from nlakit.train import corpus_world
+from nlakit.train.corpus_world import train_model_recipe
+from nlakit.train.model_recipe import GroundingConfig, ModelRecipe
+from nlakit.train.prompts import AR_TEMPLATE, INSTRUCTED_AV_TEMPLATE
 from nlakit.train.run import read_json
+from nlakit.train.span_grounding import SpanVerdict, halves_of
 from nlakit.worlds.storyworld.tokenizer import train_tokenizer
 
 WHOLE = Path(__file__).parents[2] / "recipes" / "qwen2.5-0.5b-1gpu.toml"
@@ -81,7 +81,7 @@ def here(tmp_path_factory) -> Path:
     rng = random.Random(0)
     texts = [" ".join(rng.choices(WORDS, k=24)) for _ in range(200)]
     taught = [*texts, *(label_of(word, name) for word in WORDS for name in NAMES)]
-    prompts = [CHECKPOINT_AV_TEMPLATE, AR_TEMPLATE] * 20
+    prompts = [INSTRUCTED_AV_TEMPLATE, AR_TEMPLATE] * 20
     tokenizer = train_tokenizer([*taught, *prompts], vocab_size=512, context=512)
     Target(small_model(tokenizer), tokenizer, Site(0)).save(root / "base")
     lines = [json.dumps({"text": text}) for text in texts]
@@ -99,15 +99,15 @@ def recipe_for(here: Path, *more: str) -> ModelRecipe:
 @pytest.fixture(scope="module", autouse=True)
 def _teacher() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint_run, "teacher_named", lambda *_, **__: HalfInvented())
+        patch.setattr(corpus_world, "teacher_named", lambda *_, **__: HalfInvented())
         yield
 
 
 @pytest.fixture(scope="module")
 def grounded(here) -> Path:
     """A run directory whose labels are grounded, and nothing after that."""
-    made = run_checkpoint(recipe_for(here, HALF), here / "run", only="grounding")
-    assert made == here / "run" / "2b-grounding"
+    made = train_model_recipe(recipe_for(here, HALF), here / "run", only="grounding")
+    assert made == here / "run" / "6-grounding"
     return here / "run"
 
 
@@ -117,12 +117,12 @@ def labels_in(run: Path, stage: str) -> list[str | None]:
 
 
 def verdicts_in(run: Path, judge: str) -> list[SpanVerdict]:
-    (found,) = (run / "2b-grounding" / judge).glob("claims-*.parquet")
+    (found,) = (run / "6-grounding" / judge).glob("claims-*.parquet")
     return [SpanVerdict(**row) for row in pq.read_table(found).to_pylist()]
 
 
 def test_what_the_vector_carries_stays_and_what_it_does_not_goes(grounded):
-    told, kept = labels_in(grounded, "2-labels"), labels_in(grounded, "2b-grounding/labels")
+    told, kept = labels_in(grounded, "2-labels"), labels_in(grounded, "6-grounding/labels")
     assert len(told) == len(kept) == 640
     carried = sum(any(word in (text or "") for word in WORDS) for text in kept) / 640
     invented = sum(any(name in (text or "") for name in NAMES) for text in kept) / 640
@@ -151,30 +151,30 @@ def test_another_threshold_keeps_the_judges(grounded, here, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(grounded, run)
     higher = recipe_for(here, "grounding.threshold=0.99")
-    with pytest.raises(ResumeError, match="2b-grounding/labels"):
-        run_checkpoint(higher, run, only="grounding")
-    shutil.rmtree(run / "2b-grounding" / "labels")
-    judge = run / "2b-grounding" / "judge-0" / "model" / "model.safetensors"
+    with pytest.raises(ResumeError, match="6-grounding/labels"):
+        train_model_recipe(higher, run, only="grounding")
+    shutil.rmtree(run / "6-grounding" / "labels")
+    judge = run / "6-grounding" / "judge-0" / "model" / "model.safetensors"
     before = judge.stat().st_mtime_ns
     all_of_it = recipe_for(here, HALF, "grounding.least_gain=0.9999")
     with pytest.raises(InputError, match="Of 640 labels 0 claim anything"):
-        run_checkpoint(all_of_it, run, only="grounding")
-    shutil.rmtree(run / "2b-grounding" / "labels")
-    run_checkpoint(recipe_for(here, "grounding.threshold=0"), run, only="grounding")
-    assert labels_in(run, "2b-grounding/labels") == labels_in(run, "2-labels")
+        train_model_recipe(all_of_it, run, only="grounding")
+    shutil.rmtree(run / "6-grounding" / "labels")
+    train_model_recipe(recipe_for(here, "grounding.threshold=0"), run, only="grounding")
+    assert labels_in(run, "6-grounding/labels") == labels_in(run, "2-labels")
     assert judge.stat().st_mtime_ns == before
 
 
 def test_the_pair_learns_from_grounded_labels_and_the_judge_stays_on(grounded, here):
     judged = ("rl.judge_weight=0.5", "rl.judge_neutral=0.5")
-    made = run_checkpoint(recipe_for(here, HALF, *judged), grounded)
-    counts = read_json(made / "run" / "grounding.json")
+    made = train_model_recipe(recipe_for(here, HALF, *judged), grounded)
+    counts = read_json(made / "run" / "counts.json")
     assert counts["labels"] == 640 and counts["dropped"]["name"] > 600
-    steps = (grounded / "5-rl" / "metrics.jsonl").read_text().splitlines()
+    steps = (grounded / "9-grounded-rl" / "metrics.jsonl").read_text().splitlines()
     assert "claims" in json.loads(steps[-1])
     card = read_json(made / "nla.json")
-    assert card["num_training_rows"] == 640 - counts["emptied"]
-    settings = (grounded / "3-verbalizer" / "config.toml").read_text()
+    assert card["num_training_rows"] == 640
+    settings = (grounded / "7-grounded-verbalizer" / "config.toml").read_text()
     assert "[source.grounding]" in settings and "judge_weight" not in settings
 
 
@@ -186,14 +186,14 @@ def test_a_claim_must_be_likely_and_where_asked_likelier_than_elsewhere(
     probability, shuffled, least_gain, stays
 ):
     verdict = SpanVerdict(0, "name", "Ana", 0, 3, probability, shuffled)
-    config = SpanGroundingConfig(threshold=0.3, least_gain=least_gain)
+    config = GroundingConfig(threshold=0.3, least_gain=least_gain)
     assert verdict.is_carried(config) is stays
 
 
 def test_what_cannot_be_grounded_is_refused(here, tmp_path):
     plain = recipe_for(here, HALF).model_copy(update={"grounding": None})
     with pytest.raises(ConfigError, match="no stage 'grounding'"):
-        run_checkpoint(plain, tmp_path, only="grounding")
+        train_model_recipe(plain, tmp_path, only="grounding")
     with pytest.raises(ConfigError, match="judge_weight = 0.5 with judge_neutral = None"):
         recipe_for(here, HALF, "rl.judge_weight=0.5")
     judged = ("rl.judge_weight=0.5", "rl.judge_neutral=0.5")
@@ -203,4 +203,4 @@ def test_what_cannot_be_grounded_is_refused(here, tmp_path):
         read_recipe(WHOLE, judged)
     with pytest.raises(InputError, match="splits 24 labels by document into 16 and 8"):
         few = recipe_for(here, HALF, "corpus.documents=3")
-        run_checkpoint(few, tmp_path, only="grounding")
+        train_model_recipe(few, tmp_path, only="grounding")

@@ -23,7 +23,7 @@ from nlakit.data.shards import ShardReader
 from nlakit.errors import ConfigError, InputError, ResumeError
 from nlakit.models.target import Target
 from nlakit.storyworld.grammar import generate
-from nlakit.train.checkpoint_run import run_checkpoint
+from nlakit.train.corpus_world import train_model_recipe
 from nlakit.train.model_recipe import ModelRecipe
 from nlakit.train.run import read_json
 
@@ -83,7 +83,7 @@ def test_a_pair_comes_out_that_explains(trained, here):
     assert len(reading.tokens) == 2
     report = read_json(trained / "nla" / "report.json")
     assert set(report["floors"]) == {"mean", "shuffled", "empty", "generic", "zero_vector"}
-    assert report["fve"] == nla.card.fve and report["documents"] == 4
+    assert report["fve"] == nla.card.fve and 2 <= report["documents"] <= 8
     assert read_meta(trained / "nla" / "ar").d_model == D_MODEL
     labels = read_json(trained / "2-labels" / "labels.json")
     assert (labels["teacher"], labels["num_rows"], labels["num_refused"]) == ("fake", 24, 0)
@@ -111,7 +111,7 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(trained, here):
     for gone in ("nla", "5-rl"):
         shutil.rmtree(again / gone)
     (again / "1-activations" / "warm-start" / "shard-00001.safetensors").unlink()
-    made = run_checkpoint(recipe_for(here, LORA, *ADAPTERS), again)
+    made = train_model_recipe(recipe_for(here, LORA, *ADAPTERS), again)
     for part in ("av", "ar"):
         one, two = (root / "nla" / part / "model.safetensors" for root in (trained, again))
         assert one.read_bytes() == two.read_bytes()
@@ -119,13 +119,15 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(trained, here):
 
 
 def test_whole_models_are_trained_without_adapters(here):
-    made = run_checkpoint(recipe_for(here, WHOLE, "precision=float32"), here / "whole")
+    made = train_model_recipe(recipe_for(here, WHOLE, "precision=float32"), here / "whole")
     assert (here / "whole" / "3-verbalizer" / "model" / "model.safetensors").is_file()
     assert nlakit.load(made).explain(TEXT, last=1, max_new_tokens=4).tokens
 
 
 def test_a_rounded_base_is_published_unrounded(here, trained):
-    made = run_checkpoint(recipe_for(here, LORA, *ADAPTERS, "lora.base_bits=4"), here / "rounded")
+    made = train_model_recipe(
+        recipe_for(here, LORA, *ADAPTERS, "lora.base_bits=4"), here / "rounded"
+    )
     assert (here / "rounded" / "5-rl" / "best" / "av" / "adapter_model.safetensors").is_file()
     moves = []
     for nla in (trained / "nla", made):
@@ -148,7 +150,7 @@ def test_labels_of_a_server_are_paid_once_for_all_layers(here, tmp_path):
         )  # fmt: skip
         for layer, paid in ((1, 24), (0, 24)):
             recipe = recipe_for(here, LORA, *asked, f"target.layer={layer}")
-            labels = run_checkpoint(recipe, tmp_path / f"layer-{layer}", only="labels")
+            labels = train_model_recipe(recipe, tmp_path / f"layer-{layer}", only="labels")
             assert server.paid == paid and server.most_at_once == 2
             found = read_json(labels / "labels.json")
             assert (found["teacher"], found["num_rows"]) == ("openai:llama", 24)
@@ -158,34 +160,32 @@ def test_labels_of_a_server_are_paid_once_for_all_layers(here, tmp_path):
 def test_marker_and_chat_template_are_checked_before_anything_is_paid_for(here, tmp_path):
     message = r"target.marker = 'Basil rowed' .* tokens: .* Give target.marker=(.)\."
     with pytest.raises(ConfigError, match=message) as error:
-        run_checkpoint(recipe_for(here, LORA, "target.marker=Basil rowed"), tmp_path / "run")
+        train_model_recipe(recipe_for(here, LORA, "target.marker=Basil rowed"), tmp_path / "run")
     advised = str(error.value)[-2]
     assert len(tiny_tokenizer().encode(advised, add_special_tokens=False)) == 1
     shutil.copytree(here / "base", tmp_path / "base")
     (tmp_path / "base" / "chat_template.jinja").unlink()
     with pytest.raises(ConfigError, match="base' has no chat template"):
         other = recipe_for(here, LORA, f"target.checkpoint={tmp_path / 'base'}")
-        run_checkpoint(other, tmp_path / "run")
+        train_model_recipe(other, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_run_is_refused(here, trained, tmp_path):
     eight = recipe_for(here, RECIPES / "qwen2.5-7b-8gpu.toml")
     with pytest.raises(ConfigError, match="asks for 8 devices, found 1"):
-        run_checkpoint(eight, tmp_path)
+        train_model_recipe(eight, tmp_path)
     muon = recipe_for(here, RECIPES / "qwen2.5-7b-8gpu.toml", "rl.optimizer.muon_lr=0.01")
     with pytest.raises(ConfigError, match="Muon needs whole"):
-        run_checkpoint(muon, tmp_path)
+        train_model_recipe(muon, tmp_path)
     with pytest.raises(ConfigError, match="asks for 2 devices, found 1"):
         two = recipe_for(here, LORA, "devices.count=2", "devices.parallel=ddp")
-        run_checkpoint(two, tmp_path)
+        train_model_recipe(two, tmp_path)
     with pytest.raises(ConfigError, match="no stage 'target'"):
-        run_checkpoint(recipe_for(here), tmp_path, only="target")
-    with pytest.raises(ResumeError, match="make that stage first"):
-        run_checkpoint(recipe_for(here), tmp_path, only="rl")
+        train_model_recipe(recipe_for(here), tmp_path, only="target")
     with pytest.raises(InputError, match="6 labels; training needs 16"):
         few = recipe_for(here, LORA, "corpus.documents=2")
-        run_checkpoint(few, tmp_path / "few", only="verbalizer")
+        train_model_recipe(few, tmp_path / "few", only="verbalizer")
     with pytest.raises(ResumeError):
         other = recipe_for(here, LORA, *ADAPTERS, "lora.rank=3")
-        run_checkpoint(other, trained, only="verbalizer")
+        train_model_recipe(other, trained, only="verbalizer")

@@ -1,0 +1,313 @@
+"""The stages of a recipe, of whichever world: one list.
+
+    target, activations, labels    the world's own (`World.first_stages`)
+    verbalizer, reconstructor, rl  the plain pair: warm start on the labels, joint RL
+    grounding                      labels without the claims that no activation carries
+    grounded-verbalizer, grounded-reconstructor, grounded-rl, settling
+                                   the grounded pair: the same, with a judge in RL's reward; then
+                                   the AR continues training alone on what the AV writes
+    controls                       ARs trained on labels alone, as long as the pairs' own
+    report                         the directory of the pair, and its figures
+
+Without grounding the plain pair is the one that is published; with it, the plain one is a row
+beside the grounded one where the recipe asks for it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from nlakit.claims.grounding import ClaimJudge
+from nlakit.core.site import Site
+from nlakit.data.datasets import PairSet
+from nlakit.engines.base import Sampling
+from nlakit.engines.local import LocalEngine
+from nlakit.models.families import backbone_of, truncated
+from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.verbalizer import Verbalizer
+
+from . import distributed
+from .config import GroundedRlConfig, PairTraining, RlConfig, SftConfig
+from .pair_models import mean_vector
+from .progress import Example
+from .publication import REPORT_NAME, publish
+from .rl import TruthTerms, train_rl
+from .run import RunDirectory, read_json, write_json
+from .sft import train_reconstructor, train_verbalizer
+from .stage import Stage
+from .world import World
+
+DIRECTORIES = {
+    "verbalizer": "3-verbalizer",
+    "reconstructor": "4-reconstructor",
+    "rl": "5-rl",
+    "grounding": "6-grounding",
+    "grounded-verbalizer": "7-grounded-verbalizer",
+    "grounded-reconstructor": "8-grounded-reconstructor",
+    "grounded-rl": "9-grounded-rl",
+    "settling": "10-settling",
+    "controls": "11-controls",
+    "report": "nla",
+}
+"""Below a run's directory; those of a world's own stages are numbered before these."""
+GROUNDED = "grounded-"
+EXPLANATIONS_NAME = "explanations.json"
+EXAMPLE_TOKENS = 120
+CONTROL_RUNS = {"plain": "rl", "grounded": "grounded-rl"}
+
+
+def recipe_stages(world: World) -> list[Stage]:
+    """Every stage of a world's recipe, in order; the last one publishes the pair."""
+    recipe, first = world.recipe, list(world.first_stages())
+    stages = [*first, *_pair_stages(world, "", ("labels",))]
+    if recipe.has_grounding:
+        stages.append(world.grounding_stage())
+        stages += _pair_stages(world, GROUNDED, ("labels", "grounding"))
+        if recipe.settling is not None:
+            stages.append(_stage(world, "settling", ("grounded-rl",), ("done.json",), settle))
+    if recipe.has_controls:
+        pairs = [name for name, rl in CONTROL_RUNS.items() if rl in published_runs(world)]
+        done = tuple(f"{name}/done.json" for name in pairs)
+        labels = ("labels", *(["grounding"] if "grounded" in pairs else []))
+        stages.append(_stage(world, "controls", labels, done, train_controls))
+    published = [*published_runs(world), "settling", "controls"]
+    there = {stage.name for stage in stages}
+    inputs = tuple(name for name in published if name in there)
+    return [*stages, _stage(world, "report", inputs, (REPORT_NAME,), publish)]
+
+
+def published_runs(world: World) -> list[str]:
+    """The stages of joint RL whose pairs are published, the recipe's own last."""
+    recipe = world.recipe
+    plain = ["rl"] if recipe.has_plain_pair else []
+    return [*plain, "grounded-rl"] if recipe.has_grounding else ["rl"]
+
+
+def _pair_stages(world: World, prefix: str, labels: tuple[str, ...]) -> list[Stage]:
+    warm_start = (f"{prefix}verbalizer", f"{prefix}reconstructor")
+    return [
+        _stage(
+            world, warm_start[0], labels, ("model", "done.json"),
+            partial(warm_start_verbalizer, prefix=prefix),
+        ),
+        _stage(
+            world, warm_start[1], labels, ("model", "done.json"),
+            partial(warm_start_reconstructor, prefix=prefix),
+        ),
+        _stage(
+            world, f"{prefix}rl", (*labels, *warm_start), ("best", "done.json"),
+            partial(joint_rl, prefix=prefix),
+        ),
+    ]  # fmt: skip
+
+
+def _stage(
+    world: World,
+    name: str,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    run: Callable[[World], None],
+) -> Stage:
+    directory = world.space.stage(name)
+    return Stage(name, inputs, tuple(directory / each for each in outputs), partial(run, world))
+
+
+def labelled(world: World, prefix: str) -> tuple[PairSet, PairTraining]:
+    """What a pair's warm start is trained on, and how."""
+    if prefix == GROUNDED:
+        pairs = world.grounded_pairs()
+        return pairs, world.recipe.grounded(len(pairs))
+    pairs = world.pairs()
+    return pairs, world.recipe.plain(len(pairs))
+
+
+def run_directory(
+    world: World, stage: str, training: PairTraining, trained: SftConfig | None = None
+) -> RunDirectory:
+    """Where a stage trains. Raises `ResumeError` where it holds a run of other settings."""
+    decided = world.recipe.decided_by(stage, training, trained)
+    return RunDirectory(world.space.stage(stage), decided)
+
+
+# -- warm start ------------------------------------------------------------------------------------
+def warm_start_verbalizer(world: World, prefix: str) -> None:
+    """Train an AV to write the labels."""
+    pairs, training = labelled(world, prefix)
+    run = run_directory(world, f"{prefix}verbalizer", training)
+    if run.done is None:
+        start = world.grounded_start if prefix == GROUNDED else None
+        if start is None:
+            meta = world.models.new_meta("av", world.tokens(), world.pairs().vectors)
+            verbalizer = world.models.new_verbalizer(meta)
+        else:
+            verbalizer = world.models.verbalizer(start)
+        train_verbalizer(
+            verbalizer,
+            pairs,
+            training.verbalizer,
+            world.recipe.settings,
+            run,
+            world.claims.find,
+            example_of(verbalizer, pairs.vectors[-1:]),
+        )
+
+
+def example_of(verbalizer: Verbalizer, vectors_1D: Tensor) -> Example:
+    """Writes the explanation of a vector as the verbalizer's weights are when it is asked."""
+    width = verbalizer.meta.d_model
+    site = Site(verbalizer.meta.extraction.layer_index)
+    # An engine wants a reconstructor, of whose weights none is used to write.
+    head = nn.Linear(width, width, bias=False, device="meta")
+    cut = truncated(backbone_of(verbalizer.model), site.num_blocks)
+    idle = Reconstructor(cut, head, verbalizer.tokenizer, verbalizer.meta)
+
+    def write() -> str:
+        engine = LocalEngine(None, verbalizer, idle)
+        sampling = Sampling(max_new_tokens=EXAMPLE_TOKENS)
+        return engine.verbalize(vectors_1D, sampling)[0][0].text
+
+    return write
+
+
+def warm_start_reconstructor(world: World, prefix: str) -> None:
+    """Train an AR to rebuild activations from the labels."""
+    pairs, training = labelled(world, prefix)
+    run = run_directory(world, f"{prefix}reconstructor", training)
+    _train_new_reconstructor(world, pairs, training.reconstructor, run)
+
+
+def _train_new_reconstructor(
+    world: World, pairs: PairSet, config: SftConfig, run: RunDirectory
+) -> None:
+    if run.done is None:
+        vectors_ND = world.pairs().vectors
+        meta = world.models.new_meta("ar", world.tokens(), vectors_ND)
+        reconstructor, mean_D = world.models.new_reconstructor(meta), mean_vector(vectors_ND)
+        train_reconstructor(reconstructor, pairs, mean_D, config, world.recipe.settings, run)
+
+
+# -- RL --------------------------------------------------------------------------------------------
+def joint_rl(world: World, prefix: str) -> None:
+    """Train AV and AR on from the warm start; the same adapters, since fresh ones would lose it."""
+    _, training = labelled(world, prefix)
+    config, models = training.rl, world.models
+    run = run_directory(world, f"{prefix}rl", training)
+    if run.done is not None:
+        return
+    av, ar = warm_started(world, prefix)
+    engine = models.engine(av, ar, config.vectors * config.group)
+    with world.policy_engine(engine) as policy:
+        train_rl(
+            policy,
+            models.verbalizer(av, frozen=True),
+            models.reconstructor(ar, frozen=True),
+            world.rl_rows(grounded=prefix == GROUNDED).vectors_ND,
+            world.held_out(config, mean_vector(world.pairs().vectors)),
+            config,
+            world.recipe.settings,
+            run,
+            truth_terms(world, config),
+            most_k3=world.most_k3,
+        )
+
+
+def warm_started(world: World, prefix: str) -> tuple[Path, Path]:
+    """AV and AR of a pair before RL."""
+    names = (f"{prefix}verbalizer", f"{prefix}reconstructor")
+    av, ar = (world.space.stage(name) / "model" for name in names)
+    return av, ar
+
+
+def truth_terms(world: World, config: RlConfig) -> TruthTerms | None:
+    """The judge that stays on in the RL of a grounded pair; None where claims earn nothing."""
+    if not isinstance(config, GroundedRlConfig):
+        return None
+    verbalizer = world.models.verbalizer(world.judge, frozen=True)
+    precision = world.recipe.settings.precision
+    judge = ClaimJudge(verbalizer, world.claims, precision, config.micro_batch)
+    return TruthTerms(config, judge, world.models.target(), world.claims.reword)
+
+
+def settle(world: World) -> None:
+    """Train the AR on alone, on sampled explanations of the AV as RL left it.
+
+    RL pays for a rollout, a judgement and two policies with each of its steps; the AR, which has
+    the most left to learn, needs the rollout alone.
+    """
+    _, training = labelled(world, GROUNDED)
+    settling = world.recipe.settling
+    assert settling is not None, "the stage of a recipe without one is never made"
+    config = SftConfig(**settling.model_dump(exclude={"vectors"}))
+    run = run_directory(world, "settling", training, config)
+    if run.done is not None:
+        return
+    found = world.rl_rows(grounded=True)
+    number = min(settling.vectors, len(found.vectors_ND))
+    rows = random.Random(world.recipe.settings.seed).sample(range(len(found.vectors_ND)), number)
+    vectors_ND, best = found.vectors_ND[rows], world.space.stage("grounded-rl") / "best"
+    texts = _explanations_to_settle_on(world, training.rl, best, vectors_ND)
+    lessons = PairSet(vectors_ND, texts, found.rows.take(rows))
+    reconstructor = world.models.reconstructor(best / "ar")
+    mean_D = mean_vector(world.pairs().vectors)
+    train_reconstructor(reconstructor, lessons, mean_D, config, world.recipe.settings, run)
+
+
+def _explanations_to_settle_on(
+    world: World, config: RlConfig, best: Path, vectors_ND: Tensor
+) -> list[str]:
+    """The AV's, a share of them in other words as in RL; kept, so that they are written once."""
+    kept, seed = world.space.stage("settling") / EXPLANATIONS_NAME, world.recipe.settings.seed
+    if not kept.exists():
+        rows = config.vectors * config.group
+        engine = world.models.engine(best / "av", best / "ar", rows, frozen=True)
+        own = distributed.share(len(vectors_ND))
+        sampling = Sampling(
+            temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=seed
+        )
+        groups = engine.verbalize(vectors_ND[list(own)], sampling, first=own.start)
+        texts = distributed.gathered([group[0].text for group in groups])
+        with distributed.first_alone():
+            if distributed.is_first():
+                write_json(kept, {"explanations": _reworded(world, config, texts, seed)})
+    return read_json(kept)["explanations"]
+
+
+def _reworded(world: World, config: RlConfig, texts: list[str], seed: int) -> list[str]:
+    reword = world.claims.reword
+    share = config.reword_share if isinstance(config, GroundedRlConfig) else 0.0
+    if reword is None:
+        return texts
+    rng = random.Random(seed)
+    chosen = [rng.random() < share for _ in texts]
+    return [
+        reword(text, row) if other else text
+        for row, (text, other) in enumerate(zip(texts, chosen, strict=True))
+    ]
+
+
+# -- controls --------------------------------------------------------------------------------------
+def train_controls(world: World) -> None:
+    """Train ARs on labels alone, for as many updates as those that went through RL with an AV.
+
+    What they make of an AV's explanations says how much of a rise in FVE is the AR's own learning.
+    """
+    for name, stage in CONTROL_RUNS.items():
+        if stage in published_runs(world):
+            _train_control(world, name, stage)
+
+
+def _train_control(world: World, name: str, rl_stage: str) -> None:
+    pairs, training = labelled(world, GROUNDED if name == "grounded" else "")
+    rl, settling = training.rl, world.recipe.settling
+    steps = training.reconstructor.steps + rl.steps * min(rl.reconstructor_updates, rl.group)
+    if settling is not None and name == "grounded":
+        steps += settling.steps
+    longer = training.reconstructor.model_copy(update={"steps": steps, "batch_size": rl.vectors})
+    decided = world.recipe.decided_by(f"control-{name}", training, longer)
+    run = RunDirectory(world.space.stage("controls") / name, decided)
+    _train_new_reconstructor(world, pairs, longer, run)

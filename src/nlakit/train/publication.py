@@ -1,0 +1,197 @@
+"""The directory of a finished pair: weights, card, mean, logs, what it is compared with, report."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from nlakit.card import MEAN_NAME, NlaCard, read_card, write_card
+from nlakit.claims.confidence import ClaimConfidence
+from nlakit.config import write_resolved
+from nlakit.core.scale import resolve_scale, to_norm
+from nlakit.errors import InputError
+from nlakit.evals.confidence import CALIBRATION_DOCUMENTS, fit_confidence
+from nlakit.evals.eval_set import EvalSet
+from nlakit.evals.evaluation import evaluate
+from nlakit.evals.report import training_curves, write_report
+from nlakit.models.fingerprint import target_fingerprint
+from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.target import Target
+from nlakit.models.tensor_files import write_tensors
+from nlakit.models.verbalizer import Verbalizer
+from nlakit.pair.pair import Pair
+from nlakit.registry import (
+    CONTROL_AR,
+    PLAIN_RL,
+    PLAIN_WARM_START,
+    ROWS,
+    RUN,
+    WARM_START,
+    PairPaths,
+)
+
+from . import distributed
+from .pair_models import mean_vector
+from .run import COUNTS_NAME, read_json
+from .world import World
+
+PLAIN_WARM_START_ROW, PLAIN_RL_ROW = (f"{ROWS}/{name}" for name in (PLAIN_WARM_START, PLAIN_RL))
+REPORT_NAME = "report.json"  # written last
+LOGS = ("metrics.jsonl", "curves.json", COUNTS_NAME)
+"""Files of a stage that go into the pair's directory."""
+
+
+def publish(world: World) -> None:
+    """Assemble the pair's directory and measure the pair, unless that is done."""
+    nla = world.space.stage("report")
+    is_published = (nla / REPORT_NAME).exists()
+    distributed.wait()
+    if is_published:
+        return
+    if distributed.is_first():
+        _assemble(world, nla)
+    distributed.wait()
+    pair = world.published_pair(nla)
+    if distributed.is_first():
+        measure(world, pair, nla)
+    distributed.wait()
+
+
+def measure(world: World, pair: Pair, directory: Path) -> None:
+    """Calibrate the pair, measure it, and put its figures on its card and beside it."""
+    asked, eval_set = world.recipe.report, world.eval_set
+    if eval_set.claims.checker is not None:
+        documents = min(CALIBRATION_DOCUMENTS, asked.documents)
+        pair = replace(pair, confidence=calibrate(pair, eval_set, documents, directory))
+    report = evaluate(
+        pair, eval_set, asked.documents, asked.seed, max_new_tokens=world.max_new_tokens
+    )
+    figures = {"fve": report.fve, "floors": report.floors.model_dump()}
+    write_card(directory, read_card(directory).model_copy(update=figures))
+    write_report(report, directory, training_curves(PairPaths(directory, directory)))
+
+
+def calibrate(
+    pair: Pair, eval_set: EvalSet, documents: int, directory: Path
+) -> ClaimConfidence | None:
+    """Fit a calibrator and leave it in `directory`.
+
+    None, and nothing, where the claims are all alike, or there are none.
+    """
+    try:
+        found = fit_confidence(pair, eval_set, documents)
+    except InputError as error:
+        said = f"No confidence for the claims of {pair.name}: {error}"
+        Console(stderr=True).print(said, markup=False, highlight=False)
+        return None
+    found.save(directory)
+    return found
+
+
+def final_pair(world: World) -> tuple[Path, Path]:
+    """AV and AR of the recipe's pair, as the last of its stages left them."""
+    best = final_rl(world) / "best"
+    if world.recipe.has_grounding and world.recipe.settling is not None:
+        return best / "av", world.space.stage("settling") / "model"
+    return best / "av", best / "ar"
+
+
+def final_rl(world: World) -> Path:
+    """The stage whose best checkpoint is the recipe's pair."""
+    return world.space.stage("grounded-rl" if world.recipe.has_grounding else "rl")
+
+
+def main_control(world: World) -> str:
+    """The control that the recipe's own pair is compared with."""
+    return "grounded" if world.recipe.has_grounding else "plain"
+
+
+def published_pairs(world: World) -> dict[str, tuple[Path, Path]]:
+    """AV and AR of the pair (`.`), of its warm start, and of the plain rows to compare it with."""
+    recipe, stage = world.recipe, world.space.stage
+
+    def warm_start(prefix: str) -> tuple[Path, Path]:
+        av, ar = (stage(prefix + name) / "model" for name in ("verbalizer", "reconstructor"))
+        return av, ar
+
+    found = {".": final_pair(world)}
+    if recipe.has_rows:
+        found[WARM_START] = warm_start("grounded-" if recipe.has_grounding else "")
+        if recipe.has_grounding and recipe.has_plain_pair:
+            best = stage("rl") / "best"
+            found[PLAIN_WARM_START_ROW] = warm_start("")
+            found[PLAIN_RL_ROW] = (best / "av", best / "ar")
+    return found
+
+
+def _assemble(world: World, nla: Path) -> None:
+    """Everything but the report, in bfloat16, under a temporary name until it is whole."""
+    temporary = nla.with_name(f"{nla.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    target = Target.load(world.models.basis.directory, world.models.basis.layer, torch.bfloat16)
+    target.save(temporary / "target")
+    _save_pairs(world, temporary)
+    vectors_ND = world.pairs().vectors
+    mean_D = mean_vector(vectors_ND)
+    write_tensors(temporary / MEAN_NAME, {"mean": mean_D})
+    card = _card(world, vectors_ND, mean_D)
+    known = target_fingerprint(target)
+    write_card(temporary, card.model_copy(update={"target_fingerprint": known}))
+    world.furnish(temporary)
+    copy_run(world, temporary / RUN)
+    shutil.rmtree(nla, ignore_errors=True)
+    temporary.rename(nla)
+
+
+def _save_pairs(world: World, directory: Path) -> None:
+    """From the files: the base in memory may be sharded or quantized. Adapters are merged."""
+    models = world.models
+    base, dtype = models.basis.directory, torch.bfloat16
+    for name, (av, ar) in published_pairs(world).items():
+        Verbalizer.load(av, models.dtype, base).save(directory / name / "av", dtype)
+        Reconstructor.load(ar, models.dtype, base).save(directory / name / "ar", dtype)
+    if world.recipe.has_rows:
+        for name in ("plain", "grounded"):
+            row = "." if name == main_control(world) else PLAIN_RL_ROW
+            control = world.space.stage("controls") / name / "model"
+            if control.is_dir():
+                made = Reconstructor.load(control, models.dtype, base)
+                made.save(directory / row / CONTROL_AR, dtype)
+
+
+def _card(world: World, vectors_ND: Tensor, mean_D: Tensor) -> NlaCard:
+    unit_ND = to_norm(vectors_ND, resolve_scale("sqrt_d_model", vectors_ND.shape[1]))
+    best = read_json(final_rl(world) / "best" / "best.json")
+    return NlaCard(
+        name=world.recipe.name,
+        description=world.description,
+        layer=world.models.basis.layer,
+        d_model=vectors_ND.shape[1],
+        variance=float((unit_ND - mean_D).square().mean()),
+        num_training_rows=len(vectors_ND),
+        claims=world.claims.name,
+        provenance={
+            **world.provenance(),
+            "recipe": world.recipe.name,
+            "seed": world.recipe.settings.seed,
+            **best,
+        },
+    )
+
+
+def copy_run(world: World, directory: Path) -> None:
+    """Keep what a reader needs to see how the pair was made: the recipe and every stage's log."""
+    directory.mkdir(parents=True)
+    write_resolved(world.resolved, directory / "recipe.toml")
+    for name in set(world.space.directories) - {"report"}:
+        stage = world.space.stage(name)
+        for log in sorted(each for kind in LOGS for each in stage.rglob(kind)):
+            parts = (name, *log.parent.relative_to(stage).parts)
+            is_metrics = log.name == "metrics.jsonl"
+            kept = f"{'-'.join(parts)}.jsonl" if is_metrics else log.name
+            shutil.copy(log, directory / kept)
