@@ -48,6 +48,13 @@ app.command("nlakit.cli.plan:plan", name="plan", help="Say what a recipe will ta
 app.command(
     "nlakit.cli.label:label", name="label", help="Ask a teacher for the labels of activations."
 )
+app.command(
+    "nlakit.cli.scan:scan", name="scan", help="Read many transcripts into a project of readings."
+)
+app.command(
+    "nlakit.cli.search:search", name="search", help="Search what an NLA said of many transcripts."
+)
+app.command("nlakit.cli.search:themes", name="themes", help="Cluster what an NLA said into themes.")
 
 app.command(
     "nlakit.cli.features:features",

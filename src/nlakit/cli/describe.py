@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from nlakit.card import CARD_NAME
-from nlakit.data.bulk import BulkPlan, Described, VectorSource, explain_vectors
-from nlakit.data.shards import file_sha256
-from nlakit.engines.base import MAX_NEW_TOKENS, Sampling, sampling_for
+from nlakit.data.bulk import BulkPlan, VectorSource, explain_vectors
+from nlakit.engines.base import MAX_NEW_TOKENS, sampling_for
 from nlakit.errors import InputError
-from nlakit.models.lora import open_checkpoint
-from nlakit.models.placement import Placement
-from nlakit.pair.load import load_source, read_facts
-from nlakit.pair.pair import Pair
-from nlakit.pair.source import PairSource
+from nlakit.pair.bulk import BulkReader, dtype_name, weights_sha256
+from nlakit.pair.load import read_facts
 
 from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
 from .progress import counting_progress
 from .workers import HERE, WorkerOptions, place_models
-
-WEIGHTS = "*.safetensors"
 
 
 def describe(
@@ -91,49 +79,9 @@ def describe(
         temperature=sampling.temperature,
         max_new_tokens=sampling.max_new_tokens,
         seed=sampling.seed,
-        dtype="stored" if where.dtype is None else str(where.dtype).removeprefix("torch."),
+        dtype=dtype_name(where),
     )
-    make = partial(Reader.load, parts, sampling, where)
+    make = partial(BulkReader.load, parts, sampling, where)
     with counting_progress("vectors") as progress:
         manifest = explain_vectors(make, source, output.absolute(), plan, pool, progress)
     sys.stdout.write(f"{plan.num_rows} vectors in {len(manifest.shards)} files: {output}\n")
-
-
-class Reader(NamedTuple):
-    """A pair with its sampling, as `data.bulk` asks for it."""
-
-    pair: Pair
-    sampling: Sampling
-
-    @classmethod
-    def load(cls, source: PairSource, sampling: Sampling, where: Placement) -> Reader:
-        """Read a pair in a worker. Raises as `load_source`."""
-        return cls(load_source(source, where), sampling)
-
-    @torch.inference_mode()
-    def describe_rows(self, vectors_ND: Tensor, first: int) -> list[Described]:
-        """Every answer with its scores."""
-        answers, scores = self.pair.answers(vectors_ND, self.sampling, first=first)
-        size = self.sampling.samples
-        return [
-            Described(
-                row=first + index // size,
-                sample=index % size,
-                explanation=answer.text,
-                closed=answer.closed,
-                fidelity=None if score.baseline == "none" else score.fidelity,
-                cosine=score.cosine,
-                mse=score.mse,
-            )
-            for index, (answer, score) in enumerate(zip(answers, scores, strict=True))
-        ]
-
-
-def weights_sha256(source: PairSource) -> str:
-    """Of what writes and scores: the weights of AV and AR, and what scores are held against."""
-    checkpoints = [open_checkpoint(part, source.target) for part in (source.av, source.ar)]
-    homes = [home for each in checkpoints for home in (each.weights, each.adapter) if home]
-    paths = [path for home in homes for path in sorted(home.glob(WEIGHTS))]
-    beside = source.mean if source.paths is None else source.paths.shared / CARD_NAME
-    digests = [file_sha256(path) for path in [*paths, *filter(None, [beside])]]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -58,6 +58,7 @@ SCHEMA = pa.schema(
         ("fidelity", pa.float32()),
         ("cosine", pa.float32()),
         ("mse", pa.float32()),
+        ("confidence", pa.float32()),
     ]
 )
 
@@ -73,6 +74,8 @@ class Described(NamedTuple):
     """None where the pair knows no baseline."""
     cosine: float
     mse: float
+    confidence: float | None = None
+    """Mean confidence of its claims; None where nobody asked for it, or it makes none."""
 
 
 class Describer(Protocol):
