@@ -61,6 +61,11 @@ app.command(
     name="features",
     help="Show the latents of a sparse autoencoder in a text.",
 )
+app.command(
+    "nlakit.cli.witness:witness",
+    name="witness",
+    help="Show which latents an NLA's explanations keep, lose and invent.",
+)
 dashboards = cyclopts.App(
     name="dashboards",
     help="What the latents of a sparse autoencoder are about.",
@@ -72,6 +77,7 @@ for _verb, (_name, _help) in {
     "search": ("search", "Find latents by words, or by a text in which they are active."),
     "export": ("export", "Write dashboards for Neuronpedia."),
     "import": ("import_", "Read dashboards that others have made."),
+    "read": ("read", "Let an NLA read the directions of latents."),
 }.items():
     dashboards.command(f"nlakit.cli.dashboards:{_name}", name=_verb, help=_help)
 app.command(dashboards)
@@ -92,6 +98,9 @@ for _verb, (_file, _help) in {
     "select": ("sections", "What the best of several explanations costs and buys."),
     "compare": ("compare", "Whether one pair is truer than another, on the same rows."),
     "sae": ("sae", "A sparse autoencoder, on held-out texts."),
+    "witness": ("sae", "Which latents of an autoencoder the explanations keep."),
+    "latent-claims": ("sae", "Claims judged by latents, where the truth is known."),
+    "latent-facts": ("sae", "Latents and explanations against the same known facts."),
 }.items():
     _name = _verb.replace("-", "_")
     evaluation.command(f"nlakit.cli.eval.{_file}:{_name}", name=_verb, help=_help)

@@ -17,12 +17,16 @@ from rich.text import Text
 from nlakit.errors import InputError
 from nlakit.sae import neuronpedia
 from nlakit.sae.dashboard import Dashboard, build_dashboards, read_activity
+from nlakit.sae.extraction import read_activations
 from nlakit.sae.features import features_of
 from nlakit.sae.neuronpedia import Source
 from nlakit.sae.store import STORE_NAME, DashboardStore, Found
+from nlakit.sae.witness import DirectionReading, read_directions
 from nlakit.worlds.storyworld.sae import CORPUS_NAME, fact_labels
 
 from .devices import AUTOMATIC, DeviceOptions
+from .features import labels_of
+from .pairs import BUNDLED, PairOptions
 from .progress import counting_progress
 from .saes import find_sae, load_sae, target_of, texts_of
 
@@ -239,6 +243,52 @@ def import_(
         count = opened.write(READERS[format](directory), {"source": format})
     Console(stderr=True).print(f"{count} dashboards.")
     print(store)
+
+
+def read(
+    *latents: int,
+    sae: Sae,
+    store: Store = None,
+    corpus: str = CORPUS_NAME,
+    documents: int = 100,
+    seed: int = 90_002,
+    pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
+    json: Json = False,
+) -> None:
+    """Let an NLA read decoder directions: each alone, and added to the mean activation.
+
+    No activation looks like a bare direction: what is said of one is a hint, with its fidelity.
+
+    Parameters
+    ----------
+    latents
+        Their numbers.
+    corpus
+        Texts that mean and strengths are taken from: storyworld, or a corpus.
+    documents
+        How many of them.
+    seed
+        Decides which, in the storyworld.
+    """
+    if not latents:
+        raise InputError("No latent was named. Give numbers, such as 5 7.")
+    loaded = pair.load(devices)
+    target = loaded.target
+    autoencoder = load_sae(sae).to(target.model.device)
+    passages = list(islice(texts_of(corpus, seed).passages(target, "heldout"), documents))
+    labels = labels_of(store or find_sae(sae) / STORE_NAME)
+    sample_ND = read_activations(target, passages)
+    found = read_directions(loaded, autoencoder, latents, sample_ND, labels)
+    if json:
+        adapter = TypeAdapter(list[DirectionReading])
+        sys.stdout.write(adapter.dump_json(found, indent=2).decode() + "\n")
+        return
+    console = Console()
+    for each in found:
+        head = f"{each.latent} {each.label or ''} ({each.vector}, fidelity {each.fidelity:.2f}, "
+        told = "" if each.says_it else "not "
+        console.print(Text(f"{head}{told}active again): {each.explanation}"))
 
 
 def existing(sae: str, store: Path | None) -> Path:

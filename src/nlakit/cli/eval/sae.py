@@ -1,4 +1,4 @@
-"""`nlakit eval sae`: a sparse autoencoder's figures."""
+"""`nlakit eval sae`, and an autoencoder beside an NLA."""
 
 from __future__ import annotations
 
@@ -13,15 +13,44 @@ from rich.table import Table
 from nlakit.config import write_text_atomic
 from nlakit.errors import InputError
 from nlakit.evals.bootstrap import Interval
+from nlakit.evals.eval_set import EvalSet
+from nlakit.evals.rows import read_sample
+from nlakit.evals.section import Section
+from nlakit.pair.pair import Pair
+from nlakit.sae.autoencoder import SparseAutoencoder
 from nlakit.sae.facts import FactReport
+from nlakit.sae.judge import (
+    BesideReport,
+    LatentJudge,
+    beside,
+    fact_scores,
+    judged_claims,
+    ties_of,
+)
 from nlakit.sae.measure import SaeReport, measure
+from nlakit.sae.witness import witness as measure_witness
 from nlakit.worlds.storyworld.sae import CORPUS_NAME
 
 from ..devices import AUTOMATIC, DeviceOptions
+from ..pairs import BUNDLED, PairOptions
 from ..progress import counting_progress
 from ..saes import load_sae, target_of, texts_of
+from .common import (
+    STORYWORLD_DOCUMENTS,
+    CorpusOptions,
+    Documents,
+    Json,
+    Output,
+    Seed,
+    Temperature,
+    measuring,
+    show,
+)
 
 SHOWN_FACTS = 12
+CHOOSE_SEED, POSITIONS = 500_000, 24
+"""Added to the seed of the rows that are scored, for those that latents are chosen on; and how many
+of the latter each document gives."""
 
 
 def sae(
@@ -124,4 +153,126 @@ def fact_table(report: FactReport) -> Table:
         numbers = (each.f1, each.precision, each.recall, each.dense)
         cells = [f"{number:.3f}" for number in numbers]
         table.add_row(each.fact, str(each.latent), *cells, str(len(each.split)))
+    return table
+
+
+def witness(
+    *,
+    sae: str,
+    documents: Documents = 300,
+    seed: Seed = 1,
+    temperature: Temperature = 0.0,
+    pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
+    on: CorpusOptions = STORYWORLD_DOCUMENTS,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Encode activations and what their explanations rebuild, and compare the latents.
+
+    Parameters
+    ----------
+    sae
+        Directory of an autoencoder, or the name of one that was trained here.
+    """
+    autoencoder = load_sae(sae)
+    show(
+        pair,
+        devices,
+        on,
+        lambda loaded, of: measure_witness(
+            read_sample(loaded, of, documents, seed, temperature), autoencoder, sae
+        ),
+        output,
+        json,
+    )
+
+
+def latent_claims(
+    *,
+    sae: str,
+    documents: Documents = 500,
+    choose: Annotated[int, Parameter(help="Documents that latents are tied to facts on.")] = 300,
+    seed: Seed = 1,
+    temperature: Temperature = 0.0,
+    pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Let latents judge the claims of explanations, where the truth is known.
+
+    Parameters
+    ----------
+    sae
+        Directory of an autoencoder, or the name of one that was trained here.
+    """
+    autoencoder = load_sae(sae)
+
+    def judged(loaded: Pair, of: EvalSet) -> Section:
+        sample = read_sample(loaded, of, documents, seed, temperature)
+        judge = LatentJudge(autoencoder, ties_of(_chosen(autoencoder, loaded, of, choose, seed)))
+        return judged_claims(sample, judge, sae)
+
+    show(pair, devices, STORYWORLD_DOCUMENTS, judged, output, json)
+
+
+def latent_facts(
+    *,
+    sae: str,
+    documents: Documents = 2000,
+    choose: Annotated[int, Parameter(help="Documents that latents are chosen on.")] = 300,
+    seed: Seed = 1,
+    temperature: Temperature = 0.0,
+    pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
+    output: Annotated[Path | None, Parameter(negative=())] = None,
+    json: Json = False,
+) -> None:
+    """Hold latents and explanations against the same known facts of the same rows.
+
+    Parameters
+    ----------
+    sae
+        Directory of an autoencoder, or the name of one that was trained here.
+    output
+        File for the report.
+    """
+    autoencoder = load_sae(sae)
+    pair.check()
+    with measuring():
+        of = STORYWORLD_DOCUMENTS.eval_set(pair)
+        loaded = pair.load_for_evaluation(of, devices)
+        chosen = _chosen(autoencoder, loaded, of, choose, seed)
+        sample = read_sample(loaded, of, documents, seed, temperature)
+        report = beside(sample, autoencoder, chosen, sae)
+    text = report.model_dump_json(indent=2) + "\n"
+    if output is not None:
+        write_text_atomic(output, text)
+    if json:
+        sys.stdout.write(text)
+    else:
+        Console().print(beside_table(report))
+
+
+def _chosen(
+    autoencoder: SparseAutoencoder, loaded: Pair, of: EvalSet, documents: int, seed: int
+) -> FactReport:
+    """Latents chosen on documents of another seed, many positions in each."""
+    rows = of.sample(loaded.target, "heldout", seed + CHOOSE_SEED, documents, POSITIONS)
+    return fact_scores(autoencoder, rows, of.claims.known())
+
+
+def beside_table(report: BesideReport) -> Table:
+    """The facts on which the two differ most, for a terminal."""
+    table = Table(
+        title=f"{report.rows} rows; facts with F1 ≥ 0.9: both {report.both}, only {report.sae} "
+        f"{report.sae_only}, only {report.nla} {report.nla_only}, neither {report.neither}"
+    )
+    for name in ("fact", "rows", "latent F1", "explanation F1"):
+        table.add_column(name, justify="left" if name == "fact" else "right")
+    ordered = sorted(report.facts, key=lambda each: each.sae_f1 - each.nla_f1)
+    shown_facts = ordered if len(ordered) <= SHOWN_FACTS else [*ordered[:6], *ordered[-6:]]
+    for each in shown_facts:
+        table.add_row(each.fact, str(each.rows), f"{each.sae_f1:.3f}", f"{each.nla_f1:.3f}")
     return table

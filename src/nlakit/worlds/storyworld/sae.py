@@ -9,6 +9,7 @@ import numpy as np
 
 from nlakit.models.target import Encoded, Target
 from nlakit.sae.dashboard import Activity
+from nlakit.sae.judge import name_of
 from nlakit.sae.texts import Passage
 from nlakit.split import Split
 from nlakit.storyworld.grammar import generate
@@ -42,11 +43,6 @@ class StoryworldTexts:
             yield _passage(made)
 
 
-def fact_name(kind: str, value: str) -> str:
-    """A fact as one word."""
-    return f"{kind}={value}"
-
-
 def _passage(made: EncodedDocument) -> Passage:
     document = made.document
     tokens = [document.text[start:end] for start, end in made.offsets]
@@ -54,7 +50,7 @@ def _passage(made: EncodedDocument) -> Passage:
     positions = readable_positions(made)
     facts = tuple(
         frozenset(
-            fact_name(fact.kind, fact.value)
+            name_of(fact.kind, fact.value)
             for fact in document.facts
             if fact.holds_at(made.offsets[position][1])
         )
