@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 
 from nlakit.config import FrozenModel, describe_errors, write_text_atomic
 from nlakit.errors import CheckpointError
+from nlakit.printable import is_one_line
 
 CARD_NAME, MEAN_NAME = "nla.json", "mean.safetensors"
 PARTS = ("target", "av", "ar")
@@ -20,12 +21,21 @@ PARTS = ("target", "av", "ar")
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
+def _one_line(text: str) -> str:
+    if not is_one_line(text):
+        raise ValueError("must be one line without control characters")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_one_line)]
+
+
 class NlaCard(FrozenModel):
     """What `nla.json` holds."""
 
     format_version: Literal[1] = 1
-    name: str = Field(min_length=1)
-    description: str = ""
+    name: Name = Field(min_length=1)
+    description: Name = ""
     layer: int = Field(ge=0)
     """K: the activation is the output of decoder block K of the target."""
     d_model: int = Field(gt=0)
@@ -36,7 +46,7 @@ class NlaCard(FrozenModel):
     vectors, so that a fidelity is the bare cosine, and is given no grade."""
     num_training_rows: int = Field(ge=0)
     """Rows behind the mean and the variance."""
-    floors: dict[str, Finite] = {}
+    floors: dict[Name, Finite] = {}
     """FVE of things that know nothing: mean, shuffled, empty, generic, zero_vector."""
     fve: Finite | None = None
     """FVE on held-out documents; None before it was measured."""

@@ -16,6 +16,7 @@ import pydantic
 
 from nlakit.config import FrozenModel, describe_errors, write_text_atomic
 from nlakit.errors import InputError, MissingExtraError
+from nlakit.printable import printable
 
 if TYPE_CHECKING:
     import pandas
@@ -182,14 +183,17 @@ class Reading(FrozenModel):
 
     def __str__(self) -> str:
         return "\n".join(
-            f"{visible(each):>14}  {each.fidelity:5.2f} {each.word:<14}  {each.explanation}"
+            f"{visible(each):>14}  {each.fidelity:5.2f} {each.word:<14}  "
+            f"{printable(each.explanation)}"
             for each in self.tokens
         )
 
     def __rich__(self) -> RenderableType:
         from rich.table import Table
 
-        table = Table(title=f"read by {self.nla}", caption=self._caption(), pad_edge=False)
+        table = Table(
+            title=f"read by {printable(self.nla)}", caption=self._caption(), pad_edge=False
+        )
         table.add_column("token", justify="right", no_wrap=True)
         table.add_column("explanation", ratio=1)
         table.add_column("fidelity", no_wrap=True)
@@ -312,7 +316,8 @@ def _explanation_text(row: TokenReading) -> Text:
 
 
 def _shown(sample: Sample) -> str:
-    return sample.explanation if sample.closed else f"{sample.explanation} … (cut off)"
+    text = printable(sample.explanation)
+    return text if sample.closed else f"{text} … (cut off)"
 
 
 def _claims_line(sample: Sample) -> str:

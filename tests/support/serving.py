@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import uvicorn
 from fastapi.testclient import TestClient
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from nlakit.card import MEAN_NAME, NlaCard, write_card
+from nlakit.cli.serve import bind
 from nlakit.contract import Extraction, NlaMeta, PromptTemplates, measure_tokens
 from nlakit.core.site import Site
 from nlakit.engines.base import Completion
@@ -26,6 +31,7 @@ from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.pair.pair import Pair
 from nlakit.serve.app import create_app
+from nlakit.serve.connections import Room, uvicorn_config
 from nlakit.serve.settings import Settings
 from nlakit.storyworld.grammar import generate
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
@@ -200,6 +206,38 @@ def client_for(
     """A client of a server of its own; use it as a context."""
     app = create_app(nla, Settings(data_dir=data_dir, **settings), probes)
     return TestClient(app, base_url="http://127.0.0.1:8000")
+
+
+@contextmanager
+def served(nla: Pair, settings: Settings, room: Room | None = None) -> Iterator[Served]:
+    """The same on a port of its own, with connections as `nlakit serve` has them."""
+    listener = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn_config(create_app(nla, settings), settings, room))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    try:
+        yield Served(server, listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+class Served(NamedTuple):
+    """A running server."""
+
+    server: uvicorn.Server
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def connect(self) -> socket.socket:
+        """A connection on which nothing was said."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 
 
 def closed(engine: LocalEngine, row: Row) -> Completion:

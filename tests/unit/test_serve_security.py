@@ -8,7 +8,7 @@ import pydantic
 import pytest
 from support.serving import ScriptedEngine, client_for, scripted_nla
 
-from nlakit.cli.serve import make_settings
+from nlakit.cli.serve import make_settings, read_secret
 from nlakit.errors import InputError
 from nlakit.serve.security import host_name
 from nlakit.serve.settings import Settings
@@ -132,3 +132,13 @@ def test_a_secret_is_one_word_and_stays_unsaid(secret):
 )
 def test_host_names(header, name):
     assert host_name(header) == name
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, True), (0o644, True)])
+def test_a_secret_that_others_can_read_is_warned_of(tmp_path, capsys, mode, warned):
+    path = tmp_path / "a secret"
+    path.write_text("hush-hush\n")
+    path.chmod(mode)
+    assert read_secret(path) == "hush-hush"
+    told = capsys.readouterr().err
+    assert ("chmod 600" in told) is warned and "hush-hush" not in told

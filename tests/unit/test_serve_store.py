@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
+import stat
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.serving import ScriptedEngine, client_for, scripted_nla
 
 from nlakit.errors import CheckpointError
 from nlakit.serve.store import DATABASE_NAME, ReadingStore, match_expression, strings_of
@@ -81,3 +88,89 @@ def test_match_expression():
 
 def test_strings_in_order():
     assert list(strings_of({"a": "1", "b": ["2", {"c": "3", "d": 4}]})) == ["1", "2", "3"]
+
+
+# -- other processes, other users ------------------------------------------------------------------
+def test_nobody_else_can_read_what_was_saved(tmp_path):
+    directory = tmp_path / "new" / "data"
+    old = os.umask(0)
+    try:
+        store = ReadingStore(directory)
+        store.add("a", {})
+        modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in directory.iterdir()}
+        store.close()
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert len(modes) > 1 and set(modes.values()) == {0o600}
+    (directory / DATABASE_NAME).chmod(0o644)
+    ReadingStore(directory).close()
+    assert stat.S_IMODE((directory / DATABASE_NAME).stat().st_mode) == 0o600
+
+
+def test_two_servers_in_one_directory_save_and_delete(tmp_path):
+    first, second = ReadingStore(tmp_path), ReadingStore(tmp_path)
+    failures: list[sqlite3.Error] = []
+
+    def work(store: ReadingStore) -> None:
+        try:
+            for number in range(30):
+                assert store.delete(store.add(f"t{number}", {}).id)
+        except sqlite3.Error as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(store,)) for store in (first, second) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == [] and first.find("", 5, 0) == ([], 0)
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "directory"])
+def test_what_is_saved_after_the_file_was_removed_is_on_the_disk(tmp_path, how):
+    store = ReadingStore(tmp_path / "data")
+    store.add("before", {})
+    if how == "directory":
+        shutil.rmtree(tmp_path / "data")
+    else:
+        for each in (tmp_path / "data").iterdir():
+            each.unlink()
+    if how == "replaced":
+        ReadingStore(tmp_path / "data").close()
+    saved = store.add("after", {})
+    again = ReadingStore(tmp_path / "data")
+    assert again.get(saved.id) == saved and again.find("", 5, 0)[1] == 1
+    again.close()
+    store.close()
+
+
+def test_a_file_removed_while_it_is_written_acknowledges_nothing(tmp_path):
+    store = ReadingStore(tmp_path)
+    with pytest.raises(sqlite3.OperationalError, match="removed"), store._transaction():
+        (tmp_path / DATABASE_NAME).unlink()
+    store.close()
+
+
+def test_a_locked_file_holds_up_neither_prompts_nor_many_saves(tmp_path):
+    with client_for(scripted_nla(ScriptedEngine()), tmp_path) as client:
+        blocker = sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+        body = {"title": "a", "reading": {}}
+        with ThreadPoolExecutor(24) as pool:
+            saves = [pool.submit(client.post, "/v1/readings", json=body) for _ in range(20)]
+            time.sleep(0.2)
+            asked = time.monotonic()
+            assert client.post("/tokenize", json={"text": "a"}).status_code == 200
+            assert time.monotonic() - asked < 1.5
+            refused = [save.result() for save in saves]
+        assert time.monotonic() - started < 8
+        assert {each.status_code for each in refused} == {503, 429}
+        assert all(int(each.headers["Retry-After"]) > 0 for each in refused)
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        assert client.post("/v1/readings", json=body).status_code == 201
+        assert client.get("/v1/readings").json()["total"] == 1

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from nlakit import __version__
 from nlakit.errors import UserError
+from nlakit.printable import printable
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
@@ -154,7 +155,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _refuse(message: str) -> int:
     # Soft wrapping keeps a long path whole, so that it can be copied.
-    Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    shown = printable(message)
+    Console(stderr=True).print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
     return USER_ERROR
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from nlakit.engines.base import OnText
 from nlakit.pair.pair import Pair
+from nlakit.printable import printable
 from nlakit.reading import Reading
 from nlakit.storyworld.document import Document, Fact
 from nlakit.storyworld.grammar import generate
@@ -93,7 +94,7 @@ def _draft_table(drafts: dict[int, str]) -> Table:
     table = Table(title="reading …", expand=True)
     table.add_column("explanation so far")
     for row in sorted(drafts):
-        table.add_row(Text(drafts[row]))
+        table.add_row(Text(printable(drafts[row])))
     return table
 
 

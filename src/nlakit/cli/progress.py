@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from nlakit.engines.base import OnText
+from nlakit.printable import printable
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def reading_progress() -> Iterator[OnText | None]:
             written += 1
             tail = " ".join(text.split())[-40:]
             # The explanation is the model's, and may look like markup.
-            shown = tail.replace("[", "(").replace("]", ")")
+            shown = printable(tail.replace("[", "(").replace("]", ")"))
             progress.update(task, description=f"{written} tokens written  … {shown}")
 
         yield on_text

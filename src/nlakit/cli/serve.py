@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import shlex
 import signal
 import socket
+import stat
 import sys
 import webbrowser
 from pathlib import Path
@@ -18,6 +19,9 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from nlakit.errors import InputError
+from nlakit.printable import printable
+from nlakit.serve.connections import uvicorn_config
+from nlakit.serve.logs import set_up_logging
 from nlakit.serve.settings import Settings
 
 from .devices import AUTOMATIC, DeviceOptions
@@ -101,13 +105,28 @@ def read_secret(path: Path) -> str:
         raise InputError(f"--secret-file {path} cannot be read: {error}.") from error
     if not secret:
         raise InputError(f"--secret-file {path} is empty. Write one word into it.")
+    if others_can_read(path):
+        warn(f"--secret-file {path} can be read by others: chmod 600 {shlex.quote(str(path))}")
     return secret
+
+
+def others_can_read(path: Path) -> bool:
+    """Whether more than a file's owner may read it."""
+    return os.name == "posix" and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def warn(message: str) -> None:
+    """One line on stderr."""
+    console = Console(stderr=True)
+    console.print(printable(message), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket at an address, not listening yet. Raises `InputError` where it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
+    # asyncio switches Nagle's algorithm off, which holds small frames back for 40 ms, but only
+    # where the socket was made with its protocol's number.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -121,17 +140,8 @@ def bind(host: str, port: int) -> socket.socket:
 
 def run(app: Any, settings: Settings, listener: socket.socket, browse: bool) -> None:
     """Serve until SIGTERM or Ctrl-C; running requests may end first."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.drain_s,
-        timeout_keep_alive=30,
-        limit_concurrency=settings.max_requests * 8,
-    )
-    Server(config, browse).run([listener])
+    set_up_logging()
+    Server(uvicorn_config(app, settings), browse).run([listener])
 
 
 class Server(uvicorn.Server):

@@ -23,7 +23,7 @@ from nlakit.pair.pair import Pair
 from . import completion
 from .clients import Client, client_of
 from .metrics import Metrics
-from .queue import FairQueue
+from .queue import FairQueue, now
 from .runner import Runner, ScoredSample, score
 from .schemas import PromptRequest, SamplingFields
 from .schemas_v1 import DocumentRef, MoreSampling
@@ -117,6 +117,11 @@ class Service:
     async def saved(self, request: Request, work: Callable[[], T]) -> T:
         """Run a piece of work on saved readings. Raises `Busy` or `Unavailable`."""
         return await self.storage.run(client_of(request), work, STORAGE_S)
+
+    @staticmethod
+    def storage_deadline() -> float:
+        """When who saves now is told that it did not happen; after it, it must not."""
+        return now() + STORAGE_S
 
     def extract(self, prompt: Prompt, places: Sequence[int]) -> Tensor:
         """Raw activations, on the engine's thread: P x D."""

@@ -6,6 +6,9 @@ A reading that was acknowledged is on the disk: WAL with synchronous=FULL.
 from __future__ import annotations
 
 import json
+import logging
+import math
+import os
 import re
 import secrets
 import sqlite3
@@ -18,8 +21,12 @@ from typing import Any, NamedTuple
 
 from nlakit.errors import CheckpointError
 
+from .queue import now
+
+log = logging.getLogger("nlakit.serve")
 DATABASE_NAME = "readings.sqlite3"
-BUSY_S = 10
+BUSY_S = 2.0
+"""How long to wait for another process that writes."""
 INDEXED_CHARS = 1_000_000
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -51,18 +58,25 @@ class ReadingStore:
     """
 
     def __init__(self, directory: Path) -> None:
-        path = directory / DATABASE_NAME
+        self._path = directory / DATABASE_NAME
+        self._lock = threading.Lock()
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
-            self._connection.isolation_level = None
-            self._prepare(path)
+            self._open()
         except (OSError, sqlite3.Error) as error:
             raise CheckpointError(
-                f"Saved readings cannot be kept in {path}: {error}. "
+                f"Saved readings cannot be kept in {self._path}: {error}. "
                 "Set NLAKIT_DATA_DIR to a directory that can be written."
             ) from error
-        self._lock = threading.Lock()
+
+    def _open(self) -> None:
+        """Open the file, which nobody but its owner can read."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.chmod(self._path, 0o600)
+        self._connection = sqlite3.connect(self._path, timeout=BUSY_S, check_same_thread=False)
+        self._connection.isolation_level = None
+        self._prepare(self._path)
+        self._file = _identity(self._path)
 
     def _prepare(self, path: Path) -> None:
         self._connection.execute("PRAGMA journal_mode = WAL")
@@ -81,11 +95,15 @@ class ReadingStore:
         with self._lock:
             self._connection.close()
 
-    def add(self, title: str, reading: dict[str, Any]) -> Saved:
-        """Save a reading. When this returns, it is on the disk."""
+    def add(self, title: str, reading: dict[str, Any], deadline: float = math.inf) -> Saved:
+        """Save a reading. When this returns, it is on the disk.
+
+        Args:
+            deadline: on the clock of `queue.now`; nothing is written after it.
+        """
         saved = Saved(secrets.token_hex(12), title, datetime.now(UTC).isoformat(), reading)
         body = json.dumps(reading, separators=(",", ":"))
-        with self._transaction() as run:
+        with self._transaction("IMMEDIATE", deadline) as run:
             cursor = run.execute(
                 "INSERT INTO readings (id, title, created, reading) VALUES (?, ?, ?, ?)",
                 (saved.id, title, saved.created, body),
@@ -122,9 +140,9 @@ class ReadingStore:
             ).fetchone()
         return None if row is None else Saved(row[0], row[1], row[2], json.loads(row[3]))
 
-    def delete(self, reading_id: str) -> bool:
+    def delete(self, reading_id: str, deadline: float = math.inf) -> bool:
         """Forget one; False: there was none."""
-        with self._transaction() as run:
+        with self._transaction("IMMEDIATE", deadline) as run:
             row = run.execute("SELECT number FROM readings WHERE id = ?", [reading_id]).fetchone()
             if row is None:
                 return False
@@ -133,16 +151,48 @@ class ReadingStore:
         return True
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, on the disk when it is left."""
+    def _transaction(
+        self, kind: str = "DEFERRED", deadline: float = math.inf
+    ) -> Iterator[sqlite3.Connection]:
+        """All or nothing, on the disk when it is left.
+
+        Args:
+            kind: "IMMEDIATE" for one that writes: it waits for other processes at its start, where
+                one that has begun to read is refused at once.
+        """
         with self._lock:
-            self._connection.execute("BEGIN")
+            self._reopen_where_removed()
+            self._connection.execute(f"BEGIN {kind}")
             try:
+                if now() > deadline:
+                    raise sqlite3.OperationalError("the database was locked for too long")
                 yield self._connection
                 self._connection.execute("COMMIT")
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+            if _identity(self._path) != self._file:
+                raise sqlite3.OperationalError(f"{self._path} was removed meanwhile")
+
+    def _reopen_where_removed(self) -> None:
+        """What is saved into a file that has no name any more is lost with the process."""
+        if _identity(self._path) == self._file:
+            return
+        log.warning("%s was removed or replaced: it is opened again", self._path)
+        self._connection.close()
+        try:
+            self._open()
+        except OSError as error:
+            raise sqlite3.OperationalError(str(error)) from error
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file a name stands for; None: it stands for none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def match_expression(query: str) -> str:

@@ -30,7 +30,8 @@ async def create(
     body: Annotated[NewReading, Depends(JsonBody(NewReading))], request: Request, service: Served
 ) -> SavedHead:
     """Save a reading. Once this is answered, it is on the disk."""
-    work = partial(service.store.add, body.title, body.reading)
+    deadline = service.storage_deadline()
+    work = partial(service.store.add, body.title, body.reading, deadline)
     return head(await service.saved(request, work))
 
 
@@ -66,7 +67,8 @@ async def read(reading_id: ReadingId, request: Request, service: Served) -> Any:
 )
 async def delete(reading_id: ReadingId, request: Request, service: Served) -> Response:
     """Forget a saved reading."""
-    if not await service.saved(request, partial(service.store.delete, reading_id)):
+    work = partial(service.store.delete, reading_id, service.storage_deadline())
+    if not await service.saved(request, work):
         raise HTTPException(404, "There is no such reading.")
     return Response(status_code=204)
 
