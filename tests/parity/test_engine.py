@@ -139,8 +139,8 @@ def test_logits_in_chunks_give_the_same_gradient(model, tokenizer, av_meta, vect
     verbalizer = Verbalizer(model, tokenizer, av_meta)
     responses = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
     found = []
-    for logits_at_once in (1 << 26, 2 * len(tokenizer)):
-        monkeypatch.setattr("nlakit.models.verbalizer.LOGITS_AT_ONCE", logits_at_once)
+    for logits_kept in (1 << 26, 2 * len(tokenizer)):
+        monkeypatch.setattr("nlakit.models.verbalizer.LOGITS_KEPT", logits_kept)
         model.zero_grad()
         logprobs, mask = verbalizer.logprobs(vectors[:3], responses)
         (logprobs * mask * torch.arange(5)).sum().backward()

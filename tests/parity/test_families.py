@@ -141,12 +141,9 @@ def test_training_sees_what_the_engine_saw(engine, vectors):
     assert len({each.ids for each in answers}) > 1
     vectors_BD = vectors[:2].repeat_interleave(2, 0)
     responses = [list(each.ids) for each in answers]
-    for prefix_sharing in (True, False):
-        expected, mask = engine.verbalizer.logprobs(
-            vectors_BD, responses, prefix_sharing=prefix_sharing
-        )
-        found = torch.cat([torch.tensor(each.logprobs) for each in answers])
-        assert torch.allclose(found, expected[mask].detach(), atol=2e-4)
+    expected, mask = engine.verbalizer.logprobs(vectors_BD, responses)
+    found = torch.cat([torch.tensor(each.logprobs) for each in answers])
+    assert torch.allclose(found, expected[mask].detach(), atol=2e-4)
 
 
 def test_disk_changes_nothing(engine, model, vectors, tmp_path):

@@ -21,12 +21,6 @@ from nlakit.models.verbalizer import Verbalizer
 RESPONSES = [[5, 9, 11], [7], [12, 13, 14, 15, 1]]
 
 
-def total_gradient(model, logprobs):
-    model.zero_grad()
-    logprobs.square().sum().backward()
-    return torch.cat([p.grad.flatten() for p in model.parameters()])
-
-
 def test_activations_equal_hidden_states(model, tokenizer):
     target = Target(model, tokenizer, Site(1))
     ids = [[0, 5, 9, 44, 17], [0, 3], [0, 8, 8, 8, 21, 60, 61]]
@@ -88,15 +82,6 @@ def test_logprobs_equal_a_plain_forward(model, tokenizer, av_meta, vectors):
         assert (logprobs[row, len(response) :] == 0).all()
 
 
-def test_prefix_sharing_changes_neither_value_nor_gradient(model, tokenizer, av_meta, vectors):
-    verbalizer = Verbalizer(model, tokenizer, av_meta)
-    shared, _ = verbalizer.logprobs(vectors[:3], RESPONSES)
-    plain, _ = verbalizer.logprobs(vectors[:3], RESPONSES, prefix_sharing=False)
-    assert torch.allclose(shared, plain, atol=1e-4)
-    first, second = total_gradient(model, shared), total_gradient(model, plain)
-    assert (first - second).norm() / second.norm() < 1e-5
-
-
 def test_verbalizer_refuses_bad_vectors(llama, tokenizer, av_meta, vectors):
     verbalizer = Verbalizer(llama, tokenizer, av_meta)
     with pytest.raises(InputError, match=r"found \(3, 31\)"):
@@ -122,7 +107,7 @@ def test_reconstructor_starts_as_the_site_and_reads_the_last_token(model, tokeni
     found = reconstructor.forward(ids)
     for row, vector in zip(ids, found, strict=True):
         hidden = model(torch.tensor([row]), output_hidden_states=True).hidden_states[2]
-        assert torch.allclose(vector, hidden[0, -1], atol=1e-5)
+        assert torch.allclose(vector, hidden[0, -1], atol=1e-4)
     tail = list(ar_meta.tokens.critic_suffix_ids or ())
     assert tail and ids[0][-len(tail) :] == tail
 
@@ -276,11 +261,14 @@ def test_vectors_can_be_added_to_a_residual(llama, tokenizer, adding_meta, ar_me
         logits = hooked_logits(verbalizer, vector, list(answer.ids))
         assert tuple(logits.argmax(-1).tolist()) == answer.ids
     assert len({answer.ids for answer in answers}) > 1
-    for sharing in (True, False):
-        found, _ = verbalizer.logprobs(vectors[:3], RESPONSES, prefix_sharing=sharing)
-        expected = hooked_logits(verbalizer, vectors[2], RESPONSES[2]).log_softmax(-1)
-        picked = expected.gather(1, torch.tensor(RESPONSES[2])[:, None])[:, 0]
-        assert torch.allclose(found[2], picked, atol=1e-4)
+    expected = hooked_logits(verbalizer, vectors[2], RESPONSES[2]).log_softmax(-1)
+    picked = expected.gather(1, torch.tensor(RESPONSES[2])[:, None])[:, 0]
+    # By our blocks, and by Hugging Face's modules, which any hook asks for.
+    hook = llama.model.layers[0].register_forward_hook(lambda *_: None)
+    found = [verbalizer.logprobs(vectors[:3], RESPONSES)[0]]
+    hook.remove()
+    found.append(verbalizer.logprobs(vectors[:3], RESPONSES)[0])
+    assert all(torch.allclose(each[2], picked, atol=1e-4) for each in found)
 
 
 def test_the_convention_survives_the_disk_and_is_checked(llama, tokenizer, adding_meta, tmp_path):

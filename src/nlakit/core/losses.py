@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd import Function
 
 
 def token_logprobs(
@@ -59,3 +63,86 @@ def kl_k3(
     """Schulman's third estimate of KL(policy ‖ reference) per sampled token: never negative."""
     delta_BT = reference_BT - logprobs_BT
     return torch.expm1(delta_BT) - delta_BT
+
+
+# -- the language head -----------------------------------------------------------------------------
+CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
+"""Logits made at once in float32: on a CPU 32 MB, few enough to stay in its cache between passes,
+and rows enough for a product at full speed."""
+
+
+def head_logprobs(
+    hidden_ND: Float[Tensor, "N D"],
+    weight_VD: Float[Tensor, "V D"],
+    ids_N: Int[Tensor, " N"],
+    kept: int,
+) -> Float[Tensor, " N"]:
+    """`log_softmax(hidden @ weight.T)` at one id a row, in float32.
+
+    Logits are made a few rows at a time, and whole in float32 never. A fused cross-entropy as
+    Liger's computes the gradient in the forward pass, and so needs to know the loss there; policy
+    gradients weigh each token's log-probability later.
+
+    Args:
+        kept: how many logits may be kept for the gradient, in `hidden`'s precision; the others are
+            computed again.
+    """
+    return _HeadLogprobs.apply(hidden_ND, weight_VD, ids_N, kept)  # pyright: ignore[reportReturnType]
+
+
+class _HeadLogprobs(Function):
+    """What is kept is `exp(logit - largest)`. The gradient is linear in it, so that its rows'
+    factors go to the small operand of each product."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, ids_N: Tensor, kept: int) -> Tensor:
+        wanted = any(ctx.needs_input_grad)
+        chunks, found = [], []
+        for hidden, ids in _chunks(weight_VD, hidden_ND, ids_N):
+            logits = _logits(hidden, weight_VD)
+            chosen = logits.gather(1, ids[:, None])[:, 0]
+            largest = logits.amax(dim=-1, keepdim=True)
+            total = logits.sub_(largest).exp_().sum(dim=-1)
+            log_total = total.log() + largest[:, 0]
+            found.append(chosen - log_total)
+            kept -= logits.numel()
+            keeps = wanted and kept >= 0
+            chunks.append((logits.to(hidden.dtype), total) if keeps else (None, log_total))
+        ctx.save_for_backward(hidden_ND, weight_VD, ids_N)
+        ctx.chunks = chunks
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        hidden_ND, weight_VD, ids_N = ctx.saved_tensors
+        d_hidden_ND = torch.empty_like(hidden_ND)
+        d_weight_VD = None
+        if ctx.needs_input_grad[1]:
+            # Chunks add up in float32: a sum of hundreds in bfloat16 would lose most of them.
+            d_weight_VD = torch.zeros_like(weight_VD, dtype=gradients[0].dtype)
+        parts = _chunks(weight_VD, hidden_ND, ids_N, gradients[0], d_hidden_ND)
+        for (hidden, ids, gradient, d_hidden), (weights, total) in zip(
+            parts, ctx.chunks, strict=True
+        ):
+            if weights is None:
+                logits = _logits(hidden, weight_VD)
+                weights = logits.sub_(total[:, None]).exp_().to(hidden.dtype)
+                total = torch.ones_like(total)
+            factor = (gradient / total)[:, None]
+            torch.mm(weights, weight_VD, out=d_hidden)
+            d_hidden.mul_(-factor).addcmul_(weight_VD[ids], gradient[:, None].to(hidden.dtype))
+            if d_weight_VD is not None:
+                d_weight_VD += torch.mm(weights.t(), (hidden * -factor).to(hidden.dtype))
+                d_weight_VD.index_add_(0, ids, hidden * gradient[:, None])
+        return d_hidden_ND, d_weight_VD, None, None
+
+
+def _logits(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
+    """Of a chunk, in float32 at least."""
+    logits_NV = torch.mm(hidden_ND, weight_VD.t())
+    return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+
+
+def _chunks(weight_VD: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    rows = max(1, CHUNK.get(weight_VD.device.type, CHUNK["cpu"]) // len(weight_VD))
+    return zip(*(column.split(rows) for column in columns), strict=True)

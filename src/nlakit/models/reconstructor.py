@@ -25,10 +25,12 @@ from nlakit.contract import (
     verify,
     write_meta,
 )
-from nlakit.core.fused import Packing
+from nlakit.core.attention import to_device
+from nlakit.core.packing import Packing
 from nlakit.core.site import Site
 from nlakit.errors import InputError
 from nlakit.models.families import backbone_of, cut_config, embedding_of, truncated
+from nlakit.models.forward import packs_of, run_packed
 from nlakit.models.io import (
     HEAD_NAME,
     atomic_directory,
@@ -40,17 +42,16 @@ from nlakit.models.io import (
     save_tensors,
 )
 from nlakit.models.lora import open_checkpoint
-from nlakit.models.packed import fits, run_packed
-from nlakit.models.padding import TOKENS_PER_BATCH, length_batches, pad_right
-from nlakit.models.recompute import recomputing
+from nlakit.models.padding import TOKENS_PER_BATCH, length_batches
 
 
 class Reconstructor:
     """A truncated language model with a float32 head.
 
     Attributes:
-        prompt: what explanations are read in; the one place that encodes them.
-        recompute: whether forwards with gradients make the insides of blocks again, to save memory.
+        prompt: what explanations are read in, and what encodes them.
+        recompute: gradient checkpointing, which runs each block again for its gradient and saves
+            memory.
     """
 
     recompute = False
@@ -164,29 +165,24 @@ class Reconstructor:
             InputError: no prompts, an empty one, or one past the model's context.
         """
         _check_prompts(ids, self.backbone.config.max_position_embeddings)
-        device = self.backbone.device
-        recompute = self.recompute and torch.is_grad_enabled()
-        packs = not recompute and fits(self.backbone, max(map(len, ids)))
-        last_BD = self._run_packed(ids) if packs else self._run_padded(ids, recompute)
-        with torch.autocast(device.type, enabled=False):
+        shared = _num_shared([self._prefix_ids, *(row[:-1] for row in ids)])
+        lengths = [len(row) - shared for row in ids]
+        packs = packs_of(self.backbone, lengths, shared)
+        last_BD = torch.cat([self._run([ids[row] for row in pack], shared) for pack in packs])
+        with torch.autocast(last_BD.device.type, enabled=False):
             return self.head(last_BD.float())
 
-    def _run_packed(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "B D"]:
+    def _run(self, ids: Sequence[Sequence[int]], shared: int) -> Float[Tensor, "B D"]:
         """The last residual of each prompt; what all of them begin with is run once."""
-        num_shared = _num_shared([self._prefix_ids, *(row[:-1] for row in ids)])
-        own = [list(row[num_shared:]) for row in ids]
-        pack = torch.tensor([*ids[0][:num_shared], *chain.from_iterable(own)])
-        packing = Packing(num_shared, [len(row) for row in own], [1] * len(own))
-        return run_packed(self.backbone, embedding_of(self.backbone)(pack), packing)
-
-    def _run_padded(self, ids: Sequence[Sequence[int]], recompute: bool) -> Float[Tensor, "B D"]:
-        """The same by the backbone's own forward."""
-        # Filled up on the right, so that a causal mask alone keeps padding out of sight.
-        padded_BT = pad_right(ids).to(self.backbone.device)
-        with recomputing(self.backbone, recompute):
-            hidden_BTD = self.backbone(input_ids=padded_BT, use_cache=False).last_hidden_state
-        last_B = torch.tensor([len(row) - 1 for row in ids], device=hidden_BTD.device)
-        return hidden_BTD[torch.arange(len(ids), device=hidden_BTD.device), last_B]
+        own = [row[shared:] for row in ids]
+        pack_S = torch.tensor([*ids[0][:shared], *chain.from_iterable(own)])
+        packing = Packing(shared, [len(row) for row in own], [1] * len(own))
+        return run_packed(
+            self.backbone,
+            embedding_of(self.backbone)(to_device(pack_S, self.backbone.device)[None])[0],
+            packing,
+            gradient_checkpointing=self.recompute,
+        )
 
     @torch.no_grad()
     def reconstruct(self, explanations: Sequence[str]) -> Float[Tensor, "N D"]:

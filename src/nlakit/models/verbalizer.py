@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from nlakit.contract import (
     NlaMeta,
@@ -29,14 +30,15 @@ from nlakit.contract import (
     verify,
     write_meta,
 )
-from nlakit.core.fused import Packing, head_logprobs
+from nlakit.core.attention import to_device
 from nlakit.core.inject import add_norm_matched, check_vectors, replace_rows
-from nlakit.core.losses import token_logprobs
+from nlakit.core.losses import head_logprobs, token_logprobs
+from nlakit.core.packing import Packing, spans
 from nlakit.core.scale import resolve_scale, to_norm
 from nlakit.errors import InputError
-from nlakit.models.caches import repeated
 from nlakit.models.endings import endings_of
 from nlakit.models.families import backbone_of, blocks_of, embedding_of, head_of
+from nlakit.models.forward import BlockEdit, packs_of, run_packed
 from nlakit.models.io import (
     atomic_directory,
     load_backbone,
@@ -45,16 +47,13 @@ from nlakit.models.io import (
     save_model,
 )
 from nlakit.models.lora import open_checkpoint
-from nlakit.models.packed import fits, is_plain, run_packed
-from nlakit.models.padding import pad_right, real_tokens
-from nlakit.models.recompute import recomputing
+from nlakit.models.padding import real_tokens
 
 OPEN_TAG = "<explanation>"
 CLOSE_TAG = "</explanation>"
 
-LOGITS_AT_ONCE = 1 << 27
-"""Logits that a training forward keeps for the gradient: 512 MB of float32. Where the head's
-gradient is not `core.fused`'s, autograd keeps as much again."""
+LOGITS_KEPT = 1 << 27
+"""Logits that a training forward keeps for the gradient: 512 MB of float32, 256 of bfloat16."""
 
 
 class Parsed(NamedTuple):
@@ -69,6 +68,36 @@ class Parsed(NamedTuple):
     closed: bool
 
 
+class _ResponsePack(NamedTuple):
+    """Rows that are run together, R of them with N response tokens; all on the model's device.
+
+    Attributes:
+        ids_S: of the prefix, then each row's slot, suffix and response but for its last token.
+        slots_R: where in the pack each row's slot is.
+        rows_R: their numbers among the B rows.
+        ids_N: the response tokens.
+        places_N: where each of them is in B x T, flattened.
+    """
+
+    packing: Packing
+    ids_S: Tensor
+    slots_R: Tensor
+    rows_R: Tensor
+    ids_N: Tensor
+    places_N: Tensor
+
+
+class PackedResponses(NamedTuple):
+    """Prompts with responses, on the model's device (`Verbalizer.pack`).
+
+    Attributes:
+        mask_BT: True where a response token is real.
+    """
+
+    packs: tuple[_ResponsePack, ...]
+    mask_BT: Tensor
+
+
 class Verbalizer:
     """A causal language model that reads one injected vector and answers in words.
 
@@ -77,7 +106,8 @@ class Verbalizer:
         open_ids, close_ids: the tags.
         eos_ids: any of these ends an answer.
         injection_scale: norm of the vector in the prompt; None injects it as it is.
-        recompute: whether forwards with gradients make the insides of blocks again, to save memory.
+        recompute: gradient checkpointing, which runs each block again for its gradient and saves
+            memory.
     """
 
     recompute = False
@@ -139,40 +169,111 @@ class Verbalizer:
         return to_norm(vectors_ND.to(self.model.device).float(), self.injection_scale)
 
     def logprobs(
-        self,
-        vectors_BD: Float[Tensor, "B D"],
-        responses: Sequence[Sequence[int]],
-        *,
-        prefix_sharing: bool = True,
+        self, vectors_BD: Float[Tensor, "B D"], responses: Sequence[Sequence[int]]
     ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
         """Log-probability of each response token, with gradients; and True where one is real.
 
-        Logits are computed for real response tokens only. T is the longest response. Those past
-        `LOGITS_AT_ONCE` are made again for the gradient, so that memory does not grow with tokens
-        times vocabulary. Where `models.packed` can run the blocks, no padding is run.
-
-        Args:
-            prefix_sharing: run the constant prefix once and let all rows attend to it. The
-                gradient is the same, being the sum over rows. Not done where `recompute` is.
+        T is the longest response. The constant prefix is run once for all rows, and no padding is
+        (`models.forward`). Logits are computed for response tokens only; those past
+        `LOGITS_KEPT` are computed again for the gradient, so that memory does not grow with
+        tokens times vocabulary.
 
         Raises:
             InputError: bad vectors, another number of responses, or no token at all.
         """
-        _check_responses(len(vectors_BD), responses)
-        ids_BT = pad_right(responses).to(self.model.device)
-        mask_BT = real_tokens([len(row) for row in responses]).to(self.model.device)
+        return self.packed_logprobs(vectors_BD, self.pack(responses))
+
+    def pack(self, responses: Sequence[Sequence[int]]) -> PackedResponses:
+        """Prompts with responses as `packed_logprobs` takes them: for several verbalizers of one
+        prompt, such as a policy and its reference.
+
+        Raises:
+            InputError: no token at all.
+        """
+        lengths = [len(row) for row in responses]
+        if not any(lengths):
+            raise InputError(f"All {len(lengths)} responses are empty: there is no token to score.")
+        rows = [row for row, length in enumerate(lengths) if length]
+        # A response's last token predicts nothing.
+        own = [len(self.suffix_ids) + lengths[row] for row in rows]
+        backbone, edit = backbone_of(self.model), self._edit(None, None)
+        packs = packs_of(backbone, own, len(self.prefix_ids), edit)
+        return PackedResponses(
+            tuple(self._pack(responses, [rows[i] for i in each], max(lengths)) for each in packs),
+            to_device(real_tokens(lengths), self.model.device),
+        )
+
+    def packed_logprobs(
+        self, vectors_BD: Float[Tensor, "B D"], packed: PackedResponses
+    ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+        """As `logprobs`.
+
+        Raises:
+            InputError: bad vectors, or another number of them than of responses.
+        """
+        num_rows = len(packed.mask_BT)
+        if num_rows != len(vectors_BD):
+            raise InputError(f"{len(vectors_BD)} vectors were given with {num_rows} responses.")
         scaled_BD = self.scaled(vectors_BD)
-        body_BSD = self.body(scaled_BD, ids_BT)
-        share = prefix_sharing and not (self.recompute and torch.is_grad_enabled())
-        if share and not self.adds and self._fits_packed(body_BSD.shape[1]):
-            hidden_ND = self._run_packed(body_BSD, responses)
-        else:
-            run = self._run_shared if share else self._run_plain
-            # The token at t is predicted one place earlier: the first by the prompt's last token.
-            hidden_ND = run(body_BSD, scaled_BD)[:, -ids_BT.shape[1] - 1 : -1][mask_BT]
-        found_N = self._score(hidden_ND, ids_BT[mask_BT])
-        logprobs_BT = found_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, found_N)
-        return logprobs_BT, mask_BT
+        found = [self._run_pack(scaled_BD, pack) for pack in packed.packs]
+        places_N = torch.cat([pack.places_N for pack in packed.packs])
+        flat = torch.zeros(packed.mask_BT.numel(), device=places_N.device)
+        logprobs_BT = flat.index_copy(0, places_N, torch.cat(found)).view(packed.mask_BT.shape)
+        return logprobs_BT, packed.mask_BT
+
+    def _pack(
+        self, responses: Sequence[Sequence[int]], rows: Sequence[int], width: int
+    ) -> _ResponsePack:
+        """Some rows with responses; `width` is T."""
+        prompt = [self.meta.tokens.injection_token_id, *self.suffix_ids]
+        own = [[*prompt, *responses[row][:-1]] for row in rows]
+        lengths = tuple(len(each) for each in own)
+        wanted = tuple(len(responses[row]) for row in rows)
+        starts = torch.tensor([len(self.prefix_ids), *lengths[:-1]]).cumsum(0)
+        indices = (
+            torch.tensor([*self.prefix_ids, *chain.from_iterable(own)]),
+            starts,
+            torch.tensor(rows),
+            torch.tensor([*chain.from_iterable(responses[row] for row in rows)]),
+            spans([row * width for row in rows], wanted),
+        )
+        packing = Packing(len(self.prefix_ids), lengths, wanted)
+        device = self.model.device
+        return _ResponsePack(packing, *(to_device(index, device) for index in indices))
+
+    def _run_pack(
+        self, scaled_BD: Float[Tensor, "B D"], pack: _ResponsePack
+    ) -> Float[Tensor, " N"]:
+        """Log-probabilities of a pack's response tokens."""
+        embedded_SD = self._embed(pack.ids_S[None])[0]
+        vectors_RD = scaled_BD.index_select(0, pack.rows_R)
+        if not self.adds:
+            vectors_RD = vectors_RD.to(embedded_SD.dtype)
+            embedded_SD = embedded_SD.index_copy(0, pack.slots_R, vectors_RD)
+        hidden_ND = run_packed(
+            backbone_of(self.model),
+            embedded_SD,
+            pack.packing,
+            edit=self._edit(vectors_RD, pack.slots_R),
+            gradient_checkpointing=self.recompute,
+        )
+        return self._score(hidden_ND, pack.ids_N)
+
+    def _edit(self, vectors_RD: Tensor | None, slots_R: Tensor | None) -> BlockEdit | None:
+        """How vectors are added further up, each at its slot of the pack; None where they replace
+        embeddings."""
+        if not self.adds:
+            return None
+        injection = self.meta.injection
+
+        def add(residual_SD: Tensor) -> Tensor:
+            assert vectors_RD is not None and slots_R is not None, "only a run has vectors"
+            slot_R1D = residual_SD.index_select(0, slots_R)[:, None]
+            first_R = torch.zeros_like(slots_R)
+            added = add_norm_matched(slot_R1D, first_R, vectors_RD, injection.coefficient)
+            return residual_SD.index_copy(0, slots_R, added[:, 0])
+
+        return BlockEdit(injection.layer, add)
 
     def encode_response(self, explanation: str) -> list[int]:
         """The answer to train on: tags, explanation as plain text, EOS; each piece on its own."""
@@ -253,11 +354,9 @@ class Verbalizer:
     ) -> Float[Tensor, " N"]:
         """Log-probability of each id, given the residual that predicts it."""
         head = head_of(self.model)
-        if isinstance(head, nn.Linear) and head.bias is None and is_plain(head):
-            return head_logprobs(hidden_ND, head.weight, ids_N, LOGITS_AT_ONCE)
-        rows = max(1, LOGITS_AT_ONCE // self.model.config.vocab_size)
-        if len(hidden_ND) <= rows:
-            return self._score_chunk(hidden_ND, ids_N)
+        if _is_plain_head(head, hidden_ND):
+            return head_logprobs(hidden_ND, head.weight, ids_N, LOGITS_KEPT)
+        rows = max(1, LOGITS_KEPT // self.model.config.vocab_size)
         pairs = zip(hidden_ND.split(rows), ids_N.split(rows), strict=True)
         return torch.cat(
             [checkpoint(self._score_chunk, *pair, use_reentrant=False) for pair in pairs]
@@ -268,52 +367,17 @@ class Verbalizer:
     ) -> Float[Tensor, " N"]:
         return token_logprobs(head_of(self.model)(hidden_ND)[None], ids_N[None])[0]
 
-    def _fits_packed(self, body_width: int) -> bool:
-        return fits(backbone_of(self.model), len(self.prefix_ids) + body_width)
-
-    def _run_packed(
-        self, body_BSD: Float[Tensor, "B S D"], responses: Sequence[Sequence[int]]
-    ) -> Float[Tensor, "N D"]:
-        """Residuals that predict the real response tokens, row by row."""
-        num_predicted = [len(row) for row in responses]
-        # A response's last token predicts nothing.
-        num_prompt = 1 + len(self.suffix_ids)
-        lengths = [num_prompt + count - 1 for count in num_predicted]
-        real_BS = real_tokens([*lengths, body_BSD.shape[1]])[:-1]
-        packed_SD = torch.cat([self._prefix()[0], body_BSD[real_BS]])
-        packing = Packing(len(self.prefix_ids), lengths, num_predicted)
-        return run_packed(backbone_of(self.model), packed_SD, packing)
-
-    def _prefix(self) -> Float[Tensor, "1 P D"]:
-        return self._embed(torch.tensor([self.prefix_ids], device=self.model.device))
-
     def _embed(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         return embedding_of(backbone_of(self.model))(ids_BT)
 
-    def _run_plain(
-        self, body_BSD: Float[Tensor, "B S D"], scaled_BD: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B _PS D"]:
-        backbone = backbone_of(self.model)
-        prefix_BPD = self._prefix().expand(len(body_BSD), -1, -1)
-        whole = torch.cat([prefix_BPD, body_BSD], dim=1)
-        remade = recomputing(backbone, self.recompute and torch.is_grad_enabled())
-        with remade, self.injecting(scaled_BD, len(self.prefix_ids)):
-            return backbone(inputs_embeds=whole, use_cache=False).last_hidden_state
 
-    def _run_shared(
-        self, body_BSD: Float[Tensor, "B S D"], scaled_BD: Float[Tensor, "B D"]
-    ) -> Float[Tensor, "B S D"]:
-        backbone = backbone_of(self.model)
-        prefix = DynamicCache()
-        backbone(inputs_embeds=self._prefix(), use_cache=True, past_key_values=prefix)
-        shared = repeated(prefix, len(body_BSD))
-        with self.injecting(scaled_BD):
-            output = backbone(inputs_embeds=body_BSD, use_cache=True, past_key_values=shared)
-        return output.last_hidden_state
-
-
-def _check_responses(num_vectors: int, responses: Sequence[Sequence[int]]) -> None:
-    if len(responses) != num_vectors:
-        raise InputError(f"{num_vectors} vectors were given with {len(responses)} responses.")
-    if not any(responses):
-        raise InputError(f"All {num_vectors} responses are empty: there is no token to score.")
+def _is_plain_head(head: Any, hidden_ND: Tensor) -> bool:
+    """Whether the language head is a matrix of the residuals' precision, whole, with no hook."""
+    return (
+        type(head) is nn.Linear
+        and head.bias is None
+        and type(head.weight) is nn.Parameter
+        and head.weight.dtype == hidden_ND.dtype
+        and not head._forward_hooks
+        and not head._forward_pre_hooks
+    )
