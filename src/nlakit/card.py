@@ -36,6 +36,8 @@ class NlaCard(FrozenModel):
     format_version: Literal[1] = 1
     name: Name = Field(min_length=1)
     description: Name = ""
+    domain: Name = ""
+    """The texts that it was trained on, as a phrase that completes "trained on …"."""
     layer: int = Field(ge=0)
     """K: the activation is the output of decoder block K of the target."""
     d_model: int = Field(gt=0)

@@ -10,12 +10,13 @@ import io
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import pydantic
 
 from nlakit.config import FrozenModel, describe_errors, write_text_atomic
 from nlakit.errors import InputError, MissingExtraError
+from nlakit.fidelity_scale import grade_named, scale_note
 from nlakit.printable import printable
 
 if TYPE_CHECKING:
@@ -24,60 +25,26 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
-class Grade(NamedTuple):
-    """A word and a colour for all fidelities from `floor` up to the next grade."""
-
-    floor: float
-    word: str
-    terminal: str
-    html: str
-
-
-GRADES = (
-    Grade(0.8, "faithful", "green", "#1a7f37"),
-    Grade(0.5, "partly", "yellow", "#8a6d00"),
-    Grade(0.2, "weak", "dark_orange", "#b35900"),
-    Grade(float("-inf"), "do not believe", "red", "#c0262d"),
-)
 HIDDEN = "…"
-UNGRADED = Grade(float("-inf"), "no baseline", "default", "#555")
-SCALE_NOTE = "fidelity: 1 perfect, 0 no better than the mean activation, negative worse"
 COSINE_NOTE = (
     "no mean of training activations is known: the number is the bare cosine, which is high for "
     "any text where activations are alike; give --mean for a fidelity"
 )
 
 
-def grade(fidelity: float) -> Grade:
-    """The grade of a fidelity; a fidelity that is not a number is not to be believed."""
-    return next((each for each in GRADES if fidelity >= each.floor), GRADES[-1])
-
-
-def grade_of(score: Score) -> Grade:
-    """The grade of a score; one without a baseline has none."""
-    return grade(score.fidelity) if score.baseline == "training_mean" else UNGRADED
-
-
-def fidelity_word(fidelity: float) -> str:
-    """`faithful`, `partly`, `weak` or `do not believe`."""
-    return grade(fidelity).word
-
-
 class Score(FrozenModel):
     """How close the vector rebuilt from an explanation comes to the activation."""
 
     fidelity: float
-    """`1 - mse / variance`: 1 perfect, 0 no better than the training mean, negative worse."""
+    """`1 - mse / variance`: 1 is a perfect match; `fidelity_scale` has its axis and words."""
     cosine: float
     """Says little alone: where all activations are alike, the mean has a high cosine too."""
     mse: float
     """Per component, both vectors at norm √d_model: `2 (1 - cosine)`."""
     baseline: Literal["training_mean", "none"] = "training_mean"
     """none: no training mean is known, and `fidelity` is the bare cosine."""
-
-    @property
-    def word(self) -> str:
-        return grade_of(self).word
+    word: str
+    """The grade of the fidelity beside the pair's floors (`fidelity_scale`)."""
 
 
 class ReadClaim(FrozenModel):
@@ -182,8 +149,9 @@ class Reading(FrozenModel):
         return self.model_copy(update={"tokens": tuple(kept)})
 
     def __str__(self) -> str:
+        width = max((len(each.word) for each in self.tokens), default=0)
         return "\n".join(
-            f"{visible(each):>14}  {each.fidelity:5.2f} {each.word:<14}  "
+            f"{visible(each):>14}  {each.fidelity:5.2f} {each.word:<{width}}  "
             f"{printable(each.explanation)}"
             for each in self.tokens
         )
@@ -210,8 +178,7 @@ class Reading(FrozenModel):
     def _scale_note(self) -> str:
         if any(row.baseline == "none" for row in self.tokens):
             return COSINE_NOTE
-        floors = ", ".join(f"{name} {value:.2f}" for name, value in self.floors.items())
-        return f"{SCALE_NOTE}; floors: {floors}" if floors else SCALE_NOTE
+        return scale_note(self.floors)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """One JSON object; also written to `path` where one is given."""
@@ -295,8 +262,7 @@ def fidelity_text(score: Score) -> Text:
     """The number and its word in the grade's colour, for a terminal."""
     from rich.text import Text
 
-    found = grade_of(score)
-    return Text(f"{score.fidelity:5.2f} {found.word}", style=found.terminal)
+    return Text(f"{score.fidelity:5.2f} {score.word}", style=grade_named(score.word).terminal)
 
 
 def _explanation_text(row: TokenReading) -> Text:
@@ -342,7 +308,7 @@ def _html_table(reading: Reading) -> str:
 
 
 def _html_row(row: TokenReading) -> str:
-    found = grade_of(row)
+    found = grade_named(row.word)
     cell = '<td style="text-align: left; vertical-align: top; padding: 0.2rem 0.6rem'
     return (
         f'<tr>{cell}; white-space: nowrap"><code>{escape(visible(row))}</code></td>'

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import nlakit
-from nlakit.reading import fidelity_word
+from nlakit.fidelity_scale import ABOUT, FLOOR_LABELS, GRADES, FidelityScale
 from nlakit.storyworld import claims as claims_
 from nlakit.storyworld.grammar import document
 from nlakit.storyworld.teacher import label
@@ -33,6 +33,8 @@ CSP = (
 )
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 D_MODEL, VARIANCE = 8, 0.9
+FLOORS = {"mean": 0.0, "shuffled": -0.62, "empty": -0.11, "generic": 0.04, "zero_vector": 0.02}
+SCALE = FidelityScale(FLOORS)
 PASSAGES = (
     ("couplet", "A planned rhyme", "couplet", 5, 3),
     ("sums", "An unsaid sum", "sums", 5, 12),
@@ -51,6 +53,9 @@ class World:
     script: tuple[str, ...] = ()
     secret: str = ""
     failing: frozenset[int] = frozenset()
+    down: bool = False
+    """Cuts every connection, as a server does that was stopped."""
+    chat: tuple[str, ...] = (" and", " so", " on", ".")
     readings: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[tuple[str, Any]] = field(default_factory=list)
 
@@ -108,12 +113,29 @@ def result_of(world: World, body: dict[str, Any], tokens: list[Any], place: int)
         for number in range(body.get("samples", 1))
     ]
     state = made.state(place_in)
+    known = body.get("document") is not None
     for sample in samples:
-        sample["claims"] = _claims(sample["description"], state, body.get("document") is not None)
+        sample["claims"] = _claims(sample["description"], state, known)
     best = max(samples, key=lambda each: each["fidelity"])
     extra = {"l2_norm": 11 + _fraction(place) * 4, "generated": False}
-    word = {"word": fidelity_word(best["fidelity"]), "samples": samples}
-    return {**tokens[place], **extra, **best, **word}
+    word = {"word": SCALE.grade(best["fidelity"]).word, "samples": samples}
+    unsaid = _unsaid(best["claims"], state) if known else None
+    return {**tokens[place], **extra, **best, **word, "unsaid": unsaid}
+
+
+def _unsaid(claims: list[dict[str, Any]], state: Any) -> list[dict[str, Any]]:
+    """Facts of the state that no true claim names."""
+    said = {claim["kind"] for claim in claims if claim["verdict"] == "true"}
+    return [
+        {
+            "kind": kind,
+            "value": str(value),
+            "planned": kind in state.planned,
+            "probe": _probe(kind, state.facts),
+        }
+        for kind, value in state.facts.items()
+        if kind not in said
+    ]
 
 
 def _claims(text: str, state: Any, known: bool) -> list[dict[str, Any]]:
@@ -165,6 +187,8 @@ def frames_of(world: World, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 raw = "<explanation>" + text[: int(len(text) * share)]
                 yield {"position": place, "text": raw, "done": False}
             time.sleep(world.delay)
+        if world.down:
+            raise ConnectionAbortedError
         for place, result in results.items():
             bad = {"error": "the row was refused", "position": place}
             yield bad if place in world.failing else result
@@ -188,7 +212,7 @@ def answer(world: World, path: str, body: dict[str, Any]) -> Any:
         return {"tokens": tokens, "prompt_length": len(tokens), "text": ""}
     if path == "/completion":
         tokens = tokens_of(body)
-        more = [_token(word) for word in (" and", " so", " on", ".")]
+        more = [_token(word) for word in world.chat]
         return {"tokens": tokens + more, "prompt_length": len(tokens), "text": ""}
     if path == "/v1/explain":
         results = [frame for frame in frames_of(world, body) if "description" in frame]
@@ -227,10 +251,39 @@ def passages() -> list[dict[str, Any]]:
 
 def models() -> list[dict[str, Any]]:
     """One small NLA."""
-    floors = {"mean": 0.0, "shuffled": -0.62, "empty": -0.11, "generic": 0.04, "zero_vector": 0.02}
     words = {"name": "storyworld", "description": "Reads a small model of invented stories."}
+    words["domain"] = "one invented world"
     sizes = {"layer": 4, "d_model": D_MODEL, "variance": VARIANCE, "max_tokens": 512}
-    return [{**words, **sizes, "floors": floors, "fve": 0.71, "num_training_rows": 120_000}]
+    more = {
+        "target": "storyworld",
+        "can_chat": True,
+        "warnings": [],
+        "scale": scale(),
+        "floors": FLOORS,
+    }
+    return [{**words, **sizes, **more, "fve": 0.71, "num_training_rows": 120_000}]
+
+
+def scale() -> dict[str, Any]:
+    """The scale as the server tells it."""
+    ordered = sorted(FLOORS.items(), key=lambda item: -item[1])
+    return {
+        "low": SCALE.low,
+        "knowing_nothing": SCALE.knowing_nothing,
+        "floors": [
+            {"name": name, "label": FLOOR_LABELS[name], "value": value} for name, value in ordered
+        ],
+        "grades": [
+            {
+                "key": each.key,
+                "word": each.word,
+                "threshold": None if each.threshold == float("-inf") else each.threshold,
+                "meaning": each.meaning,
+            }
+            for each in GRADES
+        ],
+        "about": list(ABOUT),
+    }
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -258,7 +311,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"detail": "X-SECRET-KEY header required"}, 401)
         return True
 
+    def _cut(self) -> bool:
+        if self.world.down:
+            self.close_connection = True
+            self.connection.close()
+        return self.world.down
+
     def do_GET(self) -> None:
+        if self._cut():
+            return None
         parts = urlsplit(self.path)
         if parts.path == "/" or parts.path.startswith("/static/"):
             return self._file(parts.path)
@@ -302,24 +363,31 @@ class _Handler(BaseHTTPRequestHandler):
             key = str(len(self.world.readings) + 1)
             self.world.readings[key] = {"id": key, **body}
             return self._json(self.world.readings[key], 201)
+        if self._cut():
+            return None
         if self.path == "/v1/explain" and body.get("stream"):
-            return self._stream(body)
+            return self._stream(frames_of(self.world, body))
+        if self.path == "/completion" and body.get("stream"):
+            told = ({"type": "token", "token": _token(word)} for word in self.world.chat)
+            return self._stream(told)
         found = answer(self.world, self.path, body)
         return self._json(found or {"detail": "Not Found"}, 200 if found else 404)
 
-    def _stream(self, body: dict[str, Any]) -> None:
+    def _stream(self, frames: Iterator[dict[str, Any]]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
         try:
-            for frame in frames_of(self.world, body):
+            for frame in frames:
                 self.wfile.write(f"data: {json.dumps(frame)}\n\n".encode())
                 self.wfile.flush()
             self.wfile.write(b"data: [DONE]\n\n")
         except (BrokenPipeError, ConnectionResetError):
             return  # the reader cancelled
+        except ConnectionAbortedError:
+            self.connection.close()
 
 
 def serve(world: World, port: int = 0) -> ThreadingHTTPServer:

@@ -54,6 +54,6 @@ def test_pins_samples_and_own_words_have_no_serious_finding(reading, axe_source)
 def test_every_shade_differs_in_more_than_colour(reading):
     page = reading()
     style = "all => all.map(t => getComputedStyle(t).textDecoration.replace(/rgb.*/, ''))"
-    assert len(set(page.locator(".legend .swatch").evaluate_all(style))) == 4
+    assert len(set(page.locator(".legend .swatch").evaluate_all(style))) == 5
     words = page.locator(".legend li").all_inner_texts()
     assert [word.split("\n")[-1][:5] for word in words] and "do not believe" in words[3]

@@ -37,14 +37,21 @@ def test_history_lists_opens_and_forgets(reading):
     assert page.locator(".library-open").count() == 1
 
 
+def _copy_link(page):
+    page.get_by_role("button", name="Share", exact=True).click()
+    page.get_by_label("About").select_option("whole")
+    page.get_by_role("button", name="Copy a link").click()
+    page.get_by_text("Link copied.").wait_for()
+    page.get_by_role("button", name="Close").click()
+
+
 def test_a_saved_reading_has_a_link_that_another_browser_opens(stub, visit):
     address, world = stub()
     page = _chat(visit, address)
     page.locator("[data-place='6']").click()
     page.get_by_role("button", name="Save this reading").click()
     page.get_by_text("Saved on this machine.").wait_for()
-    page.get_by_role("button", name="Copy a link").click()
-    page.get_by_text("Link copied.").wait_for()
+    _copy_link(page)
     link = page.evaluate("navigator.clipboard.readText()")
     assert link.endswith("#reading=1&at=6")
     other = visit(link)
@@ -56,10 +63,9 @@ def test_a_link_carries_the_text_itself_where_nothing_was_saved(stub, visit):
     address, _ = stub()
     page = visit(address)
     page.get_by_label("Text to read").fill("Ein Wörtchen 🦊 und mehr")
-    page.get_by_role("button", name="Read this").click()
+    page.get_by_role("button", name="Only its last token").click()
     page.locator(".token.scored").first.wait_for()
-    page.get_by_role("button", name="Copy a link").click()
-    page.get_by_text("Link copied.").wait_for()
+    _copy_link(page)
     other = visit(page.evaluate("navigator.clipboard.readText()"))
     other.locator(".prose").wait_for()
     assert "Ein Wörtchen 🦊 und mehr" in other.locator(".prose").inner_text()
@@ -82,7 +88,7 @@ def test_an_edited_turn_branches_and_keeps_the_old(stub, visit):
 def test_the_model_goes_on_writing_in_a_branch(reading):
     page = reading()
     page.get_by_role("button", name="Some…").click()
-    page.get_by_role("button", name="Let the model go on writing").click()
+    page.get_by_role("button", name="Let the model continue the text").click()
     page.get_by_text("branched from").wait_for()
     assert page.locator(".prose").inner_text().endswith(" and so on.")
 
@@ -102,7 +108,7 @@ def test_the_theme_is_kept_and_set_before_the_first_paint(stub, visit):
 def test_the_tour_opens_a_passage_and_walks_through_the_page(stub, visit):
     page = visit(stub()[0])
     page.get_by_role("button", name="Tour of the page").click()
-    for title in ("The text", "The reading", "The timeline", "Read more"):
+    for title in ("A question", "Reading it", "The answer", "Can it be believed?"):
         page.locator(".tour h2", has_text=title).wait_for()
         page.get_by_role("button", name="Next", exact=True).click()
     page.get_by_role("button", name="Done").click()

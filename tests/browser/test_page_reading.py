@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from browser.stub import VARIANCE, World, answer
 
+from nlakit.fidelity_scale import FidelityScale
+from nlakit.reading import Reading
+
 pytestmark = pytest.mark.browser
 
 
@@ -30,7 +33,8 @@ def test_parts_fidelity_floors_and_claims_stand_together(reading):
     labels = page.locator(".reading .part h4").all_inner_texts()
     assert labels[0] == "Setting" and labels[-1] == "This token and what follows"
     assert page.locator(".gauge .badge").inner_text().split()[1] in ("faithful", "partly", "weak")
-    assert "−0.62 with another token’s explanation" in page.locator(".floors").inner_text()
+    page.locator(".floors summary").click()
+    assert "−0.62 another document's explanation" in page.locator(".floors").inner_text()
     verdicts = set(page.locator(".claim-verdict").all_inner_texts())
     assert verdicts and verdicts <= {"true", "false", "cannot be checked"}
 
@@ -38,10 +42,10 @@ def test_parts_fidelity_floors_and_claims_stand_together(reading):
 def test_claims_of_a_text_of_ones_own_have_no_verdict(stub, visit):
     page = visit(stub()[0])
     page.get_by_label("Text to read").fill("The lantern fished near the grey sun")
-    page.get_by_role("button", name="Read this").click()
+    page.get_by_role("button", name="Only its last token").click()
     page.locator(".claims").wait_for()
     assert page.locator(".claim-verdict").count() == 0
-    assert "only for storyworld passages" in page.locator(".claims").inner_text()
+    assert "is not known for this text" in page.locator(".claims").inner_text()
 
 
 def test_samples_show_what_they_agree_on(reading):
@@ -82,14 +86,14 @@ def test_samples_without_claims_agree_by_their_words(stub, visit):
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Close").click()
     page.get_by_label("Text to read").fill("The rose shone")
-    page.get_by_role("button", name="Read this").click()
+    page.get_by_role("button", name="Only its last token").click()
     page.locator(".agreement").wait_for()
     assert "All say fell, lantern" in page.locator(".agreement").inner_text()
 
 
 def test_a_probe_stands_beside_each_claim(reading):
     page = reading()
-    probes = page.locator(".claim-item:has(.claim-probe)")
+    probes = page.locator(".claims > ul > .claim-item:has(.claim-probe)")
     for item in probes.all():
         said = item.locator(".claim-probe").inner_text()
         value = item.locator(".claim-value").inner_text()
@@ -105,7 +109,7 @@ def test_claims_said_with_little_confidence_are_dimmed(reading):
     page = reading()
     slider = page.get_by_label("Dim claims below")
     said = page.locator(".claim-confidence").all_inner_texts()
-    confident = [float(text.split()[2]) for text in said]
+    confident = [float(text.split()[1]) for text in said]
     assert page.locator(".claim-item.doubted").count() == 0
     slider.fill("0.5")
     assert page.locator(".claim-item.doubted").count() == sum(each < 0.5 for each in confident)
@@ -182,9 +186,14 @@ def test_json_csv_and_html_hold_every_reading(reading):
     record = json.loads(_export(page, "JSON"))
     rows = list(csv.DictReader(io.StringIO(_export(page, "CSV").decode())))
     html = _export(page, "HTML").decode()
-    assert len(record["results"]) == len(rows) == html.count("<tr><td>") == num_read
-    assert rows[5]["explanation"] == record["results"][5]["description"]
-    assert record["floors"]["shuffled"] == -0.62
+    again = Reading.model_validate(record)
+    assert len(again) == len(rows) == html.count('<tr id="t') == num_read
+    assert rows[5]["explanation"] == again.tokens[5].explanation
+    assert again.floors["shuffled"] == -0.62
+    assert rows[5]["word"] == FidelityScale(again.floors).grade(again.tokens[5].fidelity).word
+    claims = again.tokens[5].claims
+    assert claims and f"{claims[0].kind}={claims[0].value}" in rows[5]["claims"]
+    assert html.count('<a href="#t') == num_read and f"{claims[0].kind}=" in html
 
 
 def test_the_picture_is_a_png_of_some_size(reading):

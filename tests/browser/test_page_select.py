@@ -9,7 +9,7 @@ NARROW = (390, 844)
 def _opened(visit, address, text="The lantern fished near the grey sun today", size=(1600, 1000)):
     page = visit(address, size)
     page.get_by_label("Text to read").fill(text)
-    page.get_by_role("button", name="Read this").click()
+    page.get_by_role("button", name="Only its last token").click()
     page.locator(".transcript").wait_for()
     page.locator(".token.scored").first.wait_for()
     return page
@@ -107,7 +107,7 @@ def test_read_all_leaves_the_opening_mark_out(stub, visit):
     address, world = stub()
     page = _opened(visit, address)
     page.get_by_role("button", name="Read all").click()
-    page.get_by_role("button", name="All read").wait_for()
+    page.locator("[data-place='1'].scored").wait_for()
     assert _asked(world)[-1] == [1, 2, 3, 4, 5, 6, 7]
 
 
@@ -124,7 +124,7 @@ def test_cancel_keeps_what_is_read_and_frees_the_rest(stub, visit):
 def test_words_stream_in_before_the_score(stub, visit):
     page = visit(stub(delay=0.5)[0])
     page.get_by_label("Text to read").fill("A short one")
-    page.get_by_role("button", name="Read this").click()
+    page.get_by_role("button", name="Only its last token").click()
     page.locator(".token.writing").wait_for()
     page.locator(".explanation .caret").wait_for()
     assert page.locator(".explanation").inner_text() != ""
@@ -134,7 +134,7 @@ def test_words_stream_in_before_the_score(stub, visit):
 def test_a_failed_token_says_so_and_the_others_are_read(stub, visit):
     page = visit(stub(failing=frozenset({8}))[0])
     page.get_by_label("Text to read").fill("The lantern fished near the grey sun today")
-    page.get_by_role("button", name="Read this").click()
+    page.get_by_role("button", name="Only its last token").click()
     page.get_by_role("alert").wait_for()
     assert "the row was refused" in page.get_by_role("alert").inner_text()
     page.get_by_role("button", name="Read all").click()

@@ -18,6 +18,7 @@ ORDER = (
     {
         "registry",
         "retry",
+        "fidelity_scale",
         "contract",
         "card",
         "claim",

@@ -11,16 +11,20 @@ import pytest
 from rich.console import Console
 
 from nlakit.errors import InputError
-from nlakit.reading import Reading, Sample, TokenReading, fidelity_word, visible
+from nlakit.fidelity_scale import FidelityScale
+from nlakit.reading import Reading, Sample, TokenReading, visible
+
+FLOORS = {"mean": -0.1}
 
 
 def row(**changes) -> TokenReading:
     fields = {"position": 1, "token": " sea", "explanation": "A story [bold]about <the> sea."}
-    return TokenReading(**{**fields, "fidelity": 0.83, "cosine": 0.9, "mse": 0.2, **changes})
+    made = {**fields, "fidelity": 0.83, "cosine": 0.9, "mse": 0.2, **changes}
+    return TokenReading(**{"word": FidelityScale(FLOORS).grade(made["fidelity"]).word, **made})
 
 
 def reading(*rows: TokenReading) -> Reading:
-    return Reading(text="the sea", tokens=rows or (row(),), nla="tiny", floors={"mean": -0.1})
+    return Reading(text="the sea", tokens=rows or (row(),), nla="tiny", floors=FLOORS)
 
 
 def terminal(shown: Reading) -> str:
@@ -29,25 +33,10 @@ def terminal(shown: Reading) -> str:
     return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize(
-    ("fidelity", "word"),
-    [
-        (1.0, "faithful"),
-        (0.8, "faithful"),
-        (0.799, "partly"),
-        (0.5, "partly"),
-        (0.2, "weak"),
-        (0.199, "do not believe"),
-        (-3.0, "do not believe"),
-        (float("nan"), "do not believe"),
-    ],
-)
-def test_words_change_at_the_stated_fidelities(fidelity, word):
-    assert fidelity_word(fidelity) == word
-
-
 def test_json_comes_back_the_same():
-    samples = (Sample(explanation="A", closed=False, fidelity=0.1, cosine=0.5, mse=1.0),)
+    samples = (
+        Sample(explanation="A", closed=False, fidelity=0.1, cosine=0.5, mse=1.0, word="weak"),
+    )
     before = reading(row(samples=samples))
     assert Reading.model_validate_json(before.to_json()) == before
 
@@ -60,12 +49,13 @@ def test_json_has_the_names_that_programs_rely_on():
 
 def test_csv_has_a_line_for_each_sample_and_survives_line_ends():
     samples = tuple(
-        Sample(explanation=text, fidelity=0.5, cosine=0.5, mse=1.0) for text in ('a,"b"', "c\nd")
+        Sample(explanation=text, fidelity=0.5, cosine=0.5, mse=1.0, word="weak")
+        for text in ('a,"b"', "c\nd")
     )
     lines = list(csv.DictReader(io.StringIO(reading(row(samples=samples)).to_csv())))
     assert [line["explanation"] for line in lines] == ['a,"b"', "c\nd"]
     assert [line["sample"] for line in lines] == ["0", "1"]
-    assert lines[0]["word"] == "partly"
+    assert lines[0]["word"] == "weak"
 
 
 def test_html_escapes_what_models_and_people_write():
@@ -87,8 +77,8 @@ def test_a_terminal_shows_brackets_as_they_are():
 
 
 def test_a_terminal_shows_the_other_samples_and_what_was_cut_off():
-    cut = Sample(explanation="B half", closed=False, fidelity=0.3, cosine=0.5, mse=1.0)
-    best = Sample(explanation="A", fidelity=0.8, cosine=0.5, mse=1.0)
+    cut = Sample(explanation="B half", closed=False, fidelity=0.3, cosine=0.5, mse=1.0, word="weak")
+    best = Sample(explanation="A", fidelity=0.8, cosine=0.5, mse=1.0, word="weak")
     shown = terminal(reading(row(explanation="A", samples=(cut, best))))
     assert "0.30 B half … (cut off)" in shown
     assert "0.80 A" not in shown
@@ -136,13 +126,13 @@ def test_json_is_read_back_from_text_and_from_a_file(tmp_path):
 
 def test_a_data_frame_has_a_row_for_each_sample():
     samples = tuple(
-        Sample(explanation=text, fidelity=0.1, cosine=0.5, mse=1.0) for text in ("A", "B")
+        Sample(explanation=text, fidelity=0.1, cosine=0.5, mse=1.0, word="weak") for text in "AB"
     )
     frame = reading(row(samples=samples), row(position=2)).to_pandas()
     assert frame[["position", "sample", "explanation"]].values.tolist() == [
         [1, 0, "A"], [1, 1, "B"], [2, 0, "A story [bold]about <the> sea."],
     ]  # fmt: skip
-    assert list(frame["word"]) == ["do not believe", "do not believe", "faithful"]
+    assert list(frame["word"]) == ["weak", "weak", "faithful"]
 
 
 def test_notices_stand_under_the_table():

@@ -28,6 +28,7 @@ from nlakit.engines.base import (
 )
 from nlakit.engines.wire import Connection, JsonObject
 from nlakit.errors import InputError, RemoteError
+from nlakit.fidelity_scale import UNGRADED, FidelityScale
 from nlakit.models.target import Encoded
 from nlakit.reading import Reading, Sample, Score, TokenReading
 
@@ -273,8 +274,11 @@ class RemoteEngine:
         mse, cosine = (_number(record[key]) for key in ("mse", "cosine_similarity"))
         variance = self.facts.variance
         if variance is None:
-            return Score(fidelity=cosine, cosine=cosine, mse=mse, baseline="none")
-        return Score(fidelity=1 - mse / variance, cosine=cosine, mse=mse)
+            word = UNGRADED.word
+            return Score(fidelity=cosine, cosine=cosine, mse=mse, baseline="none", word=word)
+        fidelity = 1 - mse / variance
+        word = FidelityScale(self.facts.floors).grade(fidelity).word
+        return Score(fidelity=fidelity, cosine=cosine, mse=mse, word=word)
 
 
 class RemotePair:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nlakit.card import NlaCard
 from nlakit.core.fidelity import reconstruction_mse
+from nlakit.fidelity_scale import UNGRADED, FidelityScale, Grade
 from nlakit.reading import Score
 
 INPUT_LIMIT = 1e15
@@ -31,9 +32,20 @@ def score_rows(
     mse_N = reconstruction_mse(vectors_ND, rebuilt_ND, math.sqrt(card.d_model))
     cosine_N = torch.cosine_similarity(vectors_ND, rebuilt_ND, dim=-1)
     return [
-        Score(fidelity=1 - mse / card.variance, cosine=cosine, mse=mse, baseline=card.baseline)
+        Score(
+            fidelity=(fidelity := 1 - mse / card.variance),
+            cosine=cosine,
+            mse=mse,
+            baseline=card.baseline,
+            word=grade_of(card, fidelity).word,
+        )
         for mse, cosine in zip(mse_N.tolist(), cosine_N.tolist(), strict=True)
     ]
+
+
+def grade_of(card: NlaCard, fidelity: float) -> Grade:
+    """The grade of a fidelity beside the card's floors; a bare cosine has none."""
+    return UNGRADED if card.baseline == "none" else FidelityScale(card.floors).grade(fidelity)
 
 
 def in_range(vectors_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:

@@ -51,6 +51,8 @@ class ScoredSample(NamedTuple):
     mse: float | None
     cosine: float | None
     fidelity: float | None
+    word: str | None = None
+    """The grade of the fidelity."""
     claims: tuple[ReadClaim, ...] = ()
     """With the chance that each is true; for requests that want it, of an NLA that can say it."""
 

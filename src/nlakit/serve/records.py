@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from nlakit.reading import fidelity_word
-
 from .queue import Outcome, ScoredSample
 from .schemas import DescribeResult, ExplainResult
 from .schemas_v1 import DescribeResultV1, ExplainResultV1, SampleResult
@@ -38,10 +36,9 @@ def more_of(outcome: Outcome, claims_of: ClaimsOf | None) -> dict[str, Any]:
         empty = {"fidelity": None, "word": None, "closed": False, "samples": []}
         return {**empty, "claims": claims}
     sample = best(outcome.samples)
-    word = None if sample.fidelity is None else fidelity_word(sample.fidelity)
     return {
         "fidelity": sample.fidelity,
-        "word": word,
+        "word": sample.word,
         "closed": sample.closed,
         "samples": [sample_record(each, claims_of) for each in outcome.samples],
         "claims": None if claims_of is None else claims_of(sample),

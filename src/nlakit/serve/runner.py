@@ -324,7 +324,12 @@ def score(nla: Pair, vectors_ND: Tensor, completions: Sequence[Completion]) -> l
     scores = score_rows(nla.card, vectors_ND, nla.rebuild([each.text for each in completions]))
     return [
         ScoredSample(
-            each.text, each.closed, finite(found.mse), finite(found.cosine), finite(found.fidelity)
+            each.text,
+            each.closed,
+            finite(found.mse),
+            finite(found.cosine),
+            finite(found.fidelity),
+            found.word if math.isfinite(found.fidelity) else None,
         )
         for each, found in zip(completions, scores, strict=True)
     ]
@@ -332,9 +337,9 @@ def score(nla: Pair, vectors_ND: Tensor, completions: Sequence[Completion]) -> l
 
 def as_score(sample: ScoredSample) -> Score | None:
     """The scores of a sample; None where one is not finite."""
-    if sample.fidelity is None or sample.cosine is None or sample.mse is None:
+    if None in (sample.fidelity, sample.cosine, sample.mse, sample.word):
         return None
-    return Score(fidelity=sample.fidelity, cosine=sample.cosine, mse=sample.mse)
+    return Score(fidelity=sample.fidelity, cosine=sample.cosine, mse=sample.mse, word=sample.word)
 
 
 def finite(number: float) -> float | None:

@@ -120,19 +120,42 @@ class SampleResult(WireModel):
     """None where the NLA is not one of the storyworld."""
 
 
+Word = Literal[
+    "faithful",
+    "partly",
+    "weak",
+    "do not believe",
+    "worse than knowing nothing",
+    "no baseline",
+]
+
+
 class BestSample(WireModel):
     """The sample of highest fidelity, and all of them in the order they were drawn."""
 
     fidelity: float | None
-    word: Literal["faithful", "partly", "weak", "do not believe"] | None
+    word: Word | None
+    """The grade of the fidelity on the model's `scale`."""
     closed: bool
     samples: list[SampleResult]
     claims: list[ClaimResult] | None = None
     """Of the best sample; None where the NLA is not one of the storyworld."""
 
 
+class FactResult(WireModel):
+    """A fact that is true at a token and that the explanation does not say."""
+
+    kind: str
+    value: str
+    planned: bool
+    """Whether it is fixed there, but not written yet."""
+    probe: ProbeReading | None = None
+    """None: the NLA has no probe of this kind."""
+
+
 class ExplainResultV1(ExplainResult, BestSample):
-    pass
+    unsaid: list[FactResult] | None = None
+    """None: nobody said which document the text is."""
 
 
 class DescribeResultV1(DescribeResult, BestSample):
@@ -158,14 +181,56 @@ class DescribedV1(Baseline):
     results: list[DescribeResultV1]
 
 
+class GradeInfo(WireModel):
+    """A word for a range of fidelities."""
+
+    key: Literal["faithful", "partly", "weak", "doubtful", "worse"]
+    word: Word
+    threshold: float | None
+    """Lowest fidelity of the grade; None: it has none of its own, the floors decide."""
+    meaning: str
+
+
+class FloorInfo(WireModel):
+    """What a reader that knows nothing reaches."""
+
+    name: str
+    label: str
+    value: float
+
+
+class ScaleInfo(WireModel):
+    """The one scale of fidelities: what page, terminal and notebook show."""
+
+    low: float
+    """Low end of the axis, whose high end is 1."""
+    knowing_nothing: float
+    """The best floor; a fidelity below it is worse than knowing nothing."""
+    floors: list[FloorInfo]
+    grades: list[GradeInfo]
+    """Best first."""
+    about: list[str]
+    """What is shown, in four sentences."""
+
+
 class ModelInfo(WireModel):
     name: str
     description: str
+    domain: str
+    """The texts that the pair was trained on, as a phrase; empty where nobody said."""
+    warnings: list[str]
+    """What a reader has to know before believing anything, such as a target that was replaced."""
     layer: int
     d_model: int
     variance: float
     floors: dict[str, float]
+    scale: ScaleInfo | None
+    """None where the pair has no baseline: its scores are bare cosines without a grade."""
     fve: float | None
+    target: str
+    """The model that is read."""
+    can_chat: bool
+    """Whether the target has a chat template."""
     max_tokens: int
     num_training_rows: int
     max_new_tokens: int

@@ -2,7 +2,7 @@
 import { signal } from "@preact/signals";
 import type {
   Compared, Described, ExtractedToken, Frame, ModelInfo, Passage, SavedHead, SavedList, SavedReading,
-  Scored, Tokenized,
+  Scored, TokenInfo, Tokenized,
 } from "./types";
 import { frames } from "./sse";
 
@@ -19,6 +19,8 @@ export class ApiError extends Error {
     super(message);
   }
 }
+
+const GONE = "The server does not answer. Is `nlakit serve` still running?";
 
 function readSecret(): string {
   try {
@@ -50,7 +52,7 @@ async function call(path: string, init: RequestInit = {}): Promise<Response> {
     response = await fetch(path, { ...init, headers, credentials: "omit" });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw new ApiError(0, "The server does not answer. Is `nlakit serve` still running?");
+    throw new ApiError(0, GONE);
   }
   if (!response.ok) throw await asError(response);
   return response;
@@ -104,11 +106,28 @@ export const api = {
     getJson<SavedReading>(`/v1/readings/${encodeURIComponent(id)}`),
   forget: (id: string) => call(`/v1/readings/${encodeURIComponent(id)}`, { method: "DELETE" }),
 
+  /** What the target answers to a conversation, piece by piece; marks of the template are left out. */
+  async *chat(messages: object[], tokens: number, signal: AbortSignal): AsyncGenerator<string> {
+    const body = { messages, completion_tokens: tokens, stream: true };
+    const response = await call("/completion", { method: "POST", body: JSON.stringify(body), signal });
+    for await (const data of frames(response)) {
+      const frame = JSON.parse(data) as { type?: string; error?: string; token?: TokenInfo };
+      if (frame.error) throw new ApiError(500, frame.error);
+      const token = frame.type === "token" ? frame.token : undefined;
+      if (token && token.section !== "footer" && token.fragment_index === 0) yield token.token;
+    }
+  },
+
   /** Frames of an explanation as they are written; ends after the last, throws if cut short. */
   async *explain(body: object, queue: string, signal: AbortSignal): AsyncGenerator<Frame> {
     const headers = { "X-Client-Id": `${PAGE}-${queue}` };
     const init = { method: "POST", body: JSON.stringify(body), headers, signal };
     const response = await call("/v1/explain", init);
-    for await (const data of frames(response)) yield JSON.parse(data) as Frame;
+    try {
+      for await (const data of frames(response)) yield JSON.parse(data) as Frame;
+    } catch (error) {
+      if (error instanceof DOMException && error.name === "AbortError") throw error;
+      throw new ApiError(0, GONE);
+    }
   },
 };

@@ -541,7 +541,7 @@ export interface components {
             /** Samples */
             samples: components["schemas"]["SampleResult"][];
             /** Word */
-            word: ("faithful" | "partly" | "weak" | "do not believe") | null;
+            word: ("faithful" | "partly" | "weak" | "do not believe" | "worse than knowing nothing" | "no baseline") | null;
         };
         /** Described */
         Described: {
@@ -796,8 +796,10 @@ export interface components {
             token: string;
             /** Token Id */
             token_id: number;
+            /** Unsaid */
+            unsaid?: components["schemas"]["FactResult"][] | null;
             /** Word */
-            word: ("faithful" | "partly" | "weak" | "do not believe") | null;
+            word: ("faithful" | "partly" | "weak" | "do not believe" | "worse than knowing nothing" | "no baseline") | null;
         };
         /** Explained */
         Explained: {
@@ -881,6 +883,51 @@ export interface components {
             /** Token Id */
             token_id: number;
         };
+        /**
+         * FactResult
+         * @description A fact that is true at a token and that the explanation does not say.
+         */
+        FactResult: {
+            /** Kind */
+            kind: string;
+            /** Planned */
+            planned: boolean;
+            probe?: components["schemas"]["ProbeReading"] | null;
+            /** Value */
+            value: string;
+        };
+        /**
+         * FloorInfo
+         * @description What a reader that knows nothing reaches.
+         */
+        FloorInfo: {
+            /** Label */
+            label: string;
+            /** Name */
+            name: string;
+            /** Value */
+            value: number;
+        };
+        /**
+         * GradeInfo
+         * @description A word for a range of fidelities.
+         */
+        GradeInfo: {
+            /**
+             * Key
+             * @enum {string}
+             */
+            key: "faithful" | "partly" | "weak" | "doubtful" | "worse";
+            /** Meaning */
+            meaning: string;
+            /** Threshold */
+            threshold: number | null;
+            /**
+             * Word
+             * @enum {string}
+             */
+            word: "faithful" | "partly" | "weak" | "do not believe" | "worse than knowing nothing" | "no baseline";
+        };
         /** HTTPValidationError */
         HTTPValidationError: {
             /** Detail */
@@ -943,6 +990,8 @@ export interface components {
         };
         /** ModelInfo */
         ModelInfo: {
+            /** Can Chat */
+            can_chat: boolean;
             /** Contract */
             contract: {
                 [key: string]: components["schemas"]["JsonValue"];
@@ -951,6 +1000,8 @@ export interface components {
             d_model: number;
             /** Description */
             description: string;
+            /** Domain */
+            domain: string;
             /** Floors */
             floors: {
                 [key: string]: number;
@@ -967,8 +1018,13 @@ export interface components {
             name: string;
             /** Num Training Rows */
             num_training_rows: number;
+            scale: components["schemas"]["ScaleInfo"] | null;
+            /** Target */
+            target: string;
             /** Variance */
             variance: number;
+            /** Warnings */
+            warnings: string[];
         };
         /** Models */
         Models: {
@@ -1115,6 +1171,22 @@ export interface components {
             };
             /** Title */
             title: string;
+        };
+        /**
+         * ScaleInfo
+         * @description The one scale of fidelities: what page, terminal and notebook show.
+         */
+        ScaleInfo: {
+            /** About */
+            about: string[];
+            /** Floors */
+            floors: components["schemas"]["FloorInfo"][];
+            /** Grades */
+            grades: components["schemas"]["GradeInfo"][];
+            /** Knowing Nothing */
+            knowing_nothing: number;
+            /** Low */
+            low: number;
         };
         /** ScoreRequest */
         ScoreRequest: {

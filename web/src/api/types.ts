@@ -24,6 +24,9 @@ export type Scored = Schemas["Scored"];
 export type Sample = Schemas["SampleResult"];
 export type Described = Schemas["DescribeResultV1"];
 export type Word = NonNullable<Result["word"]>;
+export type Fact = Schemas["FactResult"];
+export type ScaleInfo = Schemas["ScaleInfo"];
+export type GradeInfo = Schemas["GradeInfo"];
 
 /** What `/v1/explain` streams; told apart by their keys, in this order. */
 export interface Frame {

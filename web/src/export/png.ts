@@ -1,6 +1,6 @@
 /** A picture of the transcript with its shading, and of the explanation in focus. */
 import { focus, model, type Session } from "../state/session";
-import { grade, GRADES, number } from "../text/fidelity";
+import { grade, grades, number, scale } from "../text/fidelity";
 import { plain } from "../text/visible";
 
 const WIDTH = 1000;
@@ -26,7 +26,7 @@ function ink(): Ink {
     probe.style.color = `var(${name})`;
     return getComputedStyle(probe).color || style.color;
   };
-  const shades = new Map(GRADES.map((each) => [each.key as string, resolve(`--shade-${each.key}`)]));
+  const shades = new Map(grades().map((each) => [each.key as string, resolve(`--shade-${each.key}`)]));
   const found = {
     paper: resolve("--paper"), text: resolve("--ink"), muted: resolve("--muted"),
     shade: (key: string) => shades.get(key) ?? "transparent",
@@ -99,7 +99,7 @@ function paint(of: Session, pen: Pen): number {
     pen.line(44);
   }
   pen.font(`13px ${SANS}`, muted);
-  pen.words(`Read by ${plain(model.value?.name ?? "nlakit")}. Fidelity: 1 perfect, 0 no better than the mean.`, 20);
+  pen.words(`Read by ${plain(model.value?.name ?? "nlakit")}. Fidelity: 1 is a perfect match; knowing nothing reaches ${number(scale()?.knowing_nothing)}.`, 20);
   return pen.y + MARGIN;
 }
 
@@ -116,7 +116,7 @@ function paintToken(of: Session, pen: Pen, position: number): void {
 
 function legend(pen: Pen): void {
   pen.font(`14px ${SANS}`, pen.colours.text);
-  for (const each of GRADES) {
+  for (const each of grades()) {
     pen.run(` ${each.word} `, 24, pen.colours.shade(each.key));
     pen.run("   ", 24, null);
   }

@@ -1,7 +1,8 @@
 /** The request behind a reading, to run elsewhere. The secret is never in it. */
 import { secret } from "../api/client";
 import { explainBody } from "../state/explain";
-import type { Session } from "../state/session";
+import { isChat, type Session } from "../state/session";
+import { settings, temperature } from "../state/settings";
 
 export function asCurl(of: Session, positions: number[]): string {
   const body = JSON.stringify(explainBody(of, positions, false));
@@ -18,21 +19,24 @@ function shellQuoted(text: string): string {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
+/** The same reading by nlakit itself, from Python. */
 export function asPython(of: Session, positions: number[]): string {
-  const imports = secret.value === "" ? ["import json"] : ["import json", "import os"];
-  const auth = secret.value === "" ? "" : `, "X-SECRET-KEY": os.environ["NLAKIT_SECRET"]`;
-  return `${imports.join("\n")}
-import urllib.request
+  const { samples, maxNewTokens, seed } = settings.value;
+  const source = isChat(of.source) ? `json.loads(${pythonQuoted(JSON.stringify(of.source.messages))})` : pythonQuoted(of.source.text);
+  const secret_ = secret.value === "" ? "" : `, secret=os.environ["NLAKIT_SECRET"]`;
+  const imports = [...(isChat(of.source) ? ["import json"] : []), ...(secret.value === "" ? [] : ["import os"])];
+  return `${imports.map((line) => `${line}\n`).join("")}${imports.length ? "\n" : ""}from nlakit.engines.remote import RemotePair
 
-body = json.loads(${pythonQuoted(JSON.stringify(explainBody(of, positions, false)))})
-request = urllib.request.Request(
-    "${location.origin}/v1/explain",
-    data=json.dumps(body).encode(),
-    headers={"Content-Type": "application/json"${auth}},
+pair = RemotePair("${location.origin}"${secret_})
+reading = pair.explain(
+    ${source},
+    positions=${JSON.stringify(positions)},
+    samples=${samples},
+    temperature=${temperature()},
+    max_new_tokens=${maxNewTokens},
+    seed=${seed},
 )
-with urllib.request.urlopen(request) as answer:
-    for row in json.load(answer)["results"]:
-        print(row["position"], repr(row["token"]), round(row["fidelity"], 2), row["description"])
+print(reading)
 `;
 }
 

@@ -4,7 +4,9 @@ import { api, ApiError } from "../api/client";
 import type { Frame, Result } from "../api/types";
 import { revision, session, sourceFields, type Entry, type Session } from "./session";
 import { settings, temperature } from "./settings";
+import { byWindow, type Window } from "./windows";
 import { notify } from "./notice";
+import { interrupt, isGone, onResume } from "./server";
 
 export interface Job {
   id: number;
@@ -24,10 +26,10 @@ const REVISE_MS = 250;
 let nextId = 1;
 
 /** The body of the request that reads `positions`, also what "copy as curl" shows. */
-export function explainBody(of: Session, positions: number[], stream: boolean): object {
+export function explainBody(of: Session, positions: number[], stream: boolean, source?: object): object {
   const { samples, topP, maxNewTokens, seed } = settings.value;
   return {
-    ...sourceFields(of.source),
+    ...(source ?? sourceFields(of.source)),
     ...(of.document ? { document: of.document } : {}),
     positions, samples, temperature: temperature(), top_p: topP, max_new_tokens: maxNewTokens,
     seed, reverse: false, stream,
@@ -94,14 +96,30 @@ function leave(entry: Entry | undefined): void {
 
 async function attempt(of: Session, positions: number[], job: Job, left: number): Promise<void> {
   try {
-    const queue = positions.length > FEW ? "many" : "few";
-    const stream = api.explain(explainBody(of, positions, true), queue, job.controller.signal);
-    await pour(of, stream, job);
+    if (of.windows.length === 0) await ask(of, positions, job, null);
+    for (const [window, own] of byWindow(of.windows, positions)) {
+      await ask(of, own.filter((place) => isOpen(of.entries[place])), job, window);
+    }
   } catch (error) {
     if (!(error instanceof ApiError) || error.retryAfter === null || left === 0) throw error;
     notify(`The server is busy; trying again in ${error.retryAfter} s.`);
     await pause(error.retryAfter * 1000, job.controller.signal);
     await attempt(of, positions, job, left - 1);
+  }
+}
+
+/** One request; of a long text, the positions of one window, counted as the window counts them. */
+async function ask(of: Session, positions: number[], job: Job, window: Window | null): Promise<void> {
+  if (positions.length === 0) return;
+  const shift = window ? window.first - window.skip : 0;
+  const body = explainBody(of, positions.map((place) => place - shift), true, window ? { text: window.text } : undefined);
+  const queue = positions.length > FEW ? "many" : "few";
+  await pour(of, shifted(api.explain(body, queue, job.controller.signal), shift), job);
+}
+
+async function* shifted(stream: AsyncGenerator<Frame>, by: number): AsyncGenerator<Frame> {
+  for await (const frame of stream) {
+    yield by !== 0 && frame.position !== undefined ? { ...frame, position: frame.position + by } : frame;
   }
 }
 
@@ -172,8 +190,16 @@ function reviseSoon(): void {
   }, REVISE_MS);
 }
 
+/** Whether a token was asked for and is neither read nor refused. */
+function isOpen(entry: Entry | undefined): boolean {
+  return entry !== undefined && (entry.phase.value === "queued" || entry.phase.value === "writing");
+}
+
+onResume((positions) => void explain(positions));
+
 function settle(of: Session, positions: number[], job: Job, error: unknown): void {
   if (job.controller.signal.aborted) return;
+  if (isGone(error)) return interrupt(of.id, positions.filter((place) => isOpen(of.entries[place])));
   const message = error instanceof Error ? error.message : String(error);
   notify(message, "bad");
   batch(() => positions.forEach((place) => {

@@ -1,6 +1,7 @@
 /** One line at the foot of the page that goes away by itself. */
 import { signal } from "@preact/signals";
 import { ApiError } from "../api/client";
+import { stopped } from "./server";
 
 export interface Notice {
   text: string;
@@ -23,6 +24,10 @@ export async function attempted<T>(work: () => Promise<T>): Promise<T | null> {
   } catch (error) {
     // The page asks for the secret by itself.
     if (error instanceof ApiError && (error.status === 401 || error.status === 403)) return null;
+    if (error instanceof ApiError && error.status === 0) {
+      stopped.value = true;
+      return null;
+    }
     notify(error instanceof Error ? error.message : String(error), "bad");
     return null;
   }

@@ -1,5 +1,6 @@
 /** A session as plain JSON: what is kept in this browser, saved on the server and exported. */
 import type { DocumentRef, Result, TokenInfo, Turn } from "../api/types";
+import type { Window } from "./windows";
 import { isChat, model, newEntry, results, type Session, type Source } from "./session";
 
 export const FORMAT = "nlakit-page-reading-1";
@@ -18,6 +19,7 @@ export interface Record_ {
   floors: Record<string, number>;
   tokens: TokenInfo[];
   results: Result[];
+  windows?: Window[];
 }
 
 export function toRecord(of: Session): Record_ {
@@ -27,7 +29,7 @@ export function toRecord(of: Session): Record_ {
     messages: isChat(of.source) ? of.source.messages : null,
     document: of.document, created: of.created, parent: of.parent,
     nla: model.value?.name ?? "", floors: model.value?.floors ?? {},
-    tokens: of.tokens, results: results(of),
+    tokens: of.tokens, results: results(of), windows: of.windows,
   };
 }
 
@@ -41,7 +43,7 @@ export function fromRecord(raw: unknown, saved: string | null): Session | null {
   const byPlace = new Map(raw.results.map((result) => [result.position, result]));
   return {
     id: raw.id, title: raw.title, note: raw.note ?? "", source, document: raw.document ?? null,
-    tokens: raw.tokens, created: raw.created, parent: raw.parent ?? null, saved,
+    tokens: raw.tokens, created: raw.created, parent: raw.parent ?? null, saved, windows: raw.windows ?? [],
     entries: raw.tokens.map((token) => newEntry(byPlace.get(token.position) ?? null)),
   };
 }

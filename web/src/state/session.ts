@@ -1,6 +1,7 @@
 /** The text on the page: its tokens, what was read at each, and what is selected. */
 import { batch, computed, signal, type Signal } from "@preact/signals";
 import { api } from "../api/client";
+import { isTooLong, tokenizeWindowed, type Window, type Windowed } from "./windows";
 import type { DocumentRef, ModelInfo, Result, TokenInfo, Turn } from "../api/types";
 
 export type Source = { text: string } | { messages: Turn[] };
@@ -28,6 +29,8 @@ export interface Session {
   parent: string | null;
   /** Its number on the server, once it was saved there. */
   saved: string | null;
+  /** Of a text longer than the context: the windows that its tokens are read in. */
+  windows: Window[];
 }
 
 export const models = signal<ModelInfo[]>([]);
@@ -74,17 +77,27 @@ export interface Opening {
 export async function start(source: Source, opening: Opening = {}): Promise<Session> {
   loading.value = true;
   try {
-    const { tokens, notices } = await api.tokenize(sourceFields(source));
+    const { tokens, windows, notices } = await tokensOf(source);
     const made: Session = {
       id: newId(), title: opening.title ?? titleOf(source),
-      note: [opening.note, ...(notices ?? [])].filter(Boolean).join(" "),
+      note: [opening.note, ...notices].filter(Boolean).join(" "),
       source, document: opening.document ?? null, tokens, entries: tokens.map(() => newEntry()),
-      created: Date.now(), parent: opening.parent ?? null, saved: null,
+      created: Date.now(), parent: opening.parent ?? null, saved: null, windows,
     };
     show(made);
     return made;
   } finally {
     loading.value = false;
+  }
+}
+
+async function tokensOf(source: Source): Promise<Windowed> {
+  try {
+    const { tokens, notices } = await api.tokenize(sourceFields(source));
+    return { tokens, windows: [], notices: notices ?? [] };
+  } catch (error) {
+    if (isChat(source) || !isTooLong(error)) throw error;
+    return tokenizeWindowed(source.text);
   }
 }
 

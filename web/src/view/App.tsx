@@ -5,13 +5,16 @@ import { attempted, notice } from "../state/notice";
 import { followAddress, openAddress } from "../state/link";
 import { loadPassages } from "../state/passages";
 import { composing, models, session } from "../state/session";
-import { GRADES } from "../text/fidelity";
+import { grades, rangeOf } from "../text/fidelity";
 import { Composer } from "./Composer";
 import { opened } from "./Dialog";
 import { AboutDialog, SecretDialog, SettingsDialog, VectorDialog } from "./dialogs";
 import { Header } from "./Header";
 import { HistoryDialog, SearchDialog } from "./library";
 import { Reading } from "./Reading";
+import { ShareDialog } from "./Share";
+import { Warnings } from "./Start";
+import { Stopped } from "./Stopped";
 import { Timeline } from "./Timeline";
 import { Heading, Toolbar } from "./Toolbar";
 import { Tour } from "./Tour";
@@ -34,6 +37,8 @@ export function App() {
   return (
     <>
       <Header />
+      <Stopped />
+      <Warnings />
       <main>
         {of === null || composing.value
           ? <Composer key={of?.id ?? "first"} />
@@ -69,6 +74,7 @@ function Windows() {
     case "settings": return <SettingsDialog />;
     case "vector": return <VectorDialog />;
     case "about": return <AboutDialog />;
+    case "share": return <ShareDialog />;
     default: return null;
   }
 }
@@ -76,11 +82,11 @@ function Windows() {
 function Legend() {
   return (
     <ul class="legend" aria-label="What the shading means">
-      {GRADES.map((each, index) => (
-        <li key={each.key}>
+      {grades().map((each) => (
+        <li key={each.key} title={each.meaning}>
           <span class={`token scored swatch shade-${each.key}`} aria-hidden="true">Aa</span>
           {each.word}
-          <small>{index < 3 ? `from ${each.floor}` : "below 0.2"}</small>
+          <small>{rangeOf(each)}</small>
         </li>
       ))}
     </ul>

@@ -2,14 +2,16 @@
 import { useState } from "preact/hooks";
 import type { Passage, Turn } from "../api/types";
 import { explain } from "../state/explain";
-import { attempted } from "../state/notice";
+import { attempted, notify } from "../state/notice";
 import { passages } from "../state/passages";
 import {
-  composing, isChat, loading, moveTo, readable, session, start, type Opening, type Source,
+  composing, everyKth, isChat, loading, model, moveTo, readable, session, start, type Opening, type Source,
 } from "../state/session";
-import { settings } from "../state/settings";
+import { Chat } from "./Chat";
 import { opened } from "./Dialog";
 import { Icon } from "./Icon";
+import { Start } from "./Start";
+import { TokenCount } from "./TokenCount";
 
 const MOST_CHARS = 65_536;
 const ROLES = ["system", "user", "assistant", "tool"];
@@ -22,42 +24,64 @@ export async function openPassage(passage: Passage): Promise<void> {
   await read(source, {
     title: passage.title, note: passage.note, document: passage.document ?? null,
   });
-  if (session.value) void explain(readable(session.value));
+  const of = session.value;
+  if (of === null) return;
+  // A passage is cut where something is fixed and not written yet: that token is the one to look at.
+  moveTo(readable(of).at(-1) ?? 0);
+  void explain(readable(of));
 }
 
-async function read(source: Source, opening: Opening): Promise<void> {
+/** More tokens than this are sampled: every k-th is read at once, the others on a click. */
+const MOST_AT_ONCE = 64;
+
+/** Puts a source on the page and reads it: the summary opens, the most telling reading first. */
+async function read(source: Source, opening: Opening, lastOnly = false): Promise<void> {
   const made = await attempted(() => start(source, opening));
-  if (made === null) return;
-  const last = readable(made).at(-1) ?? 0;
-  moveTo(last);
-  if (settings.value.onClick && !opening.document) void explain([last]);
+  if (made === null || opening.document) return;
+  const all = readable(made);
+  if (lastOnly) {
+    const last = all.at(-1) ?? 0;
+    moveTo(last);
+    return void explain([last]);
+  }
+  const step = Math.ceil(all.length / MOST_AT_ONCE);
+  if (step > 1) notify(`${all.length} tokens: every ${ordinal(step)} is read now. “Read all” reads the rest.`);
+  void explain(step > 1 ? everyKth(made, step) : all);
+}
+
+function ordinal(n: number): string {
+  return n === 2 ? "second" : n === 3 ? "third" : `${n}th`;
+}
+
+/** Whether a text is an edit of another: the two share at least half of the shorter. */
+function isEdit(before: string, after: string): boolean {
+  let same = 0;
+  while (same < Math.min(before.length, after.length) && before[same] === after[same]) same += 1;
+  return same * 2 >= Math.min(before.length, after.length) && same > 0;
 }
 
 export function Composer() {
   const before = session.value;
-  const [chat, setChat] = useState(before !== null && isChat(before.source));
+  const [kind, setKind] = useState<"text" | "turns" | "chat">(before !== null && isChat(before.source) ? "turns" : "text");
   const opening = before ? { parent: before.id } : {};
   return (
     <div class="composer">
-      <div class="composer-lead">
-        <h2>What is the model thinking?</h2>
-        <p>
-          Give it a text. At every token its inner state is put into words, the words are turned
-          back into a state, and how close the two are says how far to believe the words.
-        </p>
-      </div>
+      <Start />
       <div class="tabs" role="group" aria-label="Kind of text">
-        <button type="button" aria-pressed={!chat} onClick={() => setChat(false)}>Text</button>
-        <button type="button" aria-pressed={chat} onClick={() => setChat(true)}>Conversation</button>
+        <button type="button" aria-pressed={kind === "text"} onClick={() => setKind("text")}>Text</button>
+        <button type="button" aria-pressed={kind === "turns"} onClick={() => setKind("turns")}>Conversation</button>
+        {model.value?.can_chat && (
+          <button type="button" aria-pressed={kind === "chat"} onClick={() => setKind("chat")}>Chat with the model</button>
+        )}
         {before && (
           <button type="button" class="plain tabs-back" onClick={() => (composing.value = false)}>
             <Icon name="back" /> Back to the reading
           </button>
         )}
       </div>
-      {chat
-        ? <ChatForm first={before && isChat(before.source) ? before.source.messages : null} opening={opening} />
-        : <TextForm first={before && !isChat(before.source) ? before.source.text : ""} opening={opening} />}
+      {kind === "chat" && <Chat onRead={(messages) => void read({ messages }, {})} />}
+      {kind === "turns" && <ChatForm first={before && isChat(before.source) ? before.source.messages : null} opening={opening} />}
+      {kind === "text" && <TextForm first={before && !isChat(before.source) ? before.source.text : ""} opening={opening} />}
       <Passages />
     </div>
   );
@@ -67,15 +91,16 @@ function TextForm({ first, opening }: { first: string; opening: Opening }) {
   const [text, setText] = useState(first);
   const submit = (event: Event) => {
     event.preventDefault();
-    if (text.trim() !== "") void read({ text }, text === first ? {} : opening);
+    if (text.trim() !== "") void read({ text }, parentOf(), wantsLast(event));
   };
+  const parentOf = () => (text !== first && isEdit(first, text) ? opening : {});
   return (
     <form onSubmit={submit}>
       <textarea class="composer-text" rows={5} value={text} maxLength={MOST_CHARS}
         aria-label="Text to read" placeholder="Type or paste a text…"
         onInput={(event) => setText(event.currentTarget.value)}
         onKeyDown={(event) => submitOnEnter(event, submit)} />
-      <Submit ready={text.trim() !== ""} />
+      <Submit ready={text.trim() !== ""} source={{ text }} />
     </form>
   );
 }
@@ -89,7 +114,7 @@ function ChatForm({ first, opening }: { first: Turn[] | null; opening: Opening }
     setTurns(turns.map((turn, index) => (index === at ? { ...turn, ...part } : turn)));
   const submit = (event: Event) => {
     event.preventDefault();
-    if (ready) void read({ messages: turns }, opening);
+    if (ready) void read({ messages: turns }, first && turns[0]?.content === first[0]?.content ? opening : {}, wantsLast(event));
   };
   return (
     <form onSubmit={submit}>
@@ -117,7 +142,7 @@ function ChatForm({ first, opening }: { first: Turn[] | null; opening: Opening }
         onClick={() => setTurns([...turns, { role: following(turns), content: "" }])}>
         <Icon name="add" /> Add a turn
       </button>
-      <Submit ready={ready} />
+      <Submit ready={ready} source={{ messages: turns }} />
     </form>
   );
 }
@@ -126,17 +151,24 @@ function following(turns: Turn[]): string {
   return turns.at(-1)?.role === "user" ? "assistant" : "user";
 }
 
+/** Whether the form was sent by the button for the last token alone. */
+function wantsLast(event: Event): boolean {
+  return event instanceof SubmitEvent && event.submitter instanceof HTMLButtonElement && event.submitter.value === "last";
+}
+
 function submitOnEnter(event: KeyboardEvent, submit: (event: Event) => void): void {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) submit(event);
 }
 
-function Submit({ ready }: { ready: boolean }) {
+function Submit({ ready, source }: { ready: boolean; source: Source }) {
   return (
     <div class="composer-foot">
       <button type="submit" class="primary" disabled={!ready || loading.value}>
         {loading.value ? "Reading…" : "Read this"}
       </button>
+      <button type="submit" value="last" disabled={!ready || loading.value}>Only its last token</button>
       <span class="hint"><kbd>Ctrl</kbd> <kbd>Enter</kbd></span>
+      <TokenCount source={source} ready={ready} />
       <button type="button" class="plain push" onClick={() => (opened.value = "vector")}>
         Or paste a vector
       </button>

@@ -4,7 +4,7 @@ import { useEffect, useId, useRef } from "preact/hooks";
 import { signal } from "@preact/signals";
 import { Icon } from "./Icon";
 
-export type DialogName = "search" | "history" | "settings" | "vector" | "about" | "secret";
+export type DialogName = "search" | "history" | "settings" | "vector" | "about" | "secret" | "share";
 export const opened = signal<DialogName | null>(null);
 
 interface Props {

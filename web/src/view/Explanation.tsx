@@ -1,8 +1,9 @@
 /** An explanation in its parts, with the claims in it marked where they can be checked. */
 import { useState } from "preact/hooks";
-import type { Claim } from "../api/types";
+import type { Claim, Fact, Sample } from "../api/types";
 import { parts, type Part } from "../text/parts";
 import { change, settings } from "../state/settings";
+import { grade, isBelievable } from "../text/fidelity";
 import { Shown } from "./Shown";
 
 /** Beyond this a wall of words would push the rest of the page away; it opens on demand. */
@@ -75,25 +76,71 @@ function doubted(claim: Claim): boolean {
   return claim.confidence != null && claim.confidence < settings.value.leastConfidence;
 }
 
-export function Claims({ claims }: { claims: Claim[] }) {
+interface ClaimsProps {
+  claims: Claim[];
+  fidelity?: number | null | undefined;
+  unsaid?: Fact[] | null | undefined;
+  /** All samples of the token, for the number of those that make a claim. */
+  samples?: Sample[];
+}
+
+export function Claims({ claims, fidelity, unsaid, samples = [] }: ClaimsProps) {
   const checked = claims.some((claim) => claim.verdict !== null);
   const counts = (verdict: string) => claims.filter((claim) => claim.verdict === verdict).length;
+  const left = unsaid ? `; ${unsaid.length} true ${unsaid.length === 1 ? "fact" : "facts"} not said` : "";
+  const believable = fidelity === undefined || isBelievable(fidelity);
   return (
-    <section class="claims" aria-label="Claims">
-      <h4>{checked
-        ? `Claims: ${counts("true")} true, ${counts("false")} false, ${counts("uncheckable")} uncheckable`
+    <section class={`claims${believable ? "" : " claims-void"}`} aria-label="Claims">
+      <h4>{checked || unsaid
+        ? `Claims: ${counts("true")} true, ${counts("false")} false, ${counts("uncheckable")} uncheckable${left}`
         : "Claims"}</h4>
-      {claims.some((claim) => claim.confidence != null) && <LeastConfidence />}
-      <ul>{claims.map((claim, index) => <ClaimItem key={index} claim={claim} />)}</ul>
-      {!checked && <p class="muted">Whether they are true is known only for storyworld passages.</p>}
-      {claims.some((claim) => claim.probe != null) && (
+      {!believable && (
+        <p class="void-reason">
+          The explanation is {grade(fidelity).word === "do not believe" ? "not to be believed" : grade(fidelity).word}, so
+          confidences and probes are not shown: they were calibrated on activations that it can read.
+        </p>
+      )}
+      {believable && claims.some((claim) => claim.confidence != null) && <LeastConfidence />}
+      <ul>
+        {claims.map((claim, index) => (
+          <ClaimItem key={index} claim={claim} believable={believable} made={timesMade(claim, samples)} of={samples.length} />
+        ))}
+      </ul>
+      {!checked && !unsaid && <p class="muted">Whether they are true is not known for this text.</p>}
+      {unsaid && unsaid.length > 0 && <Unsaid facts={unsaid} believable={believable} />}
+      {believable && claims.some((claim) => claim.probe != null) && (
         <p class="muted">A probe reads one fact from the activation itself, whatever the words say.</p>
       )}
     </section>
   );
 }
 
-function ClaimItem({ claim }: { claim: Claim }) {
+function timesMade(claim: Claim, samples: Sample[]): number {
+  return samples.filter((sample) =>
+    (sample.claims ?? []).some((each) => each.kind === claim.kind && each.value === claim.value)).length;
+}
+
+/** What is true here and was not said, with what a probe reads of it: silence is shown too. */
+function Unsaid({ facts, believable }: { facts: Fact[]; believable: boolean }) {
+  return (
+    <details class="unsaid">
+      <summary>True here, and not said ({facts.length})</summary>
+      <ul>
+        {facts.map((fact) => (
+          <li key={`${fact.kind} ${fact.value}`} class="claim-item">
+            <span class="claim-kind"><Shown text={fact.kind} /></span>
+            <span class="claim-value"><Shown text={fact.value} /></span>
+            {fact.planned && <span class="claim-verdict">planned</span>}
+            {believable && fact.probe && <ProbeAnswer value={fact.value} probe={fact.probe} />}
+            {fact.probe === null && <span class="claim-probe">no probe</span>}
+          </li>
+        ))}
+      </ul>
+    </details>
+  );
+}
+
+function ClaimItem({ claim, believable, made, of }: { claim: Claim; believable: boolean; made: number; of: number }) {
   const dim = doubted(claim) ? " doubted" : "";
   return (
     <li class={`claim-item claim-${claim.verdict ?? "none"}${dim}`}>
@@ -101,10 +148,15 @@ function ClaimItem({ claim }: { claim: Claim }) {
       <span class="claim-kind"><Shown text={claim.kind} /></span>
       <span class="claim-value"><Shown text={claim.value} /></span>
       {claim.verdict && <span class="claim-verdict">{SAYS[claim.verdict]}</span>}
-      {claim.confidence != null && (
-        <span class="claim-confidence">said with {claim.confidence.toFixed(2)} confidence</span>
+      {of > 1 && (
+        <span class={`claim-made${made === 1 ? " claim-lone" : ""}`}>
+          {made === 1 ? `only 1 of ${of} samples says so` : `in ${made} of ${of} samples`}
+        </span>
       )}
-      {claim.probe && <ProbeAnswer claim={claim} probe={claim.probe} />}
+      {believable && claim.confidence != null && (
+        <span class="claim-confidence">confidence {claim.confidence.toFixed(2)}</span>
+      )}
+      {believable && claim.probe && <ProbeAnswer value={claim.value} probe={claim.probe} />}
     </li>
   );
 }
@@ -113,11 +165,11 @@ const percent = (share: number) => `${Math.round(share * 100)} %`;
 /** A probe so little above chance reads nothing: the activation does not hold that fact. */
 const BETTER_THAN_CHANCE = 0.1;
 
-function ProbeAnswer({ claim, probe }: { claim: Claim; probe: NonNullable<Claim["probe"]> }) {
+function ProbeAnswer({ value, probe }: { value: string; probe: NonNullable<Claim["probe"]> }) {
   const record = `Right on ${percent(probe.accuracy)} of held-out tokens; `
-    + `always the commonest value: ${percent(probe.chance)}.`;
+    + `always the most common value: ${percent(probe.chance)}.`;
   const guess = probe.accuracy < probe.chance + BETTER_THAN_CHANCE;
-  const agrees = probe.value === claim.value;
+  const agrees = probe.value === value;
   return (
     <span class={`claim-probe${guess ? " probe-guess" : ""}`} title={record}>
       {agrees ? "probe agrees" : <>probe: <Shown text={probe.value} /></>} ({probe.confidence.toFixed(2)})

@@ -1,6 +1,7 @@
 /** A button that opens a short list of actions. */
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { useDismiss } from "./dismiss";
 
 export interface Action {
   label: string;
@@ -19,13 +20,9 @@ export function Menu({ label, children, actions, class: name = "plain" }: Props)
   const [open, setOpen] = useState(false);
   const box = useRef<HTMLDivElement>(null);
   useEffect(() => {
-    if (!open) return;
-    box.current?.querySelector<HTMLElement>('[role="menuitem"]')?.focus();
-    const away = (event: Event) =>
-      event.target instanceof Node && !box.current?.contains(event.target) && setOpen(false);
-    document.addEventListener("pointerdown", away);
-    return () => document.removeEventListener("pointerdown", away);
+    if (open) box.current?.querySelector<HTMLElement>('[role="menuitem"]')?.focus();
   }, [open]);
+  useDismiss(open, box, () => setOpen(false));
   const leave = () => {
     setOpen(false);
     box.current?.querySelector("button")?.focus();
@@ -55,7 +52,7 @@ export function Menu({ label, children, actions, class: name = "plain" }: Props)
 
 function steer(event: KeyboardEvent, leave: () => void): void {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  if (event.key === "Escape" || event.key === "Tab") return leave();
+  if (event.key === "Tab") return leave();
   if (step === undefined || !(event.currentTarget instanceof HTMLElement)) return;
   event.preventDefault();
   const items = [...event.currentTarget.querySelectorAll<HTMLElement>('[role="menuitem"]')];

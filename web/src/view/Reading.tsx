@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Result, Sample } from "../api/types";
 import { explain } from "../state/explain";
-import { focus, moveTo, pin, pins, type Entry, type Session } from "../state/session";
+import { focus, moveTo, pin, pins, progress, select, type Entry, type Session } from "../state/session";
 import { agreedClaims, shared } from "../text/agree";
 import { number } from "../text/fidelity";
 import { untagged } from "../text/parts";
@@ -13,14 +13,28 @@ import { Icon } from "./Icon";
 import { OwnWords } from "./OwnWords";
 import { Pins } from "./Pins";
 import { Shown } from "./Shown";
+import { Summary } from "./Summary";
 
 export function Reading({ of }: { of: Session }) {
   const entry = of.entries[focus.value];
   return (
     <aside class="reading" aria-label="Reading" data-tour="reading">
       <Pins of={of} />
-      {entry ? <AtToken key={`${of.id}-${focus.value}`} of={of} entry={entry} /> : <Nothing />}
+      {entry
+        ? <><BackToSummary /><AtToken key={`${of.id}-${focus.value}`} of={of} entry={entry} /></>
+        : progress.value.scored > 0 ? <Summary of={of} /> : <Nothing />}
     </aside>
+  );
+}
+
+function BackToSummary() {
+  return (
+    <button type="button" class="link back-to-summary" onClick={() => {
+      select([]);
+      focus.value = -1;
+    }}>
+      <Icon name="back" /> Summary
+    </button>
   );
 }
 
@@ -124,7 +138,10 @@ function Scored({ of, result }: { of: Session; result: Result }) {
       <Explanation text={sample.description} claims={claims} closed={sample.closed ?? true} />
       {several && <Agreement samples={samples} />}
       <Gauge fidelity={sample.fidelity} />
-      {claims && claims.length > 0 && <Claims claims={claims} />}
+      {claims && (claims.length > 0 || (result.unsaid ?? []).length > 0) && (
+        <Claims claims={claims} fidelity={sample.fidelity} unsaid={chosen === first ? result.unsaid : null}
+          samples={several ? samples : []} />
+      )}
       <OwnWords of={of} position={result.position} first={sample.description} />
       <Details result={result} sample={sample} />
     </>
@@ -152,7 +169,7 @@ function Agreement({ samples }: { samples: Sample[] }) {
       {samples.some((sample) => (sample.claims ?? []).length > 0)
         ? <AgreedClaims samples={samples} />
         : <AgreedWords samples={samples} />}
-      <p class="muted">What recurs over samples is more often true than what one of them says.</p>
+      <p class="muted">What recurs over samples is more often true than what a single one says.</p>
     </section>
   );
 }

@@ -4,13 +4,14 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import type { Claim } from "../api/types";
 import { focus, moveTo, revision, type Session } from "../state/session";
 import { change, settings } from "../state/settings";
-import { grade, GRADES, number } from "../text/fidelity";
+import { grade, grades, isOutside, number, scale, share } from "../text/fidelity";
 import { plain, tokenName } from "../text/visible";
 
 const NARROW = 520;
 const ROW = 20;
-const LOW = -0.2;
 const LEFT = 58;
+/** Height of a label: two nearer than this would run into each other. */
+const LABEL = 13;
 const MOST_ROWS = 4;
 
 export function Timeline({ of }: { of: Session }) {
@@ -88,25 +89,33 @@ function placer(of: Session, width: number): (position: number) => number {
 }
 
 function height(fidelity: number, plot: number): number {
-  const share = (Math.max(LOW, Math.min(1, fidelity)) - LOW) / (1 - LOW);
-  return plot - 6 - share * (plot - 14);
+  return plot - 8 - share(fidelity) * (plot - 16);
 }
 
 function Bands({ width, plot }: { width: number; plot: number }) {
+  const found = scale();
+  if (found === null) return null;
   // On a low plot the words would run into each other.
-  const labelled = GRADES.slice(0, width < NARROW ? 2 : 3);
+  const labelled = grades().slice(0, width < NARROW ? 2 : 3).filter((each) => each.threshold !== null);
+  const nothing = height(found.knowing_nothing, plot);
   return (
     <g>
+      <rect class="plot-nothing" x={LEFT} y={nothing} width={Math.max(0, width - LEFT)} height={Math.max(0, plot - nothing)} />
       {labelled.map((each) => (
         <g key={each.key}>
-          <line class="plot-grid" x1={LEFT} x2={width} y1={height(each.floor, plot)} y2={height(each.floor, plot)} />
-          <text class="plot-label" x={LEFT - 8} y={height(each.floor, plot) + 4} text-anchor="end">
-            {each.word}
-          </text>
+          <line class="plot-grid" x1={LEFT} x2={width} y1={height(each.threshold ?? 0, plot)} y2={height(each.threshold ?? 0, plot)} />
+          {nothing - height(each.threshold ?? 0, plot) > LABEL && (
+            <text class="plot-label" x={LEFT - 8} y={height(each.threshold ?? 0, plot) + 4} text-anchor="end">
+              {each.word}
+            </text>
+          )}
         </g>
       ))}
-      <line class="plot-zero" x1={LEFT} x2={width} y1={height(0, plot)} y2={height(0, plot)} />
-      <text class="plot-label" x={LEFT - 8} y={height(0, plot) + 4} text-anchor="end">guess</text>
+      {found.floors.map(({ name, value }) => (
+        <line key={name} class="plot-floor" x1={LEFT} x2={LEFT + 10} y1={height(value, plot)} y2={height(value, plot)} />
+      ))}
+      <line class="plot-zero" x1={LEFT} x2={width} y1={nothing} y2={nothing} />
+      <text class="plot-label" x={LEFT - 8} y={nothing + 4} text-anchor="end">nothing</text>
     </g>
   );
 }
@@ -123,12 +132,17 @@ function Curve({ of, x, plot }: { of: Session; x: (position: number) => number; 
   return (
     <g>
       <path class="plot-line" d={path} />
-      {read.map(({ position, fidelity }) => (
-        <circle key={position} class={`plot-dot dot-${grade(fidelity).key}`} cx={x(position)}
-          cy={height(fidelity, plot)} r={radius} />
-      ))}
+      {read.map(({ position, fidelity }) => isOutside(fidelity)
+        ? <path key={position} class={`plot-dot dot-${grade(fidelity).key}`} d={downward(x(position), plot - 3)} />
+        : <circle key={position} class={`plot-dot dot-${grade(fidelity).key}`} cx={x(position)}
+            cy={height(fidelity, plot)} r={radius} />)}
     </g>
   );
+}
+
+/** A triangle that points below the axis, for a value that lies there. */
+function downward(x: number, y: number): string {
+  return `M${x - 4} ${y - 6}h8l-4 6z`;
 }
 
 function claimKinds(of: Session): string[] {

@@ -1,12 +1,12 @@
 /** What can be done with the whole text: read it, save it, take it elsewhere. */
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { api } from "../api/client";
 import { asCsv, asHtml, asJson, download, fileName } from "../export/files";
 import { asPng } from "../export/png";
 import { asCurl, asPython, copy } from "../export/snippets";
 import { busy, cancelAll, explain, explainMissing, jobs } from "../state/explain";
 import { keep, kept, recall } from "../state/history";
-import { permalink } from "../state/link";
+import { remark } from "../state/link";
 import { attempted, notify } from "../state/notice";
 import { toRecord } from "../state/record";
 import {
@@ -14,9 +14,12 @@ import {
   start, type Session,
 } from "../state/session";
 import { change, settings } from "../state/settings";
+import { opened } from "./Dialog";
+import { useDismiss } from "./dismiss";
 import { Icon } from "./Icon";
 import { Menu } from "./Menu";
-import { rangeMode } from "./Transcript";
+import { Shown } from "./Shown";
+import { rangeMode, selectedText } from "./Transcript";
 
 export function Toolbar({ of }: { of: Session }) {
   return (
@@ -35,8 +38,8 @@ export function Toolbar({ of }: { of: Session }) {
           onClick={() => void save(of)}>
           <Icon name="save" />
         </button>
-        <button type="button" class="plain square roomy" aria-label="Copy a link" title="Copy a link"
-          onClick={() => void copyLink(of)}>
+        <button type="button" class="plain square roomy" aria-label="Share" title="Share"
+          onClick={() => (opened.value = "share")}>
           <Icon name="share" />
         </button>
         <Menu label="Export and copy" class="plain square" actions={exports(of)}>
@@ -57,8 +60,10 @@ function Readers({ of }: { of: Session }) {
     setOpen(false);
     void explainMissing(positions);
   };
+  const box = useRef<HTMLDivElement>(null);
+  useDismiss(open, box, () => setOpen(false));
   return (
-    <div class="readers">
+    <div class="readers" ref={box}>
       {chosen.length > 1
         ? <button type="button" class="primary" onClick={() => void explainMissing(chosen)}>Read {chosen.length} selected</button>
         : <button type="button" class="primary" disabled={left <= 0} onClick={() => void explainMissing(readable(of))}>
@@ -85,7 +90,7 @@ function Readers({ of }: { of: Session }) {
             setOpen(false);
             void goOn(of);
           }}>
-            Let the model go on writing
+            Let the model continue the text
           </button>
         </div>
       )}
@@ -142,12 +147,6 @@ async function save(of: Session): Promise<void> {
   notify("Saved on this machine.");
 }
 
-async function copyLink(of: Session): Promise<void> {
-  const link = permalink(of);
-  if (link === null) return notify("The text is too long for a link. Save the reading first.", "bad");
-  await copied(link, "Link");
-}
-
 async function copied(text: string, what: string): Promise<void> {
   if (await copy(text)) notify(`${what} copied.`);
   else notify("The browser does not allow copying here.", "bad");
@@ -161,11 +160,13 @@ function exports(of: Session) {
   const give = (ending: string, type: string, content: string) =>
     download(fileName(of, ending), new Blob([content], { type: `${type};charset=utf-8` }));
   return [
-    { label: "JSON", hint: "all there is", run: () => give("json", "application/json", asJson(of)) },
+    { label: "Edit the text", run: () => (composing.value = true) },
+    { label: "Copy the text", hint: selection.value.size > 1 ? "selected tokens" : "all of it", run: () => void copied(selectedText(of), "Text") },
+    { label: "Share…", hint: "with a comment", run: () => (opened.value = "share") },
+    { label: "JSON", hint: "for nlakit.Reading", run: () => give("json", "application/json", asJson(of)) },
     { label: "CSV", hint: "a line a sample", run: () => give("csv", "text/csv", asCsv(of)) },
     { label: "HTML", hint: "to read offline", run: () => give("html", "text/html", asHtml(of)) },
     { label: "PNG", hint: "a picture", run: () => void picture(of) },
-    { label: "Copy a link", run: () => void copyLink(of) },
     { label: "Copy as curl", run: () => void copied(asCurl(of, wanted()), "curl command") },
     { label: "Copy as Python", run: () => void copied(asPython(of, wanted()), "Python") },
   ];
@@ -221,6 +222,14 @@ export function Heading({ of }: { of: Session }) {
         </button>
       )}
       {of.note && <p class="note">{of.note}</p>}
+      {remark.value?.session === of.id && remark.value.text !== "" && (
+        <aside class="remark" aria-label="Comment">
+          <p><bdi><Shown text={remark.value.text} /></bdi></p>
+          <button type="button" class="plain square small" aria-label="Dismiss the comment" onClick={() => (remark.value = null)}>
+            <Icon name="close" />
+          </button>
+        </aside>
+      )}
     </div>
   );
 }

@@ -1,50 +1,73 @@
-/** A short tour: five sentences, each beside what it speaks of. */
+/** A tour with a story: one passage, one question, and the answer found in the readings. */
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
+import type { Claim } from "../api/types";
 import { attempted } from "../state/notice";
 import { passages } from "../state/passages";
-import { composing, session } from "../state/session";
+import { composing, moveTo, progress, results, session } from "../state/session";
 import { change } from "../state/settings";
 import { openPassage } from "./Composer";
+import { Shown } from "./Shown";
 
 interface Step {
   at: string;
   title: string;
-  text: string;
+  text: () => string;
+  /** What the page does as the step begins. */
+  begin?: () => void;
+}
+
+/** The first reading that names a planned rhyme rightly, and the claim that does. */
+function answer(): { position: number; claim: Claim } | null {
+  for (const result of session.value ? results(session.value) : []) {
+    const claim = (result.claims ?? []).find((each) => each.kind === "rhyme" && each.verdict !== "false");
+    if (claim) return { position: result.position, claim };
+  }
+  return null;
 }
 
 const STEPS: Step[] = [
   {
-    at: "transcript", title: "The text",
-    text: "Every token can be read. The darker its blue, the more faithful its explanation; orange with a wavy line means: do not believe it.",
+    at: "transcript", title: "A question",
+    text: () => "This couplet stops before its last word. Does the model already know which word must come? Nothing in the text says it; if it knows, it holds the word in its activations.",
   },
   {
-    at: "reading", title: "The reading",
-    text: "What the model held in mind at the token in focus: the setting, content and plans, the token itself and what must follow. Below stands how far to believe it.",
+    at: "toolbar", title: "Reading it",
+    text: () => progress.value.queued + progress.value.writing > 0
+      ? "Every token is being read now: the verbalizer puts the activation at each into words."
+      : "Every token has been read: the verbalizer put the activation at each into words.",
   },
   {
-    at: "timeline", title: "The timeline",
-    text: "Fidelity over the whole text, and where each kind of claim is made: a dot is true, a cross false, a ring cannot be checked. Click to go there.",
+    at: "reading", title: "The answer",
+    begin: () => {
+      const found = answer();
+      if (found) moveTo(found.position);
+    },
+    text: () => {
+      const found = answer();
+      return found
+        ? `At this token the explanation already names the rhyme: “${found.claim.value}”. It has not been written yet, so it was planned.`
+        : "None of the readings names the rhyme, so this NLA does not find the plan. Silence is an answer too.";
+    },
   },
   {
-    at: "toolbar", title: "Read more, take it along",
-    text: "Read all tokens, the last few or every so many; save, link, export, or copy the request as code.",
+    at: "gauge", title: "Can it be believed?",
+    text: () => "Fidelity says how much of the activation the words carry. Below the marked floors an explanation is worse than knowing nothing, and the page asserts nothing there.",
   },
   {
-    at: "search", title: "Search",
-    text: "Finds words in every explanation on the page and in what was read before. The key / opens it.",
+    at: "timeline", title: "When did it know?",
+    text: () => "The timeline shows fidelity token by token, and where each kind of claim is made: a dot is true, a cross false, a ring cannot be checked. Choose “rhyme” to see from where on the plan is there.",
+    begin: () => change({ claimRows: ["rhyme", "mood"] }),
   },
 ];
 
 const at = signal<number | null>(null);
 
-/** Starts the tour; on an empty page a demo passage is opened first. */
+/** Opens the couplet among the passages, where there is one, and begins. */
 export function beginTour(): void {
   void attempted(async () => {
-    if (session.value === null) {
-      const first = passages.value[0];
-      if (first) await openPassage(first);
-    }
+    const story = passages.value.find((each) => /rhyme|couplet/i.test(`${each.id} ${each.case}`)) ?? passages.value[0];
+    if (story) await openPassage(story);
     composing.value = session.value === null;
     at.value = 0;
   });
@@ -60,10 +83,12 @@ export function Tour() {
   const step = index === null ? null : STEPS[index] ?? null;
   useEffect(() => {
     if (step === null) return;
-    const place = document.querySelector(`[data-tour="${step.at}"]`);
-    place?.classList.add("toured");
-    place?.scrollIntoView({ block: "nearest" });
-    return () => place?.classList.remove("toured");
+    step.begin?.();
+    const frame = requestAnimationFrame(() => mark(step.at));
+    return () => {
+      cancelAnimationFrame(frame);
+      document.querySelectorAll(".toured").forEach((each) => each.classList.remove("toured"));
+    };
   }, [step]);
   if (step === null || index === null) return null;
   const last = index === STEPS.length - 1;
@@ -72,7 +97,7 @@ export function Tour() {
       onKeyDown={(event) => event.key === "Escape" && finish()}>
       <p class="tour-count">{index + 1} of {STEPS.length}</p>
       <h2>{step.title}</h2>
-      <p aria-live="polite">{step.text}</p>
+      <p aria-live="polite"><Shown text={step.text()} /></p>
       <div class="row">
         <button key={index} type="button" class="primary small" ref={(button) => button?.focus()}
           onClick={() => (last ? finish() : (at.value = index + 1))}>
@@ -82,4 +107,10 @@ export function Tour() {
       </div>
     </div>
   );
+}
+
+function mark(name: string): void {
+  const place = document.querySelector(`[data-tour="${name}"]`);
+  place?.classList.add("toured");
+  place?.scrollIntoView({ block: "nearest" });
 }

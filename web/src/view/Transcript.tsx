@@ -40,7 +40,7 @@ export function Transcript({ of }: { of: Session }) {
   return (
     <div class="transcript" ref={box} role="group" aria-label={`The text, ${of.tokens.length} tokens`}
       aria-describedby="transcript-help" data-whitespace={whitespace} data-template={template}
-      {...pointing(box)} onKeyDown={(event) => steer(event, box.current)}>
+      {...pointing(box)} onKeyDown={(event) => steer(event, box.current)} onCopy={(event) => copyOut(event, of)}>
       <p id="transcript-help" class="sr-only">
         Arrow keys move from token to token, with Shift they select. Enter reads what is selected.
       </p>
@@ -48,6 +48,19 @@ export function Transcript({ of }: { of: Session }) {
       {blocks(of).map((block, index) => <BlockView key={index} of={of} block={block} />)}
     </div>
   );
+}
+
+/** The text of the selected tokens; of all where no more than one is selected. */
+export function selectedText(of: Session): string {
+  const chosen = selection.value.size > 1 ? selection.value : null;
+  const tokens = of.tokens.filter((token) => token.fragment_index === 0 && (chosen === null || chosen.has(token.position)));
+  if (chosen !== null || isChat(of.source)) return tokens.filter((token) => chosen !== null || !isTemplate(token)).map((token) => token.token).join("");
+  return of.source.text;
+}
+
+function copyOut(event: ClipboardEvent, of: Session): void {
+  event.clipboardData?.setData("text/plain", selectedText(of));
+  event.preventDefault();
 }
 
 /** Keeps the token in focus in view. Its own component: a move must not redraw the text. */
@@ -189,11 +202,18 @@ function steer(event: KeyboardEvent, box: HTMLElement | null): void {
     event.preventDefault();
     return select(Array.from({ length: size }, (_, place) => place));
   }
+  if (event.key === "c" && (event.ctrlKey || event.metaKey)) return copyKey();
   const next = target(event.key, box, size);
   if (next === null) return;
   event.preventDefault();
   moveTo(next, event.shiftKey ? "extend" : "only");
   tokenElement(box, focus.value)?.focus();
+}
+
+/** The browser copies only where something is selected in its own sense. */
+function copyKey(): void {
+  const of = session.value;
+  if (of !== null) void navigator.clipboard?.writeText(selectedText(of)).catch(() => undefined);
 }
 
 function target(key: string, box: HTMLElement | null, size: number): number | null {

@@ -5,33 +5,41 @@ import type { Described } from "../api/types";
 import { attempted } from "../state/notice";
 import { focus, model, session, sourceFields } from "../state/session";
 import { change, DEFAULTS, settings, temperature } from "../state/settings";
-import { floorName, number } from "../text/fidelity";
+import { number } from "../text/fidelity";
 import { Dialog, opened } from "./Dialog";
 import { Claims, Explanation } from "./Explanation";
-import { Gauge } from "./Gauge";
+import { Gauge, ScaleAbout } from "./Gauge";
 import { Shown } from "./Shown";
 
+/** The card of the NLA, each figure with what it means. */
 export function AboutDialog() {
   const about = model.value;
   if (!about) return null;
+  const facts: [string, string, string][] = [
+    ["Model that is read", about.target, "The target: a frozen language model. Nothing on this page changes it."],
+    ["Trained on", about.domain || "not stated", "On other texts its words are not to be believed, and the fidelity says so."],
+    ["Read after block", String(about.layer), `The activation is the output of this block: ${about.d_model} numbers a token.`],
+    ["Longest text", `${about.max_tokens} tokens`, "Longer texts are read in overlapping windows."],
+    ["FVE on held-out text", number(about.fve), "Fraction of variance explained, over documents that it was not trained on: fidelity, averaged."],
+    ["Variance of the activations", number(about.variance, 4), "The squared error that fidelity 0 stands for, per number."],
+    ["Activations behind the mean", about.num_training_rows.toLocaleString("en"), "What the mean and the variance were measured on."],
+  ];
   return (
-    <Dialog title={about.name}>
+    <Dialog title={about.name} wide>
       <p><Shown text={about.description} /></p>
-      <dl class="facts">
-        <div><dt>Read after block</dt><dd>{about.layer}</dd></div>
-        <div><dt>Width</dt><dd>{about.d_model}</dd></div>
-        <div><dt>Longest text</dt><dd>{about.max_tokens} tokens</dd></div>
-        <div><dt>Variance explained on held-out text</dt><dd>{number(about.fve)}</dd></div>
-        <div><dt>Variance of the activations</dt><dd>{number(about.variance, 4)}</dd></div>
-        <div><dt>Activations behind it</dt><dd>{about.num_training_rows.toLocaleString("en")}</dd></div>
-        {Object.entries(about.floors).map(([name, value]) => (
-          <div key={name}><dt>Floor: {floorName(name)}</dt><dd>{number(value)}</dd></div>
+      {about.warnings.map((each) => <p key={each} class="failure"><Shown text={each} /></p>)}
+      <dl class="facts explained">
+        {facts.map(([name, value, meaning]) => (
+          <div key={name}><dt>{name}</dt><dd><b><Shown text={value} /></b><small class="muted">{meaning}</small></dd></div>
         ))}
       </dl>
-      <p class="muted">
-        Fidelity says that the words carry the activation. It does not say that each claim in them
-        is true: an explanation can be faithful on the whole and wrong in a detail.
-      </p>
+      <h3>Floors</h3>
+      <dl class="facts">
+        {about.scale?.floors.map(({ name, label, value }) => (
+          <div key={name}><dt>{label}</dt><dd>{number(value)}</dd></div>
+        ))}
+      </dl>
+      <ScaleAbout />
     </Dialog>
   );
 }
@@ -42,7 +50,7 @@ export function SettingsDialog() {
     <Dialog title="How to read">
       <NumberField label="Samples per token" hint="several show what recurs" min={1} max={16} step={1}
         value={now.samples} set={(samples) => change({ samples })} />
-      <NumberField label="Temperature" hint={`0 takes the likeliest word; now in force: ${temperature()}`} min={0} max={2}
+      <NumberField label="Temperature" hint={`0 is greedy decoding; now in force: ${temperature()}`} min={0} max={2}
         step={0.1} value={now.temperature} set={(value) => change({ temperature: value })} />
       <NumberField label="Top p" hint="1 leaves every word possible" min={0.05} max={1} step={0.05} value={now.topP}
         set={(topP) => change({ topP })} />
@@ -132,7 +140,7 @@ export function VectorDialog() {
         <article class="vector-result" key={index} aria-label={`Vector ${index + 1}`}>
           <Explanation text={each.description} claims={each.claims} />
           {each.fidelity != null && <Gauge fidelity={each.fidelity} />}
-          {each.claims && each.claims.length > 0 && <Claims claims={each.claims} />}
+          {each.claims && each.claims.length > 0 && <Claims claims={each.claims} fidelity={each.fidelity} />}
         </article>
       ))}
     </Dialog>

@@ -18,6 +18,7 @@ from nlakit.errors import InputError
 from nlakit.serve import records
 from nlakit.serve.bodies import HeldBody, JsonBody, in_turn, media_type, vector_body
 from nlakit.serve.clients import client_of
+from nlakit.serve.model_info import model_info
 from nlakit.serve.passages import passages as find_passages
 from nlakit.serve.queue import Outcome
 from nlakit.serve.schemas import Extracted
@@ -30,7 +31,6 @@ from nlakit.serve.schemas_v1 import (
     ExplainRequestV1,
     ExplainResultV1,
     ExtractRequestV1,
-    ModelInfo,
     Models,
     Passages,
 )
@@ -205,19 +205,6 @@ def baseline(service: Service) -> dict[str, Any]:
     """What fidelities are measured against."""
     card = service.nla.card
     return {"model": card.name, "variance": card.variance, "floors": card.floors}
-
-
-def model_info(service: Service) -> ModelInfo:
-    """The NLA's card, and the contract of its verbalizer."""
-    card = service.nla.card
-    shown = card.model_dump(include=set(ModelInfo.model_fields))
-    verbalizer = getattr(service.nla.engine, "verbalizer", None)
-    return ModelInfo(
-        **shown,
-        max_tokens=service.nla.target.max_tokens,
-        max_new_tokens=service.longest_answer,
-        contract={} if verbalizer is None else verbalizer.meta.model_dump(mode="json"),
-    )
 
 
 def read_vectors(raw: bytes, d_model: int) -> Tensor:

@@ -295,7 +295,11 @@ class Storyworld:
 
     @property
     def description(self) -> str:
-        return "Storyworld NLA: target, verbalizer and reconstructor trained from scratch."
+        return (
+            "Reads a small transformer that was trained from scratch on the storyworld, whose "
+            "hidden facts are known. For trying the method, and for checking what an NLA says "
+            "against the truth."
+        )
 
     def furnish(self, directory: Path) -> None:
         """Probes of the target."""

@@ -1,0 +1,97 @@
+/** A conversation with the target itself, streamed; any state of it can then be read. */
+import { signal } from "@preact/signals";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { api } from "../api/client";
+import type { Turn } from "../api/types";
+import { attempted } from "../state/notice";
+import { Icon } from "./Icon";
+import { Shown } from "./Shown";
+
+const MOST_TOKENS = 256;
+const turns = signal<Turn[]>([]);
+const writing = signal<string | null>(null);
+let controller: AbortController | null = null;
+
+export function Chat({ onRead }: { onRead: (messages: Turn[]) => void }) {
+  const [text, setText] = useState("");
+  const [system, setSystem] = useState("");
+  const foot = useRef<HTMLDivElement>(null);
+  const busy = writing.value !== null;
+  useEffect(() => foot.current?.scrollIntoView({ block: "nearest" }), [turns.value, writing.value]);
+  const messages = () => [...(system.trim() ? [{ role: "system", content: system }] : []), ...turns.value];
+  const send = (event: Event) => {
+    event.preventDefault();
+    if (text.trim() === "" || busy) return;
+    turns.value = [...turns.value, { role: "user", content: text }];
+    setText("");
+    void reply(messages());
+  };
+  return (
+    <div class="chat">
+      <details class="details">
+        <summary>System prompt</summary>
+        <textarea rows={2} value={system} aria-label="System prompt" onInput={(event) => setSystem(event.currentTarget.value)} />
+      </details>
+      <ol class="chat-turns" aria-label="Conversation">
+        {turns.value.map((turn, index) => <ChatTurn key={index} turn={turn} />)}
+        {busy && <ChatTurn turn={{ role: "assistant", content: writing.value ?? "" }} writing />}
+      </ol>
+      <div ref={foot} />
+      <form onSubmit={send}>
+        <textarea rows={2} value={text} aria-label="Your message" placeholder="Say something to the model…"
+          onInput={(event) => setText(event.currentTarget.value)}
+          onKeyDown={(event) => event.key === "Enter" && !event.shiftKey && send(event)} />
+        <div class="row">
+          {busy
+            ? <button type="button" onClick={() => controller?.abort()}>Stop</button>
+            : <button type="submit" class="primary" disabled={text.trim() === ""}>Send</button>}
+          <button type="button" disabled={busy || turns.value.length === 0} onClick={() => onRead(messages())}>
+            Read its thoughts
+          </button>
+          <button type="button" class="plain push" disabled={busy || turns.value.length === 0} onClick={() => (turns.value = [])}>
+            <Icon name="remove" /> Start over
+          </button>
+        </div>
+      </form>
+      <p class="muted">The answers are the target's own, sampled at temperature 0.7, at most {MOST_TOKENS} tokens each.</p>
+    </div>
+  );
+}
+
+function ChatTurn({ turn, writing: open = false }: { turn: Turn; writing?: boolean }) {
+  const { thinking, said } = split(String(turn.content ?? ""));
+  return (
+    <li class="turn" data-role={turn.role}>
+      <span class="turn-role">{turn.role}</span>
+      {thinking && (
+        <details class="thinking" open={open && said === ""}>
+          <summary>Thinking</summary>
+          <p><bdi><Shown text={thinking} /></bdi></p>
+        </details>
+      )}
+      <p class="prose chat-text"><bdi><Shown text={said} /></bdi>{open && <span class="caret" aria-hidden="true" />}</p>
+    </li>
+  );
+}
+
+/** What stands in a `<think>` block, closed or not, and what is said outside of it. */
+export function split(text: string): { thinking: string; said: string } {
+  const match = /<think>([^]*?)(?:<\/think>|$)/.exec(text);
+  if (!match) return { thinking: "", said: text };
+  return { thinking: (match[1] ?? "").trim(), said: (text.slice(0, match.index) + text.slice(match.index + match[0].length)).trim() };
+}
+
+async function reply(messages: Turn[]): Promise<void> {
+  controller = new AbortController();
+  writing.value = "";
+  const { signal: stop } = controller;
+  await attempted(async () => {
+    try {
+      for await (const part of api.chat(messages, MOST_TOKENS, stop)) writing.value = (writing.value ?? "") + part;
+    } catch (error) {
+      if (!(error instanceof DOMException && error.name === "AbortError")) throw error;
+    }
+  });
+  if (writing.value) turns.value = [...turns.value, { role: "assistant", content: writing.value }];
+  writing.value = null;
+}
