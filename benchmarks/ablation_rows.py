@@ -38,7 +38,7 @@ class Ablation(FrozenModel):
     steps: int
     """Of RL."""
     documents: int
-    """Held-out, one place in each."""
+    """Held-out, one position in each."""
     seed: int
     temperature: float
     rows: tuple[Row, ...] = ()

@@ -15,7 +15,7 @@ def explain_flops(spec: Spec, rows: int, new_tokens: int) -> float:
     """Operations to explain `rows` vectors where the prefix is shared: multiplications and
     additions of all matrix products, attention included. The prefix itself is not counted."""
     prompt = 1 + SUFFIX_TOKENS
-    # The last token written is not read again; one place of the prompt goes through the head.
+    # The last token written is not read again; one position of the prompt goes through the head.
     tokens = prompt + new_tokens - 1
     head = 2 * spec.d_model * spec.vocab_size * new_tokens
     seen = sum(PREFIX_TOKENS + place for place in range(1, tokens + 1))

@@ -91,6 +91,26 @@ def figures(text: str) -> str:
     return "\n".join([note, *_fve_lines(report), "", *_claim_lines(report), ""])
 
 
+def three_figures(text: str) -> str:
+    """The README's figures: how much comes back, how much is true, how much of it is said."""
+    report = json.loads(text)
+    claims, (low, high) = report["claims"], report["fve_interval"]
+    floors = max(report["floors"].values())
+    return "\n".join(
+        [
+            "| on held-out documents | |",
+            "|---|---:|",
+            f"| fraction of variance explained (best floor {_number(floors)}) | "
+            f"**{_number(report['fve'])}** [{_number(low)}, {_number(high)}] |",
+            f"| claims that are true, of {claims['checked']:,} | "
+            f"**{_percent(claims['precision'])}** |",
+            f"| facts that a probe reads confidently and the explanation says | "
+            f"**{_percent(claims.get('readable_recall'))}** |",
+            "",
+        ]
+    )
+
+
 def _fve_lines(report: dict[str, Any]) -> list[str]:
     low, high = report["fve_interval"]
     interval = f"[{_number(low)}, {_number(high)}]"
@@ -100,10 +120,10 @@ def _fve_lines(report: dict[str, Any]) -> list[str]:
         ("the same words, read by the warm start's AR", _number(report["fve_frozen_ar"])),
     ]
     if report.get("fve_control_ar") is not None:
-        read = "the same words, read by an AR that was taught as long, on labels only"
+        read = "the same words, read by a control AR, trained as long on labels only"
         rows.append((read, _number(report["fve_control_ar"])))
     if report.get("paraphrase_kept") is not None:
-        rows.append(("share of it that is kept in other words", _number(report["paraphrase_kept"])))
+        rows.append(("FVE retained under paraphrase", _number(report["paraphrase_kept"])))
     floors = report["floors"]
     rows += [(f"floor: {FLOOR_NAMES.get(k, k)}", _number(v)) for k, v in floors.items()]
     head = ["| share of variance explained (FVE) | |", "|---|---:|"]
@@ -254,6 +274,7 @@ def _percent(value: float | None) -> str:
 SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "output": (OUTPUT, printed),
     "figures": (REPORT, figures),
+    "three_figures": (REPORT, three_figures),
     "speed": (TIMES, tables.short_table),
     "ratios": (TIMES, tables.ratio_table),
     "sides": (TIMES, tables.side_table),

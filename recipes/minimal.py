@@ -250,7 +250,7 @@ def reinforce(av: Verbalizer, ar: Reconstructor, h_ND: Tensor, size: Size) -> No
         advantage_NG = (r_NG - r_NG.mean(1, True)) / (r_NG.std(1, keepdim=True) + 1e-4)
         logp_NT, mask_NT = av.logprobs(h, said)
         gap_NT = reference.logprobs(h, said)[0] - logp_NT
-        kl_NT = gap_NT.exp() - gap_NT - 1  # keeps the AV near the words it was taught
+        kl_NT = gap_NT.exp() - gap_NT - 1  # keeps the AV near the warm start's words
         policy_NT = -(logp_NT - logp_NT.detach()).exp() * advantage_NG.view(-1, 1)
         return (policy_NT + 0.01 * kl_NT)[mask_NT].mean() + error_N[closed_N].sum() / len(h)
 

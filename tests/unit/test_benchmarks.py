@@ -278,6 +278,7 @@ def test_pages_are_fresh():
     spec.loader.exec_module(render)
     page = (render.DOCS / "benchmarks.md").read_text(encoding="utf-8")
     assert {match[2] for match in render.BLOCK.finditer(page)} == {
+        "speed",
         "ratios",
         "sides",
         "sweeps",

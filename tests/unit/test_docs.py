@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -45,6 +46,7 @@ def sources(render, tmp_path, monkeypatch) -> Path:
     made = {
         "output": (tmp_path / "output.txt", render.printed),
         "figures": (tmp_path / "report.json", render.figures),
+        "three_figures": (tmp_path / "report.json", render.three_figures),
     }
     monkeypatch.setattr(render, "SOURCES", made)
     return tmp_path
@@ -69,12 +71,20 @@ def test_code_comes_within_the_first_eighty_words(render):
 
 
 def test_figures_are_rounded_and_missing_ones_are_dashes(render, sources):
-    page = render.render(readme())
+    page = render.render((ROOT / "docs" / "results-storyworld.md").read_text(encoding="utf-8"))
     assert "| after RL and settling, with 95 % interval | **0.71** [0.70, 0.72] |" in page
     assert "| floor: the mean activation | −0.13 |" in page
     assert "| mood | 0.80 | – | – | – | – |" in page
     assert "| topic | – | – | 0.70 | 0.80 | 0.12 |" in page
     assert "2,000 held-out documents (seed 7)" in page
+
+
+def test_readme_has_three_figures_and_few_words(render, sources):
+    page = render.render(readme())
+    assert "(best floor −0.13) | **0.71** [0.70, 0.72] |" in page
+    assert "| claims that are true, of 9,000 | **66 %** |" in page
+    prose = re.sub(r"```.*?```|<!--.*?-->|^\|.*$", "", readme(), flags=re.DOTALL | re.MULTILINE)
+    assert len(prose.split()) <= 600
 
 
 def test_rendering_twice_changes_nothing(render, sources):

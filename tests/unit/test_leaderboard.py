@@ -261,7 +261,15 @@ def test_pages_have_every_block_of_the_storyworld(render):
         for page in pages
         for match in render.BLOCK.finditer(page.read_text(encoding="utf-8"))
     }
-    ours = {"truth", "truth_sampled", "truth_kinds", "grounding_curve", "ablation", "differences"}
+    ours = {
+        "figures",
+        "truth",
+        "truth_sampled",
+        "truth_kinds",
+        "grounding_curve",
+        "ablation",
+        "differences",
+    }
     sections = {path.stem.replace("-", "_") for path in render.SECTIONS.glob("*.json")}
     assert names == ours | sections <= set(render.SOURCES)
     assert len(sections) == 9

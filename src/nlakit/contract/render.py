@@ -1,4 +1,4 @@
-"""Prompts as token ids, cut at the one place that changes.
+"""Prompts as token ids, cut at the slot, the one part that changes.
 
 Templates are filled by plain replacement: text from people may hold braces.
 """

@@ -5,7 +5,7 @@ Steps, in order, each named and each on plain dicts:
     unversioned_to_1   no `schema_version`; the role may be told by the only template
     v1_to_v2           `critic.num_hidden_layers` becomes `critic.extraction_layer_index`
     translate          actor, verbalizer -> av; critic, reconstructor -> ar
-    place              one place for the layer, the width and the makers' notes
+    place              one field for the layer, the width and the makers' notes
 """
 
 from __future__ import annotations

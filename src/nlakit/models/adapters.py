@@ -83,7 +83,9 @@ def load_adapter(view: Any, directory: Path, *, frozen: bool = False) -> Any:
     try:
         found = {key.removeprefix(PREFIX): t for key, t in load_file(str(path)).items()}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}). Make it again.") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({error}). Train it again, or copy it again."
+        ) from error
     shapes = [{key: t.shape for key, t in each.items()} for each in (found, wanted)]
     if shapes[0] != shapes[1]:
         raise CheckpointError(f"{path} holds an adapter of another model or rank.")

@@ -43,7 +43,7 @@ class Price(FrozenModel):
             ) from error
 
     def of(self, input_tokens: int, output_tokens: int) -> float:
-        """Dollars for so many tokens."""
+        """Dollars for these tokens."""
         return (input_tokens * self.input + output_tokens * self.output) / MILLION
 
 
