@@ -103,6 +103,7 @@ def test_stale_pages_are_found(render, sources, tmp_path, monkeypatch, capsys):
     page = tmp_path / "README.md"
     page.write_text("<!-- begin: output -->\nold\n<!-- end: output -->\n")
     monkeypatch.setattr(render, "README", page)
+    monkeypatch.setattr(render, "DOCS", tmp_path)
     assert render.main(["--check"]) == 1
     assert "old" in page.read_text()
     assert render.main([]) == 0
