@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
+from pathlib import Path
 
 import pytest
 import torch
 from support.pairs import make_pair
+from support.serving import save_nla
 
+from nlakit.card import read_card, write_card
 from nlakit.claims.spans import SPANS
 from nlakit.claims.system import NO_CLAIMS
+from nlakit.claims.text.checking import TEXT
+from nlakit.cli import run
 from nlakit.data.corpora import Corpus
 from nlakit.engines.fake import FakeEngine
 from nlakit.errors import InputError
@@ -22,12 +29,15 @@ from nlakit.evals.corpus_set import CorpusSet
 from nlakit.evals.evaluation import evaluate
 from nlakit.evals.inversion import Search
 from nlakit.evals.private_code import private_code
+from nlakit.evals.readers import TeacherReader
 from nlakit.evals.report import render_html
 from nlakit.evals.round_trips import round_trips
 from nlakit.evals.rows import read_sample
 from nlakit.evals.select import select
+from nlakit.models.patch import next_logprobs
 from nlakit.split import is_for_calibration, split_of
 from nlakit.storyworld.grammar import document
+from nlakit.teachers.text import TextTeacher
 
 WIDTH, DOCUMENTS = 16, 20
 TOLD = 'A report from Genoa. It ends on "wet sand".'
@@ -134,3 +144,81 @@ def test_confidence_of_claims_that_nobody_can_check_is_refused(pair, own):
 def test_mean_of_a_pair_that_knows_none_is_the_corpus_s(own, tiny_target):
     rows = own.sample(tiny_target, "train", MEAN_SEED, 1_000, 5)
     assert 100 < len(set(rows.doc_ids)) < 400
+
+
+# -- claims that are checked against the text ------------------------------------------------------
+@pytest.fixture(scope="module")
+def checked(corpus) -> CorpusSet:
+    return CorpusSet(corpus, TEXT, minimum_position=8, reader=TeacherReader(TextTeacher()))
+
+
+def test_states_have_the_target_s_next_tokens(checked, tiny_target):
+    rows = checked.sample(tiny_target, "heldout", 3, 6)
+    logprobs_NV = next_logprobs(tiny_target, rows.prompts)
+    for row, state in enumerate(rows.states):
+        best = int(logprobs_NV[row].argmax())
+        assert state.guesses[0].text == tiny_target.tokenizer.decode([best])
+        assert state.guesses[0].probability == pytest.approx(
+            logprobs_NV[row, best].exp().item(), rel=1e-3
+        )
+        assert state.text == rows.prefixes[row]
+
+
+def test_report_with_claims_of_text(pair, checked):
+    report = evaluate(pair, checked, documents=DOCUMENTS, seed=3, probe_rows=400)
+    assert report.claims.checked > 0 and report.claims.precision < 0.5
+    assert report.claims_teacher.precision == 1.0 and report.claims_teacher.recall == 1.0
+    assert {"subject", "last", "next"} <= set(report.claims.per_kind)
+    assert {"last", "next"} <= set(report.probes)
+    assert 0 <= report.probes["next"].mlp <= 1
+    page = render_html(report)
+    assert "Claims, beside" in page and "teacher’s label" in page
+
+
+def test_readers_of_the_text_are_baselines(pair, checked):
+    sample = read_sample(pair, checked, 12, 3)
+    section = baselines(sample, 10, Search(window=2, candidates=4, sweeps=1))
+    assert section.figure("teacher, sees the text", "precision").value == 1.0
+    keywords = section.figure("keywords of the text", "precision").value
+    assert keywords == 1.0 and not section.notes
+
+
+def test_compressed_lines_are_a_corpus_too(corpus, tmp_path):
+    plain = Path(corpus.source).read_bytes()
+    for name, compress in (("own.jsonl.xz", lzma.compress), ("own.jsonl.gz", gzip.compress)):
+        (tmp_path / name).write_bytes(compress(plain))
+        found = [each.content for each in Corpus(str(tmp_path / name))]
+        assert found == [each.content for each in corpus]
+
+
+# -- the command -----------------------------------------------------------------------------------
+def test_verb_measures_on_a_corpus(corpus, tmp_path, capsys):
+    arguments = ["eval", "corpus", "--corpus", corpus.source, "--documents", "4", "--seed", "7"]
+    arguments += ["--nla", str(save_nla(tmp_path / "nla")), "--minimum-position", "8"]
+    assert run([*arguments, "--max-new-tokens", "12", "--json"]) == 0, capsys.readouterr().err
+    report = json.loads(capsys.readouterr().out)
+    assert (report["documents"], report["seed"], report["claims"]) == (4, 7, None)
+    assert report.keys() >= {
+        "fve", "fve_interval", "fve_warm_start", "fve_control_ar", "floors", "probes",
+        "paraphrase_kept", "variance", "lengths", "fve_renormalized_mean",
+    }  # fmt: skip
+
+
+def test_verb_checks_the_claims_that_the_card_declares(corpus, tmp_path, capsys):
+    directory = save_nla(tmp_path / "nla")
+    write_card(directory, read_card(directory).model_copy(update={"claims": "text"}))
+    arguments = ["eval", "corpus", "--corpus", corpus.source, "--documents", "4", "--nla"]
+    arguments += [str(directory), "--minimum-position", "8", "--max-new-tokens", "12", "--json"]
+    assert run(arguments) == 0, capsys.readouterr().err
+    report = json.loads(capsys.readouterr().out)
+    assert report["claims"].keys() >= {"precision", "readable_recall", "ece", "per_kind"}
+    assert report["claims_teacher"]["precision"] == 1.0
+
+
+def test_other_verbs_take_a_corpus(corpus, tmp_path, capsys):
+    arguments = ["eval", "private-code", "--corpus", corpus.source, "--documents", "3", "--nla"]
+    assert (
+        run([*arguments, str(save_nla(tmp_path / "nla")), "--minimum-position", "8", "--json"]) == 0
+    )
+    section = json.loads(capsys.readouterr().out)
+    assert (section["name"], section["documents"]) == ("private-code", 3)

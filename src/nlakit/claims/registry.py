@@ -13,9 +13,10 @@ from nlakit.errors import ConfigError
 
 from .spans import SPANS
 from .system import NO_CLAIMS, ClaimSystem
+from .text.checking import TEXT
 
 GROUP = "nlakit.claims"
-BUILT_IN = {system.name: system for system in (NO_CLAIMS, SPANS)}
+BUILT_IN = {system.name: system for system in (NO_CLAIMS, SPANS, TEXT)}
 
 
 @cache

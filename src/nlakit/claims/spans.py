@@ -203,5 +203,7 @@ def _hedged_sentence(
     return "".join([*parts, text[at : span[1]]]).strip()
 
 
-SPANS = ClaimSystem("spans", ("quote", "number", "name", "phrase"), find_spans, own_words)
+SPANS = ClaimSystem(
+    "spans", ("quote", "number", "name", "phrase"), find_spans, own_words, without=hedged
+)
 """Claims of prose that nobody has parsed: found, and never checked."""

@@ -6,7 +6,7 @@ row, made by the system or by a world of documents, and opaque to everybody else
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,8 @@ class ClaimSystem:
             only.
         checker: None where nobody knows what is true.
         reword: (explanation, seed) to the same claims in other words; None: it cannot.
+        without: an explanation without some of its claims; "" where nothing is left. None: it
+            cannot.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ClaimSystem:
     control_kinds: frozenset[str] = field(default=frozenset())
     checker: Checker | None = None
     reword: Callable[[str, int], str] | None = None
+    without: Callable[[str, Collection[Claim]], str] | None = None
 
     def known(self) -> Checker:
         """The checker. Raises `InputError` for a system that has none."""

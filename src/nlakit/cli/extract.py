@@ -34,6 +34,7 @@ def extract(
     minimum_position: int = 50,
     max_tokens: int = 1024,
     split: Literal["train", "heldout"] = "train",
+    next_tokens: int = 0,
     shard_rows: int = 20_000,
     pair: PairOptions = BUNDLED,
     workers: WorkerOptions = HERE,
@@ -48,8 +49,8 @@ def extract(
     layer
         Block whose output is read, counted from 0; by default the pair's.
     corpus
-        A .jsonl or .parquet file with text or messages, a folder of text files, or
-        hf:NAME:SPLIT?config=CONFIG&text=FIELD, of which only the name is needed.
+        A .jsonl (also as .xz or .gz) or .parquet file with text or messages, a folder of text
+        files, or hf:NAME:SPLIT?config=CONFIG&text=FIELD, of which only the name is needed.
     output
         Directory for the shards.
     documents
@@ -62,6 +63,9 @@ def extract(
         Where a longer document is cut.
     split
         One eighth of all documents, by the hash of their content, is held out.
+    next_tokens
+        How many of the target's likeliest next tokens each row keeps, for the teacher "text"; 10
+        are enough. All blocks of the target run then.
     shard_rows
         About so many vectors in a file; so many at most are read again after a kill.
     workers
@@ -73,6 +77,8 @@ def extract(
     for name, value in counts.items():
         if value < 1:
             raise InputError(f"--{name} {value}: expected at least 1.")
+    if next_tokens < 0:
+        raise InputError(f"--next-tokens {next_tokens}: expected 0 or more.")
     if minimum_position < 0 or max_tokens <= minimum_position:
         raise InputError(
             f"--minimum-position {minimum_position} and --max-tokens {max_tokens}: expected a "
@@ -93,6 +99,7 @@ def extract(
             positions_per_document=positions,
             minimum_position=minimum_position,
             max_tokens=max_tokens,
+            next_tokens=next_tokens,
             shard_rows=shard_rows,
             workers=None if alone else Workers(pool, make),
             progress=progress,

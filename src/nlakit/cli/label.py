@@ -38,6 +38,7 @@ def label(
         A directory that `nlakit extract` wrote.
     teacher
         anthropic:MODEL, openai:MODEL (any server that speaks its chat completions), hf:DIRECTORY,
+        text (by rule from the text and the target's next tokens: see `extract --next-tokens`),
         storyworld, or fake for a dry run. Keys are read from ANTHROPIC_API_KEY and OPENAI_API_KEY.
     output
         Directory for the labels.

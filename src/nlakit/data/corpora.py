@@ -79,8 +79,9 @@ OnRefused = Callable[[Refused], None]
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus by name: a file (.jsonl, .parquet, .json, .txt, .md, .eval, .traj), a folder of
-    files, or a dataset on the hub, `hf:NAME[:SPLIT][?config=CONFIG&text=FIELD]`."""
+    """A corpus by name: a file (.jsonl, also as .xz or .gz, .parquet, .json, .txt, .md, .eval,
+    .traj), a folder of files, or a dataset on the hub,
+    `hf:NAME[:SPLIT][?config=CONFIG&text=FIELD]`."""
 
     source: str
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
 
 from nlakit.errors import InputError, UnreadableError
 from nlakit.models.chat import Chat, ChatOptions
+from nlakit.models.guesses import Expected, Guess, activations_and_guesses
 from nlakit.models.target import Encoded, Target
 from nlakit.split import Split
 
@@ -28,6 +29,7 @@ from .extraction import (
     target_sha256,
     write_manifest,
 )
+from .labels import Turn
 from .locks import locked
 from .pools import Pool, wait_until_seen
 from .shards import (
@@ -40,6 +42,9 @@ from .shards import (
     write_shard,
 )
 
+DOCUMENTS_PER_PASS = 256
+NEXT_TOKENS = 10
+"""Of the target's likeliest next tokens, for a teacher or a checker that speaks of them."""
 CHARACTERS_PER_TOKEN = 16
 """A text is cut at so many characters a token before it is encoded: seldom has one more."""
 
@@ -52,6 +57,7 @@ class CorpusPlan(BasePlan):
     minimum_position: int
     max_tokens: int
     first_index: int = 0
+    next_tokens: int = 0
 
 
 class Workers(NamedTuple):
@@ -93,6 +99,7 @@ def extract_corpus(
     max_tokens: int = 1024,
     shard_rows: int = 20_000,
     first_index: int = 0,
+    next_tokens: int = 0,
     workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -105,6 +112,8 @@ def extract_corpus(
     of the document's id. Shards that are there and whole are kept.
 
     Args:
+        next_tokens: how many of the target's likeliest next tokens each row keeps, for a teacher
+            that speaks of them; all blocks run then.
         workers: do the shards side by side, once this process has encoded the corpus to find where
             each starts. On several machines `out_dir` and the corpus must be absolute paths that
             are the same everywhere.
@@ -125,6 +134,7 @@ def extract_corpus(
         max_tokens=min(max_tokens, target.max_tokens),
         shard_rows=shard_rows,
         first_index=first_index,
+        next_tokens=next_tokens,
         layer=target.site.layer,
         d_model=target.d_model,
         target_sha256=target_sha256(target),
@@ -313,15 +323,43 @@ def _head(encoded: Encoded, end: int) -> Encoded:
 
 
 def _read(target: Target, documents: list[Readable], plan: CorpusPlan) -> ActivationRows:
-    places = [_places(each, plan) for each in documents]
-    vectors = target.activations([each.encoded.ids for each in documents], places)
+    return read_at(target, documents, [_places(each, plan) for each in documents], plan.next_tokens)
+
+
+def read_at(
+    target: Target,
+    documents: Sequence[Readable],
+    places: Sequence[list[int]],
+    next_tokens: int = 0,
+) -> ActivationRows:
+    """Rows at the given token positions of each document.
+
+    Args:
+        next_tokens: how many of the target's likeliest next tokens each row keeps.
+    """
+    found: list[Expected] = []
+    for start in range(0, len(documents), DOCUMENTS_PER_PASS):
+        chunk = slice(start, start + DOCUMENTS_PER_PASS)
+        ids = [each.encoded.ids for each in documents[chunk]]
+        found += _expected(target, ids, list(places[chunk]), next_tokens)
     rows = [
-        row_of(each.document, each.encoded, position, plan.layer)
-        for each, positions in zip(documents, places, strict=True)
-        for position in positions
+        row_of(each.document, each.encoded, position, target.site.layer, guesses)
+        for each, positions, expected in zip(documents, places, found, strict=True)
+        for position, guesses in zip(positions, expected.guesses, strict=True)
     ]
     table = pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
-    return ActivationRows(torch.cat(vectors).float().cpu(), table)
+    vectors_ND = torch.cat([each.vectors_PD for each in found])
+    return ActivationRows(vectors_ND.float().cpu(), table)
+
+
+def _expected(
+    target: Target, ids: list[list[int]], places: list[list[int]], next_tokens: int
+) -> list[Expected]:
+    """Only the blocks up to the site run where nobody asks for next tokens."""
+    if next_tokens:
+        return activations_and_guesses(target, ids, places, next_tokens)
+    vectors = target.activations(ids, places)
+    return [Expected(each, [()] * len(each)) for each in vectors]
 
 
 def _places(each: Readable, plan: CorpusPlan) -> list[int]:
@@ -331,10 +369,15 @@ def _places(each: Readable, plan: CorpusPlan) -> list[int]:
 
 
 def row_of(
-    document: CorpusDocument, encoded: Encoded, position: int, layer: int
-) -> dict[str, str | int]:
+    document: CorpusDocument,
+    encoded: Encoded,
+    position: int,
+    layer: int,
+    guesses: Sequence[Guess] = (),
+) -> dict[str, Any]:
     """What the row table says of a position."""
     char_end = encoded.offsets[position][1]
+    turns = turns_of(document, encoded.text, char_end)
     return {
         "doc_id": document.id,
         "seed": 0,
@@ -345,4 +388,21 @@ def row_of(
         "n_raw_tokens": position + 1,
         "activation_layer": layer,
         "text": encoded.text[:char_end],
+        "turns": [each._asdict() for each in turns] or None,
+        "next_tokens": [each._asdict() for each in guesses] or None,
     }
+
+
+def turns_of(document: CorpusDocument, text: str, char_end: int) -> list[Turn]:
+    """The messages of a chat that have begun before a place in its rendered text.
+
+    A message whose words the template changed is not found, and left out.
+    """
+    found, at = list[Turn](), 0
+    for message in document.messages:
+        content = message.text.strip()
+        start = text.find(content, at) if content else -1
+        if start >= 0:
+            at = start + len(content)
+            found.append(Turn(message.role, start, at))
+    return [turn._replace(end=min(turn.end, char_end)) for turn in found if turn.start < char_end]

@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nlakit.config import FrozenModel, write_text_atomic
 from nlakit.errors import CheckpointError, ResumeError
+from nlakit.models.guesses import Guess
 
 from .locks import locked
 from .shards import (
@@ -46,14 +47,31 @@ LABEL_SCHEMA = pa.schema(
 )
 
 
+class Turn(NamedTuple):
+    """A message of a chat as far as it has been said: characters [start, end) of the text."""
+
+    role: str
+    start: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a teacher may see of a row: the text up to the position, never the vector."""
+    """What a teacher may see of a row: the text up to the position, never the vector.
+
+    Attributes:
+        doc_id: of the document; a corpus may name the kind of text before a hyphen.
+        turns: of a chat, the messages so far; none in plain text.
+        guesses: what the target expects next, the likeliest first; none where nobody asked it.
+    """
 
     text: str
     seed: int
     index: int
     char_end: int
+    doc_id: str = ""
+    turns: tuple[Turn, ...] = ()
+    guesses: tuple[Guess, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +281,22 @@ def _finish_set(
 
 def places_of(rows: pa.Table) -> Iterator[Place]:
     """What a teacher may see of each row of a row table."""
-    columns = (rows.column(name).to_pylist() for name in ("text", "seed", "index", "char_end"))
-    return (Place(*values) for values in zip(*columns, strict=True))
+    names = ("text", "seed", "index", "char_end", "doc_id", "turns", "next_tokens")
+    # Rows that were extracted before a column was there have none of it.
+    there = set(rows.column_names)
+    columns = (
+        rows.column(name).to_pylist() if name in there else [None] * rows.num_rows for name in names
+    )
+    for text, seed, index, char_end, doc_id, turns, guesses in zip(*columns, strict=True):
+        yield Place(
+            text,
+            seed,
+            index,
+            char_end,
+            doc_id or "",
+            tuple(Turn(**each) for each in turns or ()),
+            tuple(Guess(**each) for each in guesses or ()),
+        )
 
 
 def _label_rows(

@@ -50,6 +50,18 @@ ROW_SCHEMA = pa.schema(
         ("n_raw_tokens", pa.int32()),
         ("activation_layer", pa.int32()),
         ("text", pa.string()),
+        # Of a chat: the messages so far, as characters of `text`.
+        (
+            "turns",
+            pa.list_(
+                pa.struct([("role", pa.string()), ("start", pa.int32()), ("end", pa.int32())])
+            ),
+        ),
+        # What the target expects next, the likeliest first; null where nobody asked it.
+        (
+            "next_tokens",
+            pa.list_(pa.struct([("text", pa.string()), ("probability", pa.float32())])),
+        ),
     ]
 )
 

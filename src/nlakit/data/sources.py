@@ -5,8 +5,10 @@ Gives raw rows, or transcripts where a file is of a format of its own, and where
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
+import lzma
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ TEXT_SUFFIXES = (".txt", ".md")
 ROW_SUFFIXES = (".jsonl", ".parquet")
 OBJECT_SUFFIXES = (".json", ".traj")
 SUFFIXES = (*TEXT_SUFFIXES, *ROW_SUFFIXES, *OBJECT_SUFFIXES, ".eval")
+COMPRESSED = {".jsonl.xz": lzma.open, ".jsonl.gz": gzip.open}
 HUB_FORM = "hf:NAME:SPLIT, and what is needed of ?config=CONFIG&text=FIELD"
 
 Rows = Iterator[tuple[Any, str]]
@@ -55,7 +58,7 @@ def rows_of(path: Path) -> Rows:
     own = next((each for each in FILE_FORMATS if each.matches(path)), None)
     if own is not None:
         yield from own.read(path)
-    elif path.suffix == ".jsonl":
+    elif path.suffix == ".jsonl" or path.name.endswith(tuple(COMPRESSED)):
         yield from _json_rows(path)
     elif path.suffix == ".parquet":
         yield from _parquet_rows(path)
@@ -68,7 +71,8 @@ def rows_of(path: Path) -> Rows:
 
 
 def _json_rows(path: Path) -> Rows:
-    with path.open("rb") as file:
+    opened = next((each for end, each in COMPRESSED.items() if path.name.endswith(end)), open)
+    with opened(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             place = f"{path}:{number}"
             if not line.strip():

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
-
-import pyarrow as pa
-import torch
 
 from nlakit.claims.system import ClaimSystem, State
 from nlakit.data.corpora import Corpus, CorpusDocument
-from nlakit.data.corpus_extraction import head_or_none, pass_over, row_of
-from nlakit.data.labels import places_of
-from nlakit.data.shards import ROW_SCHEMA
+from nlakit.data.corpus_extraction import NEXT_TOKENS, Readable, head_or_none, pass_over, read_at
+from nlakit.data.labels import Place, places_of
 from nlakit.errors import InputError
-from nlakit.models.target import Encoded, Target
+from nlakit.models.target import Target
 from nlakit.split import Split, is_for_calibration
 
-from .eval_set import DOCUMENTS_PER_PASS, EvalRows, TextReader
+from .eval_set import EvalRows, TextReader
 
 MINIMUM_POSITION, MAX_TOKENS = 50, 1024
-
-
-class _Readable(NamedTuple):
-    """A document as the target reads it, and the positions that are read."""
-
-    document: CorpusDocument
-    encoded: Encoded
-    positions: list[int]
 
 
 @dataclass(frozen=True)
@@ -99,28 +86,26 @@ class CorpusSet:
                 f"token at {self.minimum_position} or later ({len(documents)} documents looked "
                 "at). Give more or longer documents, or a smaller --minimum-position."
             )
-        rows = [
-            row_of(each.document, each.encoded, position, target.site.layer)
-            for each in readable
-            for position in each.positions
-        ]
-        table = pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
+        documents_read, places = [each for each, _ in readable], [at for _, at in readable]
+        checked = self._states_of is not None
+        vectors_ND, table = read_at(target, documents_read, places, NEXT_TOKENS if checked else 0)
         return EvalRows(
-            _activations(target, readable),
+            vectors_ND,
             table,
-            tokens=[each.encoded.ids for each in readable for _ in each.positions],
-            states=self._states(table),
+            tokens=[each.encoded.ids for each, positions in readable for _ in positions],
+            states=None if self._states_of is None else self._states_of(list(places_of(table))),
         )
 
-    def _states(self, table: pa.Table) -> list[State] | None:
+    @property
+    def _states_of(self) -> Callable[[Sequence[Place]], list[State]] | None:
+        """Makes the states of rows of any text; None where the claims cannot be checked here."""
         checker = self.claims.checker
-        if checker is None or checker.states_of is None:
-            return None
-        return checker.states_of(list(places_of(table)))
+        return None if checker is None else checker.states_of
 
     def _readable(
         self, target: Target, documents: Sequence[CorpusDocument], order: str, positions: int
-    ) -> Iterator[_Readable]:
+    ) -> Iterator[tuple[Readable, list[int]]]:
+        """Documents that can be read, and the positions to read in each."""
         longest = min(self.max_tokens, target.max_tokens)
         for document in documents:
             encoded = head_or_none(target, document, longest)
@@ -128,13 +113,4 @@ class CorpusSet:
             if encoded is not None and usable:
                 rng = random.Random(f"{order}/{document.id}/places")
                 chosen = sorted(rng.sample(usable, min(positions, len(usable))))
-                yield _Readable(document, encoded, chosen)
-
-
-def _activations(target: Target, readable: Sequence[_Readable]) -> torch.Tensor:
-    found: list[torch.Tensor] = []
-    for start in range(0, len(readable), DOCUMENTS_PER_PASS):
-        chunk = readable[start : start + DOCUMENTS_PER_PASS]
-        ids, places = [each.encoded.ids for each in chunk], [each.positions for each in chunk]
-        found += target.activations(ids, places)
-    return torch.cat(found).float().cpu()
+                yield Readable(document, encoded), chosen

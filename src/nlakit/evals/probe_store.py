@@ -32,6 +32,7 @@ from nlakit.models.target import Target
 from .claims import facts_of
 from .eval_set import EvalSet
 from .probes import (
+    MANY_VALUES,
     MIN_TRAIN_ROWS,
     PROBE_POSITIONS,
     PROBE_ROWS,
@@ -125,8 +126,10 @@ def fit_store(
     weights, biases = [train.vectors_ND[:0]], [center_D[:0]]
     kinds: dict[str, ProbedKind] = {}
     for kind in eval_set.claims.known().probed:
-        rows, values = with_fact(train_facts, kind)
-        if len(rows) < MIN_TRAIN_ROWS or len(set(values)) < 2:
+        rows, found = with_fact(train_facts, kind)
+        values = [each[0] for each in found]
+        several = any(len(each) > 1 for each in found) or len(set(values)) > MANY_VALUES
+        if several or len(rows) < MIN_TRAIN_ROWS or len(set(values)) < 2:
             continue
         probe, classes = _fit_kind((train.vectors_ND[rows] - center_D) / spread_D, values)
         # Probes learn from standardised activations; what is kept reads raw ones.
@@ -213,7 +216,8 @@ def _test(
     weight_CD: Tensor,
     bias_C: Tensor,
 ) -> ProbedKind:
-    rows, values = with_fact(known, kind)
+    rows, found = with_fact(known, kind)
+    values = [each[0] for each in found]
     said = [classes[best] for best in (vectors_MD[rows] @ weight_CD.T + bias_C).argmax(-1).tolist()]
     num = max(1, len(rows))
     commonest = Counter(values).most_common(1)

@@ -10,9 +10,10 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from nlakit.claim import Fact
@@ -28,6 +29,8 @@ PROBES_NAME = "probes.safetensors"
 """Beside a pair (see `probe_store`): derived from its target, so no part of the pair's weights."""
 
 MIN_TRAIN_ROWS = 50
+MANY_VALUES, MOST_VALUES, MIN_VALUE_ROWS = 300, 2_000, 20
+"""A kind of more values, or of several at once, is read as a yes or no to each common one."""
 VALIDATION_SHARE = 0.1
 
 
@@ -37,7 +40,7 @@ class ProbeScore(FrozenModel):
     linear: float
     mlp: float
     chance: float
-    """Share of the commonest value among the test rows."""
+    """Share of the test rows of which the commonest value is true."""
     num_train: int
     num_test: int
 
@@ -105,7 +108,8 @@ def fit_probes(
     """Probes of every kind that at least 50 training rows and one test row have a fact of.
 
     A kind with a single value in training is left out: there is nothing to tell apart. Test rows
-    with a value never seen in training are counted, and missed.
+    with a value never seen in training are counted, and missed. Of several values that are true at
+    once, naming any is right.
     """
     training = training or ProbeTraining()
     center_D, spread_D = train_ND.mean(0), train_ND.std(0).clamp_min(1e-6)
@@ -114,44 +118,98 @@ def fit_probes(
     for kind in kinds:
         train_rows, train_values = with_fact(train_facts, kind)
         test_rows, test_values = with_fact(test_facts, kind)
-        if len(train_rows) < MIN_TRAIN_ROWS or not test_rows or len(set(train_values)) < 2:
+        labels = _labels(train_values)
+        if len(train_rows) < MIN_TRAIN_ROWS or not test_rows or len(labels.classes) < 2:
             continue
-        results[kind] = _fit_kind(
-            train_ND[train_rows], train_values, test_MD[test_rows], test_values, test_rows, training
+        linear_RC, mlp_RC = _read(train_ND[train_rows], labels, test_MD[test_rows], training)
+        results[kind] = ProbeResult(
+            _score(labels, linear_RC, mlp_RC, test_values),
+            labels.classes,
+            test_rows,
+            linear_RC,
+            mlp_RC,
         )
     return results
 
 
-def with_fact(known: Sequence[Mapping[str, Fact]], kind: str) -> tuple[list[int], list[str]]:
-    """Rows that have a fact of this kind, and its value in each."""
+def with_fact(
+    known: Sequence[Mapping[str, Fact]], kind: str
+) -> tuple[list[int], list[tuple[str, ...]]]:
+    """Rows that have a fact of this kind, and its values in each."""
     rows = [row for row, facts in enumerate(known) if kind in facts]
-    return rows, [known[row][kind].values[0] for row in rows]
+    return rows, [known[row][kind].values for row in rows]
 
 
-def _fit_kind(
-    train_ND: Tensor,
-    train_values: list[str],
-    test_MD: Tensor,
-    test_values: list[str],
-    test_rows: list[int],
-    training: ProbeTraining,
-) -> ProbeResult:
-    classes = tuple(sorted(set(train_values)))
+class _Labels(NamedTuple):
+    """What a probe is trained to tell apart.
+
+    Attributes:
+        y_N: the class of each row; or N x C, 1 for each value that is true of a row.
+    """
+
+    classes: tuple[str, ...]
+    y_N: Tensor
+
+    @property
+    def several(self) -> bool:
+        """Whether several values can be true at once, each with a probability of its own."""
+        return self.y_N.ndim == 2
+
+
+def _labels(values: Sequence[tuple[str, ...]]) -> _Labels:
+    """Classes of their own where a row has one value and there are few; else the common values."""
+    counts = Counter(value for row in values for value in row)
+    if all(len(row) == 1 for row in values) and len(counts) <= MANY_VALUES:
+        classes = tuple(sorted(counts))
+        number = {value: index for index, value in enumerate(classes)}
+        return _Labels(classes, torch.tensor([number[row[0]] for row in values]))
+    common = [value for value, count in counts.most_common(MOST_VALUES) if count >= MIN_VALUE_ROWS]
+    classes = tuple(sorted(common))
     number = {value: index for index, value in enumerate(classes)}
-    y_N = torch.tensor([number[value] for value in train_values])
-    y_M = torch.tensor([number.get(value, -1) for value in test_values])
-    linear, mlp = _probes(train_ND.shape[1], len(classes), training)
-    train_probe(linear, train_ND, y_N, training.linear_lr, training)
-    train_probe(mlp, train_ND, y_N, training.mlp_lr, training)
-    linear_RC, mlp_RC = linear(test_MD).softmax(-1), mlp(test_MD).softmax(-1)
-    score = ProbeScore(
-        linear=_accuracy(linear_RC, y_M),
-        mlp=_accuracy(mlp_RC, y_M),
-        chance=Counter(test_values).most_common(1)[0][1] / len(test_values),
-        num_train=len(y_N),
-        num_test=len(y_M),
+    y_NC = torch.zeros(len(values), len(classes))
+    for row, found in enumerate(values):
+        for value in found:
+            if value in number:
+                y_NC[row, number[value]] = 1.0
+    return _Labels(classes, y_NC)
+
+
+def _read(
+    train_ND: Tensor, labels: _Labels, test_MD: Tensor, training: ProbeTraining
+) -> tuple[Tensor, Tensor]:
+    """The probabilities that a linear and an MLP probe give to each class at the test rows."""
+    linear, mlp = _probes(train_ND.shape[1], len(labels.classes), training)
+    if labels.several:
+        prior_C = labels.y_N.mean(0).clamp(1e-4, 1 - 1e-4)
+        with torch.no_grad():
+            linear.bias.copy_(prior_C.logit())
+            mlp[-1].bias.copy_(prior_C.logit())  # pyright: ignore[reportCallIssue, reportArgumentType]
+    train_probe(linear, train_ND, labels.y_N, training.linear_lr, training)
+    train_probe(mlp, train_ND, labels.y_N, training.mlp_lr, training)
+    logits = (linear(test_MD), mlp(test_MD))
+    linear_RC, mlp_RC = (each.sigmoid() if labels.several else each.softmax(-1) for each in logits)
+    return linear_RC.detach(), mlp_RC.detach()
+
+
+def _score(
+    labels: _Labels, linear_RC: Tensor, mlp_RC: Tensor, values: Sequence[tuple[str, ...]]
+) -> ProbeScore:
+    """Shares of the test rows whose likeliest value is true, beside the commonest value's."""
+    linear, mlp = (_accuracy(labels, each, values) for each in (linear_RC, mlp_RC))
+    commonest = Counter(value for row in values for value in row).most_common(1)[0][1]
+    return ProbeScore(
+        linear=linear,
+        mlp=mlp,
+        chance=commonest / len(values),
+        num_train=len(labels.y_N),
+        num_test=len(values),
     )
-    return ProbeResult(score, classes, test_rows, linear_RC.detach(), mlp_RC.detach())
+
+
+def _accuracy(labels: _Labels, read_RC: Tensor, values: Sequence[tuple[str, ...]]) -> float:
+    best_R = read_RC.argmax(-1).tolist()
+    right = [labels.classes[best] in true for best, true in zip(best_R, values, strict=True)]
+    return torch.tensor(right).float().mean().item()
 
 
 def _probes(
@@ -174,11 +232,16 @@ def linear_probe(d_model: int, num_classes: int) -> nn.Linear:
 def train_probe(
     probe: nn.Module,
     x_ND: Float[Tensor, "N D"],
-    y_N: Int[Tensor, " N"],
+    y_N: Tensor,
     lr: float,
     training: ProbeTraining,
 ) -> None:
-    """Train in place; the weights of the best round on the validation slice are kept."""
+    """Train in place; the weights of the best round on the validation slice are kept.
+
+    Args:
+        y_N: the class of each row; or N x C, 1 for each class that is true of a row.
+    """
+    loss_of = nn.functional.cross_entropy if y_N.ndim == 1 else _separate_loss
     seeds = torch.Generator().manual_seed(training.seed)
     validation, train = _split(len(y_N), seeds)
     optimizer = torch.optim.AdamW(
@@ -188,11 +251,11 @@ def train_probe(
     passes = math.ceil(training.round_steps / math.ceil(len(train) / training.batch_size))
     for _ in range(training.rounds):
         for rows in _batches(train, passes, training.batch_size, seeds):
-            nn.functional.cross_entropy(probe(x_ND[rows]), y_N[rows]).backward()
+            loss_of(probe(x_ND[rows]), y_N[rows]).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            loss = nn.functional.cross_entropy(probe(x_ND[validation]), y_N[validation]).item()
+            loss = loss_of(probe(x_ND[validation]), y_N[validation]).item()
         waited = 0 if loss < best_loss else waited + 1
         if loss < best_loss:
             best_loss, best = loss, _copy(probe)
@@ -200,6 +263,12 @@ def train_probe(
             break
     probe.load_state_dict(best)
     probe.requires_grad_(False)
+
+
+def _separate_loss(logits_BC: Tensor, y_BC: Tensor) -> Tensor:
+    """Of a yes or no to each class, summed over classes, so that a row weighs as with one class."""
+    found_BC = nn.functional.binary_cross_entropy_with_logits(logits_BC, y_BC, reduction="none")
+    return found_BC.sum(-1).mean()
 
 
 def _batches(
@@ -217,7 +286,3 @@ def _split(num_rows: int, seeds: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def _copy(probe: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in probe.state_dict().items()}
-
-
-def _accuracy(probabilities_RC: Tensor, y_R: Tensor) -> float:
-    return (probabilities_RC.argmax(-1) == y_R).float().mean().item()

@@ -133,7 +133,7 @@ class Target:
             InputError: an empty sequence, one past the context, or a position outside it.
         """
         wanted = positions or [list(range(len(row))) for row in ids]
-        _check_positions(ids, wanted, self.max_tokens)
+        check_positions(ids, wanted, self.max_tokens)
         view = truncated(backbone_of(self.model), self.site.num_blocks)
         found: dict[int, Tensor] = {}
         for batch in length_batches([len(row) for row in ids], TOKENS_PER_BATCH):
@@ -165,7 +165,8 @@ class Target:
             )
 
 
-def _check_positions(ids: list[list[int]], wanted: list[list[int]], limit: int) -> None:
+def check_positions(ids: list[list[int]], wanted: list[list[int]], limit: int) -> None:
+    """Raise `InputError` for a sequence or a position that cannot be read."""
     if len(ids) != len(wanted):
         raise InputError(f"{len(ids)} sequences were given with {len(wanted)} lists of positions.")
     for index, (row, places) in enumerate(zip(ids, wanted, strict=True)):

@@ -15,6 +15,7 @@ from .fake import FakeTeacher, last_words
 from .huggingface import HuggingFaceTeacher
 from .prompt import LABELS, Task
 from .remote import RemoteTeacher
+from .text import TextTeacher
 
 CACHE_NAME = "answers.sqlite"
 GROUP = "nlakit.teachers"
@@ -34,7 +35,7 @@ def teacher_named(
     concurrency: int = 8,
     task: Task = LABELS,
 ) -> Teacher:
-    """The teacher of a name: anthropic:MODEL, openai:MODEL, hf:DIRECTORY, fake, or a world's.
+    """The teacher of a name: anthropic:MODEL, openai:MODEL, hf:DIRECTORY, text, fake, or a world's.
 
     A world of documents brings its teacher by the entry point `nlakit.teachers` of its package: a
     function or class that takes nothing and gives a `Teacher`.
@@ -71,10 +72,12 @@ def teacher_named(
 def _without_a_model(name: str, task: Task) -> Teacher:
     if name == "fake":
         return FakeTeacher(last_words)
+    if name == "text" and task is LABELS:
+        return TextTeacher()
     worlds = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in worlds:
-        known = ", ".join(["anthropic:MODEL", "openai:MODEL", "hf:DIRECTORY", "fake", *worlds])
-        raise ConfigError(f"There is no teacher {name!r}. Give one of: {known}.")
+    if name not in (*worlds, "text"):
+        known = ["anthropic:MODEL", "openai:MODEL", "hf:DIRECTORY", "text", "fake", *worlds]
+        raise ConfigError(f"There is no teacher {name!r}. Give one of: {', '.join(known)}.")
     if task is not LABELS:
         raise ConfigError(
             f"The teacher {name!r} writes labels only. Ask a chat model: anthropic:MODEL, "

@@ -14,14 +14,17 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from nlakit.claims.registry import claim_system
+from nlakit.claims.text.checking import TEXT
 from nlakit.data.corpora import Corpus
 from nlakit.data.extraction import Progress
 from nlakit.errors import InputError
 from nlakit.evals.corpus_set import MINIMUM_POSITION, CorpusSet
 from nlakit.evals.eval_set import EvalSet
+from nlakit.evals.readers import TeacherReader
 from nlakit.evals.report import write_section
 from nlakit.evals.section import Section
 from nlakit.pair.pair import Pair
+from nlakit.teachers.text import TextTeacher
 from nlakit.worlds.storyworld.eval_set import StoryworldSet
 
 from ..devices import DeviceOptions
@@ -57,8 +60,10 @@ STORYWORLD_DOCUMENTS = CorpusOptions()
 
 
 def corpus_set(source: str, pair: PairOptions, minimum_position: int) -> CorpusSet:
-    """The evaluation set of a corpus, for a pair."""
-    return CorpusSet(Corpus(source), claim_system(pair.claims()), minimum_position)
+    """The evaluation set of a corpus, for a pair; where its claims are of text, with labels."""
+    system = claim_system(pair.claims())
+    reader = TeacherReader(TextTeacher()) if system is TEXT else None
+    return CorpusSet(Corpus(source), system, minimum_position, reader=reader)
 
 
 Measure = Callable[[Pair, EvalSet], Section]
