@@ -82,6 +82,11 @@ for _verb, (_name, _help) in {
 }.items():
     dashboards.command(f"nlakit.cli.dashboards:{_name}", name=_verb, help=_help)
 app.command(dashboards)
+app.command(
+    "nlakit.cli.detect:detect",
+    name="detect",
+    help="Ask detectors of every reading, beside what chance and the text explain.",
+)
 
 evaluation = cyclopts.App(
     name="eval", help="Measure an NLA beside its floors.", help_format="plaintext"
