@@ -32,15 +32,17 @@ from nlakit.models.verbalizer import Verbalizer
 from nlakit.pair.pair import Pair
 from nlakit.serve.app import create_app
 from nlakit.serve.connections import Room, uvicorn_config
-from nlakit.serve.settings import Settings
+from nlakit.serve.settings import LIMITS, Settings
 from nlakit.storyworld.grammar import generate
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
+from nlakit.worlds.storyworld.passages import ServedWorld
 from nlakit.worlds.storyworld.tokenizer import MARKER, train_tokenizer
 
 D_MODEL, CONTEXT = 8, 512
 CARD = NlaCard(
     name="tiny",
     description="Storyworld NLA of a few weights.",
+    claims="storyworld",
     layer=1,
     d_model=D_MODEL,
     variance=0.5,
@@ -138,8 +140,16 @@ class ScriptedEngine:
         self.extracted: list[list[int]] = []
         self.entered: list[Row] = []
 
+    kind, verbalizer = "fake", None
+
     def session(self, max_rows: int) -> ScriptedSession:
         return ScriptedSession(self, max_rows)
+
+    def longest_answer(self) -> int:
+        return LIMITS.max_new_tokens
+
+    def verbalize(self, *_: Any) -> Any:
+        raise AssertionError("a server takes steps")
 
     def extract(self, encoded: Any, positions: Sequence[int]) -> Tensor:
         self.extracted.append(list(positions))
@@ -204,7 +214,7 @@ def client_for(
     nla: Pair, data_dir: Path, probes: Probes | None = None, **settings: Any
 ) -> TestClient:
     """A client of a server of its own; use it as a context."""
-    app = create_app(nla, Settings(data_dir=data_dir, **settings), probes)
+    app = create_app(nla, Settings(data_dir=data_dir, **settings), probes, ServedWorld())
     return TestClient(app, base_url="http://127.0.0.1:8000")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nlakit.engines.base import REFUSALS, Capability, refuse
+from nlakit.engines.base import REFUSALS, Capability, refuse, with_sessions
 from nlakit.engines.fake import FakeEngine
 from nlakit.engines.local import LocalEngine
 from nlakit.engines.remote import RemoteEngine
@@ -32,6 +32,7 @@ def test_every_engine_has_a_row_and_the_methods_of_the_protocol():
     assert REFUSALS.keys() == CLASSES.keys()
     for cls in CLASSES.values():
         assert all(callable(getattr(cls, name)) for name in METHODS)
+        assert isinstance(cls.kind, property)
 
 
 def test_what_is_not_refused_is_there():
@@ -48,7 +49,7 @@ def test_a_refusal_says_who_what_and_what_instead():
     assert "remote engine" in message and "RemoteEngine.score" in message
     assert Capability.RECONSTRUCT.meaning in message
     with pytest.raises(UnsupportedError, match="LocalEngine"):
-        FakeEngine(["a"], 4).session()
+        with_sessions(FakeEngine(["a"], 4))
 
 
 def test_the_documentation_lists_every_refusal():

@@ -13,7 +13,7 @@ import torch
 from support.rollouts import D_MODEL, SCALE, adapted_verbalizer, tiny_pair, tiny_target, vectors
 
 from nlakit.core.inject import add_norm_matched
-from nlakit.engines.base import Sampling
+from nlakit.engines.base import Sampling, with_sessions
 from nlakit.engines.vllm import (
     WORKER_EXTENSION,
     VllmEngine,
@@ -230,7 +230,7 @@ def test_what_it_cannot_do_is_refused_before_it_starts(engine, fake, monkeypatch
     with pytest.raises(UnsupportedError, match="words while they are written"):
         engine.verbalize(vectors(1), Sampling(), on_text=lambda *_: None)
     with pytest.raises(UnsupportedError, match="one batch"):
-        engine.session()
+        with_sessions(engine)
     with pytest.raises(InputError, match="33 tokens .* started for 32"):
         engine.verbalize(vectors(1), Sampling(max_new_tokens=33))
     monkeypatch.setitem(sys.modules, "vllm", None)

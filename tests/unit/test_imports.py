@@ -114,12 +114,6 @@ def test_rooms_form_no_circle():
     assert set(graphlib.TopologicalSorter(graph).static_order()) >= graph.keys()
 
 
-STILL_LEAKING = {
-    "serve/passages.py",
-    "serve/truth.py",
-}
-
-
 def test_no_other_room_imports_the_storyworld():
     wrong = {
         path.relative_to(PACKAGE).as_posix()
@@ -130,7 +124,7 @@ def test_no_other_room_imports_the_storyworld():
             for name in imports_of(path)
         )
     }
-    assert wrong == STILL_LEAKING
+    assert wrong == set()
 
 
 def test_ground_floor_imports_no_torch():

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load, save
 from support.serving import D_MODEL, ScriptedEngine, client_for, scripted_nla
 
+from nlakit.engines.remote import RemotePair
+from nlakit.engines.wire import Connection
 from nlakit.evals.probe_store import ProbeCard, ProbedKind, Probes
 from nlakit.pair.pair import Pair
 from nlakit.reading import ReadClaim
@@ -263,3 +265,19 @@ def test_a_calibrated_nla_says_how_likely_each_claim_is(tmp_path, monkeypatch):
         assert asked == [(1, pytest.approx(1), 0.5)]
         client.post("/describe", json=body)  # the wire has no claims, and pays for none
         assert len(asked) == 1
+
+
+# -- no baseline -----------------------------------------------------------------------------------
+def test_nobody_grades_a_cosine(tmp_path):
+    """The app of `create_app`, not the command line's alone; and whoever reads it remotely."""
+    nla = scripted_nla(ScriptedEngine())
+    bare = replace(nla, card=nla.card.model_copy(update={"baseline": "none", "variance": 2.0}))
+    with client_for(bare, tmp_path) as client:
+        body = {"activations": [VECTOR, [-x for x in VECTOR]], "temperature": 0}
+        for row in client.post("/v1/describe", json=body).json()["results"]:
+            assert row["word"] == "no baseline"
+            assert row["fidelity"] == pytest.approx(row["cosine_similarity"])
+        assert client.get("/v1/models").json()["models"][0]["scale"] is None
+        remote = RemotePair("http://127.0.0.1:8000", connection=Connection("", client=client))
+        score = remote.score("a thought", torch.tensor(VECTOR))
+        assert score.word == "no baseline" and score.baseline == "none"

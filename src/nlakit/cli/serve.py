@@ -76,10 +76,14 @@ def serve(
         # What can be refused has been; now the models, and torch with them.
         from nlakit.evals.probe_store import load_probes
         from nlakit.serve.app import create_app
+        from nlakit.worlds.storyworld.claims import STORYWORLD
+        from nlakit.worlds.storyworld.passages import ServedWorld
 
         paths = pair.paths()
         probes = None if paths is None else load_probes(paths.shared)
-        app = create_app(pair.load(devices), settings, probes)
+        loaded = pair.load(devices)
+        world = ServedWorld() if loaded.card.claims == STORYWORLD.name else None
+        app = create_app(loaded, settings, probes, world)
         run(app, settings, listener, browse=not no_browser)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol, runtime_checkable
 
 from nlakit.core.temperature import GREEDY_BELOW
 from nlakit.errors import InputError, UnsupportedError
@@ -15,6 +15,7 @@ from nlakit.errors import InputError, UnsupportedError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nlakit.engines.local import Row
     from nlakit.models.reconstructor import Reconstructor
     from nlakit.models.target import Encoded
     from nlakit.models.verbalizer import Verbalizer
@@ -87,11 +88,21 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Runs the three models.
+    """Runs the three models: what every engine has.
 
-    Each method is there in every engine. What an engine cannot do, by `REFUSALS`, it refuses with
-    an `UnsupportedError` before any work starts.
+    What an engine cannot do, by `REFUSALS`, it refuses with an `UnsupportedError` before any work
+    starts.
     """
+
+    @property
+    def kind(self) -> str:
+        """Its row in `REFUSALS`."""
+        ...
+
+    @property
+    def verbalizer(self) -> Verbalizer | None:
+        """What gives probabilities of words, on this machine; None: it is somewhere else."""
+        ...
 
     def verbalize(
         self,
@@ -116,11 +127,62 @@ class Engine(Protocol):
         ...
 
 
+class Session(Protocol):
+    """A batch that never ends: rows of many callers, who come and go between its steps."""
+
+    max_rows: int
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """Those being written."""
+        ...
+
+    def admit(self, rows: list[Row], vectors_ND: Tensor) -> None:
+        """Let rows in, each with its raw vector, and write their first tokens."""
+        ...
+
+    def step(self) -> None:
+        """Write one token in every row."""
+        ...
+
+    def release(self) -> list[Row]:
+        """Take out the rows that have ended."""
+        ...
+
+    def drop(self, rows: Collection[Row]) -> None:
+        """Take out rows that nobody waits for any more."""
+        ...
+
+    def completion(self, row: Row) -> Completion:
+        """What a row that was released says."""
+        ...
+
+    def raw_text(self, row: Row) -> str:
+        """A row's words so far, tags included."""
+        ...
+
+
+@runtime_checkable
+class SessionEngine(Engine, Protocol):
+    """An engine whose steps can be taken one by one: what a server of many clients needs."""
+
+    def session(self, max_rows: int | None = None) -> Session:
+        """A new batch."""
+        ...
+
+    def longest_answer(self) -> int:
+        """The most tokens that an answer can have."""
+        ...
+
+
 class PolicyEngine(Engine, Protocol):
     """An engine over a pair in memory, which may be in training."""
 
-    verbalizer: Verbalizer
-    reconstructor: Reconstructor
+    @property
+    def verbalizer(self) -> Verbalizer: ...
+
+    @property
+    def reconstructor(self) -> Reconstructor: ...
 
     def refresh(self) -> None:
         """The verbalizer's weights have changed: what was read of them is of no use."""
@@ -199,6 +261,13 @@ interface of Neuronpedia's."""
 def refuse(engine: str, capability: Capability) -> NoReturn:
     """Raise the `UnsupportedError` of a row of `REFUSALS`."""
     raise UnsupportedError(engine, capability.meaning, REFUSALS[engine][capability])
+
+
+def with_sessions(engine: Engine) -> SessionEngine:
+    """The engine, where it has sessions. Raises `UnsupportedError` where it has none."""
+    if not isinstance(engine, SessionEngine):
+        refuse(engine.kind, Capability.SESSION)
+    return engine
 
 
 def _require(holds: bool, field: str, found: float, expected: str) -> None:

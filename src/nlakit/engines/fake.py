@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from nlakit.core.inject import check_vectors
-from nlakit.engines.base import Capability, Completion, OnText, Sampling, refuse
+from nlakit.engines.base import Completion, OnText, Sampling
 from nlakit.errors import InputError
 from nlakit.models.target import Encoded
 
@@ -42,6 +41,16 @@ class FakeEngine:
         self.calls: list[str] = []
         self._vector_of = vector_of or (lambda _: torch.zeros(d_model))
         self._activations = activations
+
+    @property
+    def kind(self) -> str:
+        """Its row in `REFUSALS`: a script has no steps."""
+        return "fake"
+
+    @property
+    def verbalizer(self) -> None:
+        """None: a script gives no probabilities."""
+        return None
 
     def verbalize(
         self,
@@ -77,10 +86,6 @@ class FakeEngine:
         if self._activations is None:
             return torch.zeros(len(places), self.d_model)
         return self._activations[places].float()
-
-    def session(self, max_rows: int | None = None) -> NoReturn:
-        """Refused: a script has no steps."""
-        refuse("fake", Capability.SESSION)
 
     def _answer(self, row: int, sample: int, sampling: Sampling) -> Completion:
         text = self.script[(row * sampling.samples + sample) % len(self.script)]

@@ -76,6 +76,11 @@ class LocalEngine:
         self._ready: tuple[Decoder, Prefix] | None = None
         self._ending = Ending(verbalizer)
 
+    @property
+    def kind(self) -> str:
+        """Its row in `REFUSALS`."""
+        return "local"
+
     def refresh(self) -> None:
         """Forget what was read from the verbalizer's weights: they have changed."""
         self._ready = None
@@ -151,20 +156,19 @@ class LocalEngine:
         decoder, prefix = self._read()
         return Batch(decoder, prefix, max_rows, 1 + len(self.verbalizer.suffix_ids))
 
-    @property
-    def max_new_tokens(self) -> int:
-        """The longest answer that the verbalizer's context has room for."""
+    def longest_answer(self) -> int:
+        """The most tokens that the verbalizer's context has room for."""
         decoder, prefix = self._read()
         return decoder.max_length - prefix.length - len(self.verbalizer.suffix_ids)
 
     def check_length(self, sampling: Sampling) -> None:
         """Raise `InputError` where prompt and answer together exceed the context."""
-        if sampling.max_new_tokens > self.max_new_tokens:
+        if sampling.max_new_tokens > self.longest_answer():
             decoder, prefix = self._read()
             raise InputError(
                 f"A prompt of {prefix.length + 1 + len(self.verbalizer.suffix_ids)} tokens and an "
                 f"answer of up to {sampling.max_new_tokens} exceed the verbalizer's context of "
-                f"{decoder.max_length}. Ask for max_new_tokens of at most {self.max_new_tokens}."
+                f"{decoder.max_length}. Ask for max_new_tokens of at most {self.longest_answer()}."
             )
 
     def completion(self, row: Row) -> Completion:

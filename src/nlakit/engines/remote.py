@@ -41,7 +41,7 @@ class Facts(NamedTuple):
     """What a server says of itself.
 
     Attributes:
-        variance: None where it does not say; fidelities are then not known.
+        variance: None where it does not say, or knows none; fidelities are then not known.
         own: whether it is a server of nlakit, with /v1.
     """
 
@@ -72,6 +72,11 @@ class RemoteEngine:
     def kind(self) -> str:
         """Its row in `REFUSALS`."""
         return "remote" if self.facts.own else "remote_wire"
+
+    @property
+    def verbalizer(self) -> None:
+        """None: it is there."""
+        return None
 
     def verbalize(
         self,
@@ -113,10 +118,6 @@ class RemoteEngine:
                 body = {"activations": batch_ND.tolist(), **fields}
                 records += self._describe_batch(body, len(batch_ND), len(records), on_text)
         return records
-
-    def session(self, max_rows: int | None = None) -> NoReturn:
-        """Refused: the server has its own."""
-        refuse(self.kind, Capability.SESSION)
 
     def reconstruct(self, explanations: Sequence[str]) -> NoReturn:
         """Refused: vectors of explanations do not travel."""
@@ -366,7 +367,11 @@ def read_facts(connection: Connection) -> Facts:
     """
     try:
         card = connection.get("/v1/models")["models"][0]
-        return Facts(**{k: card[k] for k in Facts._fields if k != "own"}, own=True)
+        known = {k: card[k] for k in Facts._fields if k != "own"}
+        # Without a scale the variance is a stand-in, and nobody grades a cosine.
+        if card.get("scale", "not said") is None:
+            known["variance"] = None
+        return Facts(**known, own=True)
     except (KeyError, IndexError, TypeError):
         pass
     except RemoteError as error:

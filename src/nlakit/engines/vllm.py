@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,6 +92,11 @@ class VllmEngine:
         self._llm: Any = None
         self._files = tempfile.TemporaryDirectory(prefix="nlakit-vllm-")
 
+    @property
+    def kind(self) -> str:
+        """Its row in `REFUSALS`."""
+        return "vllm"
+
     def refresh(self) -> None:
         """The verbalizer's weights have changed: the next call sends them."""
         self._is_stale = True
@@ -153,10 +158,6 @@ class VllmEngine:
             InputError: no target was loaded, or a position is outside the text.
         """
         return extracted(self.target, encoded, positions)
-
-    def session(self, max_rows: int | None = None) -> NoReturn:
-        """Refused: vLLM has its own batch."""
-        refuse("vllm", Capability.SESSION)
 
     @property
     def salt(self) -> str:

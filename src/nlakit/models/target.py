@@ -65,7 +65,7 @@ class Target:
         """Encode a text as the checkpoint's own tokenizer does, special tokens in it included.
 
         Nothing is added before a text that begins with BOS: one that was decoded, or a conversation
-        that was rendered, is read once more as it was (`rendered_notice` tells the latter).
+        that was rendered, is read once more as it was (`pair.conversation` tells the latter).
 
         Raises:
             InputError: the text is empty, holds half of a surrogate pair, makes no tokens, or is

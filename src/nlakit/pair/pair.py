@@ -24,7 +24,6 @@ from nlakit.engines.base import (
     Sampling,
     sampling_for,
 )
-from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
 from nlakit.models.encoded import Encoded
 from nlakit.models.target import Target
@@ -84,7 +83,7 @@ class Pair:
     @property
     def verbalizer(self) -> Verbalizer | None:
         """What gives probabilities of words; None where the engine does not have it here."""
-        return self.engine.verbalizer if isinstance(self.engine, LocalEngine) else None
+        return self.engine.verbalizer
 
     @property
     def scale(self) -> float:

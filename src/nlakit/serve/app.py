@@ -28,6 +28,7 @@ from .security import Gate
 from .service import Service
 from .settings import Settings
 from .stream import ClientGone, Deadline
+from .truth import World
 
 CLIENT_GONE = 499
 UNAVAILABLE_RETRY_S = 5
@@ -41,18 +42,22 @@ log = logging.getLogger("nlakit.serve")
 
 
 def create_app(
-    nla: Pair, settings: Settings | None = None, probes: Probes | None = None
+    nla: Pair,
+    settings: Settings | None = None,
+    probes: Probes | None = None,
+    world: World | None = None,
 ) -> FastAPI:
     """The application that serves an NLA.
 
     Args:
         probes: what `evals.probe_store.load_probes` finds beside it, to be asked beside its claims.
+        world: of the documents whose truth is known, for verdicts and demo passages.
 
     Raises:
         CheckpointError: saved readings cannot be kept where the settings say.
     """
     settings = settings or Settings()
-    service = Service(nla, settings, probes)
+    service = Service(nla, settings, probes, world)
     app = bare_app(service)
     app.state.service, app.state.settings = service, settings
     app.add_middleware(Gate, settings=settings, d_model=nla.card.d_model)

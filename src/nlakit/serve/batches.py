@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nlakit.engines.base import Completion
+from nlakit.engines.base import Completion, Session
 from nlakit.engines.local import Row
 from nlakit.errors import NlakitError
 
@@ -24,19 +24,6 @@ FAILURES = (NlakitError, RuntimeError, ValueError, ArithmeticError, LookupError)
 """What a model can answer: out of memory, a bad shape, a refusal."""
 
 log = logging.getLogger("nlakit.serve")
-
-
-class RowBatch(Protocol):
-    """Rows of many callers side by side (`engines.local.Session`)."""
-
-    @property
-    def rows(self) -> Sequence[Row]: ...
-    def admit(self, rows: list[Row], vectors_ND: Tensor) -> None: ...
-    def step(self) -> None: ...
-    def release(self) -> list[Row]: ...
-    def drop(self, rows: list[Row]) -> None: ...
-    def completion(self, row: Row) -> Completion: ...
-    def raw_text(self, row: Row) -> str: ...
 
 
 class Ended(NamedTuple):
@@ -57,13 +44,13 @@ class Batches:
 
     def __init__(
         self,
-        new_batch: Callable[[], RowBatch],
+        new_batch: Callable[[], Session],
         vector_of: Callable[[Row], Tensor],
         fail: Callable[[Row, str], None],
     ) -> None:
         self._new_batch, self._vector_of, self._fail = new_batch, vector_of, fail
         self._common = new_batch()
-        self._trial: RowBatch | None = None
+        self._trial: Session | None = None
         self._suspects: deque[list[Row]] = deque()
 
     @property
@@ -114,13 +101,13 @@ class Batches:
         ]
 
     # -- one batch ---------------------------------------------------------------------------------
-    def _batches(self) -> list[RowBatch]:
+    def _batches(self) -> list[Session]:
         return [self._common] if self._trial is None else [self._common, self._trial]
 
     def _vectors(self, rows: Sequence[Row]) -> Tensor:
         return torch.stack([self._vector_of(row) for row in rows])
 
-    def _step(self, batch: RowBatch) -> list[Ended] | None:
+    def _step(self, batch: Session) -> list[Ended] | None:
         """One step of a batch; None: it failed, and its rows have been taken over."""
         rows = list(batch.rows)
         if not rows:
@@ -152,7 +139,7 @@ class Batches:
             return []
         return self._release(self._trial)
 
-    def _release(self, batch: RowBatch) -> list[Ended]:
+    def _release(self, batch: Session) -> list[Ended]:
         """The rows that have ended; one whose words cannot be read fails alone."""
         ended = []
         for row in batch.release():

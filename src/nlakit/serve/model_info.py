@@ -18,7 +18,7 @@ OWN_FIELDS = {
 def model_info(service: Service) -> ModelInfo:
     """The pair's card, and the contract of its verbalizer."""
     card, target = service.nla.card, service.nla.target
-    verbalizer = getattr(service.nla.engine, "verbalizer", None)
+    verbalizer = service.nla.verbalizer
     contract = {} if verbalizer is None else verbalizer.meta.model_dump(mode="json")
     return ModelInfo(
         **card.model_dump(include=set(ModelInfo.model_fields) - OWN_FIELDS),

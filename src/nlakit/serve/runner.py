@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from nlakit.engines.base import Completion
+from nlakit.engines.base import Completion, with_sessions
 from nlakit.engines.local import Row
 from nlakit.pair.pair import Pair
 from nlakit.pair.score import in_range, score_rows
@@ -59,7 +59,7 @@ class Runner:
     def __init__(self, nla: Pair, queue: FairQueue, metrics: Metrics) -> None:
         self.nla, self.queue, self.metrics = nla, queue, metrics
         self.failed: str | None = None
-        self._engine: Any = nla.engine
+        self.engine = with_sessions(nla.engine)
         self._calls: Turns[tuple[Callable[[], Any], Future[Any]]] = Turns()
         self._steppers: list[Stepper] = []
         self._ended: list[Ended] = []
@@ -68,7 +68,7 @@ class Runner:
         self._first_ended = 0.0
         self._stopping = False
         self._batches = Batches(
-            lambda: self._engine.session(queue.max_rows),
+            lambda: self.engine.session(queue.max_rows),
             lambda row: in_range(row_vector(row)),
             lambda row, message: self._fail([row], message),
         )

@@ -13,6 +13,8 @@ import torch
 from fastapi import Request
 from torch import Tensor
 
+from nlakit.claims.registry import claim_system
+from nlakit.claims.system import NO_CLAIMS
 from nlakit.engines.base import Completion as Words
 from nlakit.engines.base import Sampling
 from nlakit.engines.decode import Decoder
@@ -26,16 +28,15 @@ from .metrics import Metrics
 from .queue import FairQueue, now
 from .runner import Runner, ScoredSample, score
 from .schemas import PromptRequest, SamplingFields
-from .schemas_v1 import DocumentRef, MoreSampling
+from .schemas_v1 import DocumentRef, MoreSampling, Passage
 from .settings import LIMITS, Settings
 from .store import ReadingStore
 from .stream import OpenJob, unless_gone
 from .tokens import Prompt, prepare, terminal_ids
-from .truth import Judge, reads_storyworld
+from .truth import Judge, World, WorldDocument, passage_record
 from .workers import Workers
 
 T = TypeVar("T")
-FALLBACK_NEW_TOKENS = LIMITS.max_new_tokens
 NUM_PROMPT_THREADS = 2
 WAITING_ANSWERS, WAITING_SAVES = 10**6, 64
 """Answers are bounded already, by the places of their requests."""
@@ -46,8 +47,15 @@ STORAGE_S = 4.0
 class Service:
     """One NLA being served."""
 
-    def __init__(self, nla: Pair, settings: Settings, probes: Probes | None = None) -> None:
-        self.nla, self.settings, self.probes = nla, settings, probes
+    def __init__(
+        self,
+        nla: Pair,
+        settings: Settings,
+        probes: Probes | None = None,
+        world: World | None = None,
+    ) -> None:
+        self.nla, self.settings, self.probes, self.world = nla, settings, probes, world
+        self.claims = claim_system(nla.card.claims)
         self.metrics = Metrics()
         self.queue = FairQueue(
             settings.max_rows, settings.max_requests, settings.max_unfinished_rows
@@ -134,9 +142,20 @@ class Service:
 
     def judge(self, prompt: Prompt | None, reference: DocumentRef | None) -> Judge | None:
         """Who checks the claims of a request; None where explanations make none."""
-        if not reads_storyworld(self.nla.card):
+        if self.claims == NO_CLAIMS:
             return None
-        return Judge(prompt, reference, self.probes)
+        found = self._document(reference) if prompt is not None else None
+        return Judge(self.claims, prompt, found, self.probes)
+
+    def _document(self, reference: DocumentRef | None) -> WorldDocument | None:
+        if reference is None or self.world is None:
+            return None
+        return self.world.document(reference.seed, reference.index, reference.genre)
+
+    def passages(self) -> list[Passage]:
+        """Demo passages of the world, if one is served."""
+        found = () if self.world is None else self.world.passages(self.nla.target)
+        return [passage_record(each) for each in found]
 
     def sampling(self, fields: SamplingFields | Any, more: MoreSampling | None = None) -> Sampling:
         """A request's sampling; an answer is no longer than the verbalizer's context allows."""
@@ -152,7 +171,7 @@ class Service:
     @property
     def longest_answer(self) -> int:
         """Tokens that an explanation can have."""
-        return getattr(self.nla.engine, "max_new_tokens", FALLBACK_NEW_TOKENS)
+        return self.runner.engine.longest_answer()
 
     def completion(self, prompt: Prompt, num_tokens: int, temperature: float) -> Any:
         """A continuation, to be given to `runner.add`."""

@@ -1,63 +1,97 @@
-"""What an explanation claims, whether it is true, and what a probe says, in the storyworld."""
+"""What an explanation claims, whether it is true, and what a probe says.
+
+The server knows no world. Whoever starts it may hand it one (`World`): documents whose states are
+known, so that claims about them can be checked, and passages to show them with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from torch import Tensor
 
-from nlakit.card import NlaCard
+from nlakit.claim import Verdict
+from nlakit.claims.system import ClaimSystem, State
 from nlakit.evals.probe_store import ProbeAnswer, Probes
 from nlakit.models.chat_marks import common_prefix
-from nlakit.storyworld.claims import check, parse
-from nlakit.storyworld.document import Document, State
-from nlakit.storyworld.grammar import document
+from nlakit.models.target import Target
 
 from .queue import ScoredSample
-from .schemas_v1 import ClaimResult, DocumentRef, ProbeReading
+from .schemas_v1 import ClaimResult, DocumentRef, Passage, PassageMessage, ProbeReading
 from .tokens import Prompt
-
-WORLD = "storyworld"
 
 ClaimsOf = Callable[[ScoredSample], list[ClaimResult]]
 """The claims of an explanation of one activation."""
 
 
-def reads_storyworld(card: NlaCard) -> bool:
-    """Whether an NLA's explanations can be read back into claims."""
-    return WORLD in f"{card.name} {card.description}".lower()
+class WorldDocument(Protocol):
+    """A document of which it is known what is true at every place."""
+
+    @property
+    def text(self) -> str: ...
+
+    def state(self, char_end: int) -> State:
+        """What is true of the text up to a character."""
+        ...
 
 
-@lru_cache(maxsize=64)
-def document_of(reference: tuple[int, int, str | None]) -> Document:
-    """The document that was named; making one takes a millisecond."""
-    return document(*reference)
+class DemoPassage(Protocol):
+    """The head of a document in which something can be seen; a text, or messages."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def case(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def text(self) -> str | None: ...
+    @property
+    def messages(self) -> Sequence[tuple[str, str]] | None: ...
+    @property
+    def document(self) -> tuple[int, int, str]: ...
+
+
+class World(Protocol):
+    """Documents whose truth is known."""
+
+    def document(self, seed: int, index: int, genre: str | None) -> WorldDocument:
+        """The document of these numbers."""
+        ...
+
+    def passages(self, target: Target) -> Sequence[DemoPassage]:
+        """Passages that a target can read."""
+        ...
 
 
 class Judge:
     """Checks the claims of explanations of one prompt.
 
     Args:
-        reference: which document the prompt is the head of; None: nobody knows.
+        system: how explanations are read as claims.
+        document: the document that the prompt is the head of; None: nobody knows it.
         probes: read the activations beside the explanations.
     """
 
     def __init__(
         self,
+        system: ClaimSystem,
         prompt: Prompt | None,
-        reference: DocumentRef | None,
+        document: WorldDocument | None,
         probes: Probes | None = None,
     ) -> None:
-        self._prompt, self._document, self._probes = prompt, None, probes
-        if prompt is not None and reference is not None:
-            self._document = document_of((reference.seed, reference.index, reference.genre))
-            self._head, self._matched = _match(prompt.encoded.text, self._document.text)
+        self._system, self._prompt, self._document = system, prompt, document
+        self._probes = probes
+        if prompt is not None and document is not None:
+            self._head, self._matched = _match(prompt.encoded.text, document.text)
 
     def at(self, position: int, vector_D: Tensor) -> ClaimsOf:
         """How explanations of the activation at a token are judged: with a verdict where it can be
         had, and a probe's answer where there is a probe of the claim's kind."""
-        state = self._state(position)
+        check = self._check(position)
         answers = {} if self._probes is None else self._probes.read(vector_D)
 
         def claims_of(sample: ScoredSample) -> list[ClaimResult]:
@@ -68,20 +102,24 @@ class Judge:
                     value=claim.value,
                     start=claim.start,
                     end=claim.end,
-                    verdict=None if state is None else check(claim, state),
+                    verdict=None if check is None else check(claim),
                     confidence=chances.get((claim.start, claim.kind)),
                     probe=self._reading(claim.kind, answers),
                 )
-                for claim in parse(sample.text)
+                for claim in self._system.find(sample.text)
             ]
 
         return claims_of
 
-    def _state(self, position: int) -> State | None:
-        if self._prompt is None or self._document is None:
+    def _check(self, position: int) -> Callable[..., Verdict] | None:
+        """Who says whether a claim is true of the prompt up to a token."""
+        if self._prompt is None or self._document is None or self._system.checker is None:
             return None
         char_end = max(0, self._prompt.encoded.offsets[position][1] - self._head)
-        return self._document.state(char_end) if char_end <= self._matched else None
+        if char_end > self._matched:
+            return None
+        state, check = self._document.state(char_end), self._system.checker.check
+        return lambda claim: check(claim, state)
 
     def _reading(self, kind: str, answers: dict[str, ProbeAnswer]) -> ProbeReading | None:
         answer = answers.get(kind)
@@ -94,6 +132,24 @@ class Judge:
             accuracy=tested.accuracy,
             chance=tested.chance,
         )
+
+
+def passage_record(made: DemoPassage) -> Passage:
+    """A passage as it is sent."""
+    seed, index, genre = made.document
+    turns = made.messages
+    messages = None
+    if turns is not None:
+        messages = [PassageMessage(role=role, content=content) for role, content in turns]
+    return Passage(
+        id=made.id,
+        title=made.title,
+        case=made.case,
+        note=made.note,
+        text=made.text,
+        messages=messages,
+        document=DocumentRef(seed=seed, index=index, genre=genre),  # pyright: ignore[reportArgumentType]
+    )
 
 
 def _match(text: str, world_text: str) -> tuple[int, int]:

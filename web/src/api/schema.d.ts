@@ -294,7 +294,7 @@ export interface paths {
         };
         /**
          * Passages
-         * @description Demo passages, where the NLA reads the storyworld; else none.
+         * @description Demo passages of the world that the NLA reads, where the server knows it; else none.
          */
         get: operations["passages_v1_passages_get"];
         put?: never;

@@ -19,7 +19,6 @@ from nlakit.serve import records
 from nlakit.serve.bodies import HeldBody, JsonBody, in_turn, media_type, vector_body
 from nlakit.serve.clients import client_of
 from nlakit.serve.model_info import model_info
-from nlakit.serve.passages import passages as find_passages
 from nlakit.serve.queue import Outcome
 from nlakit.serve.schemas import Extracted
 from nlakit.serve.schemas_v1 import (
@@ -37,7 +36,6 @@ from nlakit.serve.schemas_v1 import (
 from nlakit.serve.service import Service, as_rows, norms, resolve_positions
 from nlakit.serve.settings import LIMITS
 from nlakit.serve.stream import collect
-from nlakit.serve.truth import reads_storyworld
 
 from .common import (
     BINARY,
@@ -68,11 +66,9 @@ async def models(service: Served) -> Models:
 
 @router.get("/passages", responses=problems(401, 403, 429, 503))
 async def passages(request: Request, service: Served) -> Passages:
-    """Demo passages, where the NLA reads the storyworld; else none."""
-    if not reads_storyworld(service.nla.card):
-        return Passages(passages=[])
-    work = partial(find_passages, service.nla.target)
-    return Passages(passages=await service.reading_prompts.run(client_of(request), work))
+    """Demo passages of the world that the NLA reads, where the server knows it; else none."""
+    found = await service.reading_prompts.run(client_of(request), service.passages)
+    return Passages(passages=found)
 
 
 @router.post(

@@ -6,15 +6,14 @@ Each is cut where the thing is fixed and not said yet.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
 from nlakit.errors import InputError
 from nlakit.models.target import Target
 from nlakit.storyworld.document import Document, Fact
-from nlakit.storyworld.grammar import generate
-
-from .schemas_v1 import DocumentRef, Passage, PassageMessage
+from nlakit.storyworld.grammar import document, generate
 
 SEED = 20_001
 SEARCHED = 200
@@ -32,9 +31,37 @@ class Case(NamedTuple):
     cut: Callable[[Document], int | None]
 
 
-def passages(target: Target) -> list[Passage]:
-    """One passage a case; a case is left out where no document fits the target."""
-    return [made for case in CASES if (made := _find(case, target)) is not None]
+class Passage(NamedTuple):
+    """The head of a document, as a text or as messages (role, content).
+
+    Attributes:
+        document: seed, index and genre that make it.
+    """
+
+    id: str
+    title: str
+    case: str
+    note: str
+    text: str | None
+    messages: tuple[tuple[str, str], ...] | None
+    document: tuple[int, int, str]
+
+
+class ServedWorld:
+    """The storyworld as a server knows it (`serve.truth.World`)."""
+
+    def document(self, seed: int, index: int, genre: str | None) -> Document:
+        """The document of these numbers."""
+        return _document_of(seed, index, genre)
+
+    def passages(self, target: Target) -> list[Passage]:
+        """One passage a case; a case is left out where no document fits the target."""
+        return [made for case in CASES if (made := _find(case, target)) is not None]
+
+
+@lru_cache(maxsize=64)
+def _document_of(seed: int, index: int, genre: str | None) -> Document:
+    return document(seed, index, genre)
 
 
 def _find(case: Case, target: Target) -> Passage | None:
@@ -43,7 +70,6 @@ def _find(case: Case, target: Target) -> Passage | None:
         if char_end is None or not _fits(target, made.text[:char_end]):
             continue
         number = int(made.id.rpartition("-")[2])
-        reference = DocumentRef(seed=SEED, index=number, genre=case.genre)  # pyright: ignore[reportArgumentType]
         return Passage(
             id=case.id,
             title=case.title,
@@ -51,7 +77,7 @@ def _find(case: Case, target: Target) -> Passage | None:
             note=case.note,
             text=None if made.messages else made.text[:char_end],
             messages=_messages(made, char_end) if made.messages else None,
-            document=reference,
+            document=(SEED, number, case.genre),
         )
     return None
 
@@ -64,14 +90,14 @@ def _fits(target: Target, text: str) -> bool:
     return True
 
 
-def _messages(made: Document, char_end: int) -> list[PassageMessage]:
+def _messages(made: Document, char_end: int) -> tuple[tuple[str, str], ...]:
     """The messages that are whole before a place: the generation prompt stands for the rest."""
     found, start = [], 0
     for message in made.messages:
         start = made.text.index(message.content, start) + len(message.content)
         if start <= char_end:
-            found.append(PassageMessage(role=message.role, content=message.content))
-    return found
+            found.append((message.role, message.content))
+    return tuple(found)
 
 
 # -- where to cut ----------------------------------------------------------------------------------
