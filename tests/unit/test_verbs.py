@@ -16,12 +16,13 @@ READ_NO_PAIR = {
     "plan": "says what a recipe takes",
     "label": "asks a teacher for labels of texts",
     "storyworld sample": "prints documents",
+    "search": "reads a project of readings",
+    "themes": "reads a project of readings",
     "dashboards show": "reads a store",
-    "dashboards search": "reads a store",
     "dashboards export": "reads a store",
     "dashboards import": "writes a store",
 }
-READ_AN_SAE = ("features", "dashboards build", "eval sae")
+READ_AN_SAE = ("features", "dashboards build", "dashboards search", "eval sae")
 """And its target, which runs somewhere."""
 OPTIONS = ("--nla", "--av", "--ar", "--target", "--mean", "--device", "--dtype")
 
