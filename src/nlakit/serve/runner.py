@@ -337,9 +337,10 @@ def score(nla: Pair, vectors_ND: Tensor, completions: Sequence[Completion]) -> l
 
 def as_score(sample: ScoredSample) -> Score | None:
     """The scores of a sample; None where one is not finite."""
-    if None in (sample.fidelity, sample.cosine, sample.mse, sample.word):
+    fidelity, cosine, mse, word = sample.fidelity, sample.cosine, sample.mse, sample.word
+    if fidelity is None or cosine is None or mse is None or word is None:
         return None
-    return Score(fidelity=sample.fidelity, cosine=sample.cosine, mse=sample.mse, word=sample.word)
+    return Score(fidelity=fidelity, cosine=cosine, mse=mse, word=word)
 
 
 def finite(number: float) -> float | None:
