@@ -88,7 +88,7 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class Held:
-    """Held-out places, and what everything read at them is held against."""
+    """Held-out positions, and what everything read at them is held against."""
 
     target: Target
     sample: EvalRows
@@ -174,7 +174,7 @@ def train(recipe_path: Path, overrides: list[str], space: Workspace, name: str) 
 
 
 def hold(world: Storyworld, documents: int) -> Held:
-    """Held-out places of the report's seed, with probes trained on others.
+    """Held-out positions of the report's seed, with probes trained on others.
 
     Raises:
         InputError: RUN lacks a stage that the variants start from.

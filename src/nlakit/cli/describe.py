@@ -43,11 +43,11 @@ def describe(
     samples
         Explanations per vector.
     temperature
-        0 writes the likeliest words; by default 0 for one sample and 1 for several.
+        0 is greedy decoding; by default 0 for one sample and 1 for several.
     max_new_tokens
         Longest answer, in tokens.
     seed
-        Decides, with a vector's number, what is drawn above temperature 0.
+        Decides, with a vector's number, what is sampled above temperature 0.
     shard_rows
         Vectors in a file; so many at most are done again after a kill.
     workers

@@ -56,17 +56,17 @@ def explain(
     tokens
         Read every token, which is the default.
     last
-        Read only so many tokens from the end.
+        Explain the last N tokens.
     positions
         Read only these tokens, such as 0,4-7; --positions=-2,-1 counts from the end.
     samples
         Explanations per token; the best by fidelity is shown first.
     temperature
-        0 writes the likeliest words; by default 0 for one sample and 1 for several.
+        0 is greedy decoding; by default 0 for one sample and 1 for several.
     max_new_tokens
         Longest answer, in tokens.
     seed
-        Decides what is drawn above temperature 0.
+        Decides what is sampled above temperature 0.
     min_confidence
         Hide claims whose chance of being true, by the NLA's own calibrator, is below this.
     server

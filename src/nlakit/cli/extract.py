@@ -67,7 +67,7 @@ def extract(
         How many of the target's likeliest next tokens each row keeps, for the teacher "text"; 10
         are enough. All blocks of the target run then.
     shard_rows
-        About so many vectors in a file; so many at most are read again after a kill.
+        Vectors per file, about; at most as many are read again after a kill.
     workers
         Who does the work.
     devices

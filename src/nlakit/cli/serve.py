@@ -98,7 +98,7 @@ def make_settings(**chosen: Any) -> Settings:
         # Values are left out, and the cause too: the secret is among them.
         found = error.errors(include_input=False, include_context=False, include_url=False)
         lines = [f"{' '.join(map(str, each['loc']))} {each['msg']}".strip() for each in found]
-        raise InputError(f"The server cannot be set up so: {'; '.join(lines)}.") from None
+        raise InputError(f"Invalid settings of the server: {'; '.join(lines)}.") from None
 
 
 def read_secret(path: Path) -> str:

@@ -76,7 +76,7 @@ class Completion:
         text: the explanation, without tags; where `closed` is False, what there was of it.
         raw_text: the whole answer.
         ids: its tokens, the tag and EOS included where it got that far.
-        logprobs: per token, under the model at temperature 1, whatever it was drawn at.
+        logprobs: per token, under the model at temperature 1, whatever it was sampled at.
         closed: whether both tags are there.
     """
 

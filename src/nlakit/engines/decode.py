@@ -25,8 +25,8 @@ PACK_BELOW = 1_000_000_000
 """Packed weights are copies: worth their memory only for models of fewer parameters."""
 
 PIECE, WIDE = 256, 2048
-"""On a CPU a packed weight of more than `WIDE` columns is cut into pieces of `PIECE`: one fits the
-cache while it is used, where a whole language head is fetched at half the speed."""
+"""On a CPU a packed weight of more than `WIDE` columns is split into blocks of `PIECE`: one fits
+the cache while it is used, where a whole language head is fetched at half the speed."""
 
 GROWTH = 16
 """Tokens by which a row cache grows at least; a longer one grows by half."""

@@ -18,7 +18,7 @@ PLAIN_CHAT = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
-"""For tokenizers of models that were never taught a conversation and so bring no template."""
+"""For tokenizers of models that were not trained on conversations and so bring no template."""
 
 
 @dataclass(frozen=True)

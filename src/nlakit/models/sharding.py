@@ -8,7 +8,7 @@ others (`settle`) takes part until nobody wants anything. So none waits for what
 whatever each of them runs. Gradients of trained weights are summed in such rounds too.
 
 A process holds one block at a time. A backward needs the insides of blocks that have run before:
-training forwards must therefore make them again (`models.recompute`).
+training forwards must therefore recompute them (`models.recompute`).
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ class Pair:
                 from the end; by default all that stand for characters of the text.
             samples: explanations per token; the best by fidelity is shown first.
             temperature: by default 0 for one sample and 1 for several.
-            last: read only so many tokens from the end.
+            last: explain the last N tokens.
             on_text: called with (row, sample, explanation so far) while words are written.
             chat: of messages, `add_generation_prompt`, `continue_final_message`,
                 `enable_thinking` and `tools`, as `apply_chat_template` knows them.
@@ -193,7 +193,7 @@ class Pair:
 
         Args:
             scores: of the completions, in their order.
-            temperature: that they were drawn at.
+            temperature: that they were sampled at.
         """
         verbalizer = self.verbalizer
         if self.confidence is None or verbalizer is None:

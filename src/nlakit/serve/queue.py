@@ -1,7 +1,7 @@
 """Who is written next: one bounded queue in front of the engine, fair between clients.
 
 A request is a `Job` of many places (positions, vectors), a place has a row for each sample. A free
-place in the batch goes to the address with the fewest rows in it, there to the client with the
+row of the batch goes to the address with the fewest rows in it, there to the client with the
 fewest, and within a client to the request with the fewest; equals take turns. So whoever asks for
 one position is next when a row ends, however many rows wait, and invented client names take nothing
 from other addresses. The last places are kept for requests that have none, so that they need not
@@ -25,7 +25,7 @@ from .clients import Client
 
 K = TypeVar("K")
 RESERVED = 8
-"""One place in so many is kept for requests that have none yet."""
+"""One row in this many is kept for requests that have none yet."""
 ADDRESS_SHARE, CLIENT_SHARE = 0.75, 0.5
 """How much of the open requests one address, and one client, may have."""
 LONGEST_RETRY_S = 120
@@ -176,7 +176,7 @@ class FairQueue:
     """The jobs, and which of their rows is next.
 
     Args:
-        max_rows: places in the batch.
+        max_rows: rows of the batch.
         max_requests: jobs that may be open.
         max_unfinished_rows: rows of all open jobs that are not finished. Beyond it a client may
             have no more than its share, so that large requests shut nobody out.

@@ -124,7 +124,7 @@ def forward_flops(
 
 def training_factor(lora: bool, checkpointing: bool) -> float:
     """Forward and backward in units of the forward: 3, or 2 where weights are frozen (no gradient
-    of theirs is made), and 1 more where the forward is made again."""
+    of theirs is made), and 1 more where the forward is recomputed."""
     return (2.0 if lora else 3.0) + (1.0 if checkpointing else 0.0)
 
 

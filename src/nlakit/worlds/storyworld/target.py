@@ -81,7 +81,7 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def train_documents(seed: int, step: int, count: int) -> list[Document]:
-    """The documents of one step: `count` indices of the seed, less those of the held-out split."""
+    """The documents of one step: `count` indices of the seed, without held-out ones."""
     made = (document(seed, index) for index in range(step * count, (step + 1) * count))
     return [each for each in made if split_of(each.text) == "train"]
 
