@@ -69,6 +69,7 @@ def test_a_refusal_for_good_is_not_retried_and_shows_no_key(cache, status):
         teacher(server, cache).label_many(places(1))
     assert error.value.status == status
     assert f"told to say {status}" in str(error.value)
+    assert ("ANTHROPIC_API_KEY" in str(error.value)) == (status == 401)
     assert SECRET not in str(error.value)
     assert len(server.headers_seen) == 1
 

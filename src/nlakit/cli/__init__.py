@@ -6,6 +6,7 @@ What a person can put right goes to stderr in red with exit status 2; stdout hol
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from nlakit.errors import UserError
 from nlakit.printable import printable
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = cyclopts.App(
     name="nlakit",
@@ -152,10 +154,20 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return _hush()
     except OSError as error:
+        if error.errno in FULL:
+            return _refuse(_full_message(error))
         if error.filename is None:
             raise
         return _refuse(f"{error.filename}: {error.strerror}. Check the path, and its permissions.")
     return 0
+
+
+def _full_message(error: OSError) -> str:
+    where = "" if error.filename is None else f" ({error.filename})"
+    return (
+        f"The disk is full, or a quota is used up{where}. Free some space and run the same command "
+        "again: long work goes on where it stopped."
+    )
 
 
 def _refuse(message: str) -> int:

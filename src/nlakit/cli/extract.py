@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.console import Console
@@ -12,9 +11,11 @@ from rich.console import Console
 from nlakit.data.corpora import HUGGING_FACE, Corpus
 from nlakit.data.corpus_extraction import Workers, extract_corpus
 from nlakit.data.pools import HERE as THIS_PROCESS
+from nlakit.data.shards import Manifest
 from nlakit.errors import InputError
 from nlakit.models.hub import locate
 from nlakit.pair.load import load_target, read_facts
+from nlakit.split import Split
 from nlakit.train.progress import count_progress
 
 from .devices import AUTOMATIC, DeviceOptions
@@ -33,7 +34,7 @@ def extract(
     positions: int = 5,
     minimum_position: int = 50,
     max_tokens: int = 1024,
-    split: Literal["train", "heldout"] = "train",
+    split: Split = "train",
     next_tokens: int = 0,
     shard_rows: int = 20_000,
     pair: PairOptions = BUNDLED,
@@ -104,12 +105,25 @@ def extract(
             workers=None if alone else Workers(pool, make),
             progress=progress,
         )
+    Console(stderr=True).print(summary(made, split, documents), markup=False, highlight=False)
     if made.num_empty:
         Console(stderr=True).print(f"{made.num_empty} rows without a text were passed over.")
     if made.num_refused:
         why = f"{made.num_refused} rows that the target cannot read were passed over. The first:"
         Console(stderr=True).print(f"{why} {made.refusals[0]}", markup=False)
     print(output)
+
+
+def summary(made: Manifest, split: Split, asked: int) -> str:
+    """How much was read, and why it is less than was asked for."""
+    said = f"{made.num_rows:,} rows of {made.num_documents:,} documents of the {split} split."
+    if made.num_documents == asked:
+        return said
+    other = "heldout" if split == "train" else "train"
+    return (
+        f"{said} The corpus has no more of {asked:,} that are long enough: one eighth of all "
+        f"documents, by their content, is held out, and --split {other} reads the others."
+    )
 
 
 def find_target(pair: PairOptions, layer: int | None) -> tuple[Path, int]:

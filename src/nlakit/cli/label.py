@@ -10,6 +10,7 @@ from rich.console import Console
 
 from nlakit.data.labels import Teacher, places_of, write_labels
 from nlakit.data.shards import ShardReader
+from nlakit.teachers.cache import IN_MEMORY
 from nlakit.teachers.cost import Price
 from nlakit.teachers.named import CACHE_NAME, teacher_named
 from nlakit.teachers.remote import RemoteTeacher
@@ -55,24 +56,27 @@ def label(
     batch
         Ask through Anthropic's message batches: half the price, answers within a day.
     estimate
-        Print what the labels would cost and ask nothing.
+        Print what the labels would cost; ask nothing and write nothing.
     """
+    reader, kept = ShardReader(activations), cache or output / CACHE_NAME
     asked = teacher_named(
         teacher,
-        cache or output / CACHE_NAME,
+        IN_MEMORY if estimate and not kept.exists() else kept,
         price=None if price is None else Price.parse(price),
         budget=budget,
         batch=batch,
         base_url=base_url,
         concurrency=concurrency,
     )
-    reader = ShardReader(activations)
     if isinstance(asked, RemoteTeacher):
         places = [place for _, rows in reader for place in places_of(rows)]
-        Console(stderr=True).print(asked.announcement(places), markup=False, highlight=False)
-        if estimate:
-            return
-    _run(activations, asked, output, len(reader))
+        said = asked.announcement(places)
+    else:
+        said = f"{len(reader):,} labels by {asked.name}, for which nobody is paid."
+    if estimate or isinstance(asked, RemoteTeacher):
+        Console(stderr=True).print(said, markup=False, highlight=False)
+    if not estimate:
+        _run(activations, asked, output, len(reader))
 
 
 def _run(activations: Path, teacher: Teacher, output: Path, num_rows: int) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from nlakit.train.model_recipe import ModelRecipe
 from nlakit.train.plan import GIB, Plan, device_named
+from nlakit.train.progress import time_span
 
 from .recipes import plan_of, read_recipe
 
@@ -62,11 +63,12 @@ def _show(made: Plan) -> None:
     console = Console()
     table = Table(title=f"{made.recipe} on {made.num_devices} x {made.device}")
     table.add_column("stage")
-    for name in ("tokens", "FLOPs", "hours"):
+    for name in ("tokens", "FLOPs", "time"):
         table.add_column(name, justify="right")
     for stage in made.stages:
-        table.add_row(stage.name, f"{stage.tokens:.3g}", f"{stage.flops:.3g}", f"{stage.hours:.3g}")
-    table.add_row("all", "", f"{made.flops:.3g}", f"{made.hours:.3g}", style="bold")
+        took = time_span(stage.hours * 3600)
+        table.add_row(stage.name, f"{stage.tokens:.3g}", f"{stage.flops:.3g}", took)
+    table.add_row("all", "", f"{made.flops:.3g}", time_span(made.hours * 3600), style="bold")
     console.print(table)
     parts = ", ".join(f"{name} {size / GIB:.3g}" for name, size in made.memory_bytes.items())
     console.print(f"Memory of one device: {made.peak_bytes / GIB:.3g} GiB ({parts}).")

@@ -184,17 +184,6 @@ def _finished_set(directory: Path, plan: LabelPlan, manifest: Manifest) -> Label
     return found if numbers == [record.number for record in manifest.shards] else None
 
 
-def check_labels(shards_dir: str | Path, teacher: str, out: str | Path) -> None:
-    """Refuse what `write_labels` would refuse, before a teacher is made ready. Writes nothing.
-
-    Raises:
-        CheckpointError, ResumeError: as `write_labels` does.
-    """
-    manifest = ShardReader(shards_dir).manifest
-    plan = LabelPlan(teacher=teacher, activations_hash=manifest.config_hash)
-    _check_same_plan(Path(out), plan)
-
-
 def _check_same_plan(directory: Path, plan: LabelPlan) -> None:
     found = _plan_in(directory)
     if found is None or found == plan:

@@ -5,6 +5,7 @@ An answer is written before anything else is done with it, so a kill loses only 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import sqlite3
@@ -15,6 +16,9 @@ from typing import NamedTuple
 from nlakit.errors import CheckpointError
 
 from .chat import Answer
+
+IN_MEMORY = Path(":memory:")
+"""A cache that leaves no file."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -73,11 +77,16 @@ class AnswerCache:
         return Answer(text=text, outcome=outcome, input_tokens=read, output_tokens=written)
 
     def put(self, key: str, teacher: str, answer: Answer) -> None:
-        """Keep an answer; one that is there already stays."""
-        self._db.execute(
-            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
-            (key, teacher, *answer.model_dump().values()),
-        )
+        """Keep an answer; one that is there already stays. Raises `OSError` on a full disk."""
+        try:
+            self._db.execute(
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+                (key, teacher, *answer.model_dump().values()),
+            )
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            raise OSError(errno.ENOSPC, str(error), str(self.path)) from error
 
     def paid(self, teacher: str) -> Paid:
         """What all answers of a teacher took."""

@@ -38,6 +38,11 @@ class ChatApi(Protocol):
     max_tokens: int
 
     @property
+    def key_variable(self) -> str:
+        """The environment variable that holds the key."""
+        ...
+
+    @property
     def path(self) -> str:
         """Path below `base_url` that takes a question."""
         ...

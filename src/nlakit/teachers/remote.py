@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from nlakit.errors import RemoteError
+
 from .base import Place, TeacherLabel
 from .batches import BatchClient
 from .cache import AnswerCache, question_key
@@ -18,6 +20,8 @@ from .chat import Answer, ChatApi
 from .cost import Budget, Estimate, estimate
 from .http import JsonClient, Patience
 from .prompt import LABELS, Task
+
+KEY_REFUSED = (401, 403)
 
 
 class RemoteTeacher:
@@ -65,7 +69,13 @@ class RemoteTeacher:
             BudgetSpent: some were not asked; the answers so far are in the cache.
             RemoteError: the server refused for good, or kept failing.
         """
-        run_to_end(self._fill(self.open_questions(places)))
+        try:
+            run_to_end(self._fill(self.open_questions(places)))
+        except RemoteError as error:
+            if error.status not in KEY_REFUSED:
+                raise
+            advice = f"Is the key in {self.api.key_variable} right, and allowed to ask this?"
+            raise RemoteError(f"{error} {advice}", error.status) from error
         answers = [self.cache.get(self.key(place)) for place in places]
         assert None not in answers, "every question was answered"
         return [self.task.read(answer) for answer in answers if answer is not None]

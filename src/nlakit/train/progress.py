@@ -70,7 +70,7 @@ class _Lines:
             made = self._done - self._told_of
             left = (now - self._told) / made * (self._total - self._done)
             self._told, self._told_of = now, self._done
-            self.say(f"{self._title}: {self._counted}, {_span(left)} left  {figures}")
+            self.say(f"{self._title}: {self._counted}, {time_span(left)} left  {figures}".rstrip())
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -78,7 +78,7 @@ class _Lines:
     def finish(self) -> None:
         """A last line, however short the work was."""
         if self._done > self._first:
-            took = _span(time.monotonic() - self._started)
+            took = time_span(time.monotonic() - self._started)
             self.say(f"{self._title}: {self._counted} after {took}  {self.figures}".rstrip())
 
     @property
@@ -143,10 +143,11 @@ def count_progress(title: str, total: int) -> Iterator[Callable[[int, int], None
         yield progress
 
 
-def _span(seconds: float) -> str:
+def time_span(seconds: float) -> str:
     """A stretch of time in the unit that suits it."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1g} s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
