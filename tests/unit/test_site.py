@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "reference" not in path.parts)
 GENERATED = {"reference/cli", "reference/api", "reference/http"}
+NOTEBOOKS = {f"notebooks/{path.stem}" for path in (DOCS / "notebooks").glob("*.py")}
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 TOCTREE = re.compile(r"```\{toctree\}\n(.*?)```", re.DOTALL)
 
@@ -54,8 +55,8 @@ def leads_somewhere(page: Path, link: str) -> bool:
 def test_every_page_stands_in_the_table_of_contents():
     listed = set().union(*(entries(page) for page in PAGES)) | {"index"}
     names = {page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES}
-    assert names - listed == set(), "pages that nothing links to"
-    assert listed - names - GENERATED == set(), "entries without a page"
+    assert (names | NOTEBOOKS) - listed == set(), "pages that nothing links to"
+    assert listed - names - NOTEBOOKS - GENERATED == set(), "entries without a page"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(DOCS).as_posix())
