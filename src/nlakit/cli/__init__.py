@@ -89,6 +89,11 @@ app.command(
     name="detect",
     help="Ask detectors of every reading, beside what chance and the text explain.",
 )
+app.command(
+    "nlakit.cli.compare_models:compare_models",
+    name="compare-models",
+    help="Read the same transcripts with two models, and say what differs.",
+)
 
 evaluation = cyclopts.App(
     name="eval", help="Measure an NLA beside its floors.", help_format="plaintext"
