@@ -36,7 +36,9 @@ class Fact(NamedTuple):
     Attributes:
         values: each of them is true; a kind such as the subject words has several.
         counts: False for what goes without saying: it enters the line of its kind only.
+        planned: whether it is fixed at the row, but not written yet.
     """
 
     values: tuple[str, ...]
     counts: bool = True
+    planned: bool = False

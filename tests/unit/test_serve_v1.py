@@ -74,6 +74,22 @@ def test_claims_are_checked_against_the_document(client):
     assert claims[0] == {"kind": "genre", "value": "story", "start": 2, "end": 7, **unknown}
 
 
+def test_true_facts_that_are_not_said_stand_beside_the_claims(client):
+    made = document(7, 3, "story")
+    end = made.text.index(".", len(made.text) // 2) + 1
+    reference = {"seed": 7, "index": 3, "genre": "story"}
+    body = {"text": made.text[:end], "positions": [-1], "document": reference}
+    (result,) = client.post("/v1/explain", json=body).json()["results"]
+    said = {each["kind"] for each in result["claims"] if each["verdict"] == "true"}
+    unsaid = {each["kind"]: each["value"] for each in result["unsaid"]}
+    state = made.state(end)
+    assert unsaid.keys() & state.facts.keys() and not unsaid.keys() & said
+    assert all(unsaid[kind] == state.facts[kind] for kind in unsaid.keys() & state.facts.keys())
+    del body["document"]
+    (result,) = client.post("/v1/explain", json=body).json()["results"]
+    assert result["unsaid"] is None
+
+
 def test_claims_of_a_chat_are_placed_by_its_own_text(client):
     made = document(7, 5, "chat")
     turns = [{"role": m.role, "content": m.content} for m in made.messages[:2]]

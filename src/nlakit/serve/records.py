@@ -8,7 +8,7 @@ from .queue import Outcome, ScoredSample
 from .schemas import DescribeResult, ExplainResult
 from .schemas_v1 import DescribeResultV1, ExplainResultV1, SampleResult
 from .tokens import Prompt
-from .truth import ClaimsOf
+from .truth import ClaimsOf, UnsaidOf
 
 
 def best(samples: tuple[ScoredSample, ...]) -> ScoredSample:
@@ -68,11 +68,20 @@ def explained(prompt: Prompt, position: int, norm: float, outcome: Outcome) -> E
 
 
 def explained_v1(
-    prompt: Prompt, position: int, norm: float, outcome: Outcome, claims_of: ClaimsOf | None
+    prompt: Prompt,
+    position: int,
+    norm: float,
+    outcome: Outcome,
+    claims_of: ClaimsOf | None,
+    unsaid_of: UnsaidOf | None = None,
 ) -> ExplainResultV1:
     """A record of `/v1/explain`."""
     fields = token_fields(prompt, position, norm)
-    return ExplainResultV1(**fields, **words_of(outcome), **more_of(outcome, claims_of))
+    unsaid = None
+    if unsaid_of is not None and outcome.error is None:
+        unsaid = unsaid_of(best(outcome.samples).text)
+    more = more_of(outcome, claims_of)
+    return ExplainResultV1(**fields, **words_of(outcome), **more, unsaid=unsaid)
 
 
 def described(outcome: Outcome) -> DescribeResult:

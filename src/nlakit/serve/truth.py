@@ -11,18 +11,19 @@ from typing import Protocol
 
 from torch import Tensor
 
-from nlakit.claim import Verdict
 from nlakit.claims.system import ClaimSystem, State
 from nlakit.evals.probe_store import ProbeAnswer, Probes
 from nlakit.models.chat_marks import common_prefix
 from nlakit.models.target import Target
 
 from .queue import ScoredSample
-from .schemas_v1 import ClaimResult, DocumentRef, Passage, PassageMessage, ProbeReading
+from .schemas_v1 import ClaimResult, DocumentRef, FactResult, Passage, PassageMessage, ProbeReading
 from .tokens import Prompt
 
 ClaimsOf = Callable[[ScoredSample], list[ClaimResult]]
 """The claims of an explanation of one activation."""
+UnsaidOf = Callable[[str], list[FactResult] | None]
+"""What is true at a token and an explanation does not say."""
 
 
 class WorldDocument(Protocol):
@@ -91,7 +92,8 @@ class Judge:
     def at(self, position: int, vector_D: Tensor) -> ClaimsOf:
         """How explanations of the activation at a token are judged: with a verdict where it can be
         had, and a probe's answer where there is a probe of the claim's kind."""
-        check = self._check(position)
+        state = self._state(position)
+        check = None if state is None else self._system.known().check
         answers = {} if self._probes is None else self._probes.read(vector_D)
 
         def claims_of(sample: ScoredSample) -> list[ClaimResult]:
@@ -102,7 +104,7 @@ class Judge:
                     value=claim.value,
                     start=claim.start,
                     end=claim.end,
-                    verdict=None if check is None else check(claim),
+                    verdict=None if check is None else check(claim, state),
                     confidence=chances.get((claim.start, claim.kind)),
                     probe=self._reading(claim.kind, answers),
                 )
@@ -111,15 +113,36 @@ class Judge:
 
         return claims_of
 
-    def _check(self, position: int) -> Callable[..., Verdict] | None:
-        """Who says whether a claim is true of the prompt up to a token."""
+    def unsaid(self, position: int, vector_D: Tensor, explanation: str) -> list[FactResult] | None:
+        """The facts at a token that no true claim of an explanation names, with a probe's answer.
+
+        Silence is shown beside what is said, so that "3 true, 0 false" never stands alone. None
+        where nobody knows what is true there.
+        """
+        state = self._state(position)
+        if state is None:
+            return None
+        checker = self._system.known()
+        answers = {} if self._probes is None else self._probes.read(vector_D)
+        claims = self._system.find(explanation)
+        said = {each.kind for each in claims if checker.check(each, state) == "true"}
+        return [
+            FactResult(
+                kind=kind,
+                value=" or ".join(fact.values),
+                planned=fact.planned,
+                probe=self._reading(kind, answers),
+            )
+            for kind, fact in checker.facts(state).items()
+            if fact.counts and kind not in said
+        ]
+
+    def _state(self, position: int) -> State | None:
+        """What is true of the prompt up to a token; None where nobody knows, or can check."""
         if self._prompt is None or self._document is None or self._system.checker is None:
             return None
         char_end = max(0, self._prompt.encoded.offsets[position][1] - self._head)
-        if char_end > self._matched:
-            return None
-        state, check = self._document.state(char_end), self._system.checker.check
-        return lambda claim: check(claim, state)
+        return self._document.state(char_end) if char_end <= self._matched else None
 
     def _reading(self, kind: str, answers: dict[str, ProbeAnswer]) -> ProbeReading | None:
         answer = answers.get(kind)

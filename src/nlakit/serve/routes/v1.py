@@ -98,8 +98,14 @@ async def explain(
 
         def record(outcome: Outcome) -> ExplainResultV1:
             place = outcome.place
-            claims_of = None if judge is None else judge.at(places[place], vectors_PD[place])
-            return records.explained_v1(prompt, places[place], lengths[place], outcome, claims_of)
+            position, vector_D = places[place], vectors_PD[place]
+            claims_of = unsaid_of = None
+            if judge is not None:
+                claims_of = judge.at(position, vector_D)
+                unsaid_of = partial(judge.unsaid, position, vector_D)
+            return records.explained_v1(
+                prompt, position, lengths[place], outcome, claims_of, unsaid_of
+            )
 
         if body.stream:
             head = {**explain_head(card.layer, len(places), prompt), **baseline(service)}

@@ -19,7 +19,11 @@ def facts(state: State) -> dict[str, Fact]:
     English goes without saying.
     """
     found = {
-        kind: Fact((value,), counts=(kind, value) != ("language", "english"))
+        kind: Fact(
+            (value,),
+            counts=(kind, value) != ("language", "english"),
+            planned=kind in state.planned,
+        )
         for kind, value in state.facts.items()
     }
     if state.last_words:

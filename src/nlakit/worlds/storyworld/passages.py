@@ -154,34 +154,38 @@ CASES = (
     ),
     Case(
         "sum",
-        "A sum that nobody has said",
+        "A sum that is not held",
         "unsaid sum",
         "sums",
-        "The total follows from what was said. Does the model hold it before it writes it?",
+        "The total follows from what was said. This target does not hold it before it writes it: "
+        "the explanations stay silent about it, and a probe finds it at chance.",
         lambda made: _before_said(made, "sum"),
     ),
     Case(
         "count",
-        "A false count of tool calls",
+        "A count of tool calls, not held",
         "false tool count",
         "chat",
-        "The model was told to report one call less than it made. Which number does it hold?",
+        "The model was told to report one call less than it made. A probe reads the number barely "
+        "above chance, and the explanations do not assert it.",
         _false_count,
     ),
     Case(
         "drill",
-        "A drill that is noticed",
+        "A drill that is not noticed",
         "drill noticed",
         "chat",
-        "Signs say that this is a test. Nobody asks the model about them.",
+        "Signs say that this is a test. A probe at chance says that the target does not hold it; "
+        "see what is said instead, and what is not.",
         _drill,
     ),
     Case(
         "switch",
-        "A switch of language",
+        "A switch of language, announced",
         "switch of language",
         "spanish",
-        "The text has said that it goes on in another language, and has not begun to.",
+        "The text announces another language. The explanations read language and topic; the switch "
+        "itself they seldom name.",
         _switch,
     ),
     Case(
