@@ -22,8 +22,15 @@ READ_NO_PAIR = {
     "dashboards export": "reads a store",
     "dashboards import": "writes a store",
 }
-READ_AN_SAE = ("features", "dashboards build", "dashboards search", "eval sae")
-"""And its target, which runs somewhere."""
+READ_AN_SAE = (
+    "features",
+    "dashboards build",
+    "dashboards search",
+    "eval sae",
+    "eval lens",
+    "lens fit",
+)
+"""Or a lens, and its target, which runs somewhere."""
 OPTIONS = ("--nla", "--av", "--ar", "--target", "--mean", "--device", "--dtype")
 
 

@@ -69,6 +69,9 @@ app.command(
     name="witness",
     help="Show which latents an NLA's explanations keep, lose and invent.",
 )
+lenses = cyclopts.App(name="lens", help="Lenses: next tokens by block.", help_format="plaintext")
+lenses.command("nlakit.cli.lens:fit", name="fit", help="Fit the Jacobian lens of a model.")
+app.command(lenses)
 dashboards = cyclopts.App(
     name="dashboards",
     help="What the latents of a sparse autoencoder are about.",
@@ -113,6 +116,7 @@ for _verb, (_file, _help) in {
     "sae": ("sae", "A sparse autoencoder, on held-out texts."),
     "witness": ("sae", "Which latents of an autoencoder the explanations keep."),
     "latent-claims": ("sae", "Claims judged by latents, where the truth is known."),
+    "lens": ("lens", "The logit and the Jacobian lens at every block."),
     "latent-facts": ("sae", "Latents and explanations against the same known facts."),
 }.items():
     _name = _verb.replace("-", "_")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -40,6 +40,8 @@ def explain(
     min_confidence: float | None = None,
     server: str | None = None,
     secret_file: Annotated[Path | None, Parameter(negative=())] = None,
+    lens: Literal["logit", "jacobian"] | None = None,
+    lens_file: Annotated[Path | None, Parameter(negative=())] = None,
     json: Annotated[bool, Parameter(negative=())] = False,
     chat: ChatOptions = AS_GIVEN,
     pair: PairOptions = BUNDLED,
@@ -73,6 +75,10 @@ def explain(
         Instead of an NLA here: address of a server, such as http://127.0.0.1:8000.
     secret_file
         File with the secret that the server asks for.
+    lens
+        Instead of the NLA: the likeliest next tokens after every block of its target.
+    lens_file
+        Of the Jacobian lens; by default the one that `nlakit lens fit` has made.
     json
         Print one JSON object.
     devices
@@ -84,6 +90,14 @@ def explain(
         raise InputError(f"--min-confidence lies between 0 and 1, found {min_confidence}.")
     places = None if positions is None else parse_positions(positions)
     sampling_for(samples, temperature, max_new_tokens, seed)
+    if lens is not None:
+        if server is not None:
+            raise InputError("--lens runs the target here. It cannot be combined with --server.")
+        from .lens import explain_with_lens
+
+        given = (text, file, chat)
+        explain_with_lens(lens, lens_file, given, places, last, pair, devices, json)
+        return
     request = read_request(text, file, chat)
     here = server is None
     # What can be refused has been; loading the models takes seconds.

@@ -23,6 +23,7 @@ class Passage(NamedTuple):
         index: its number in the source, from which a reader can go on.
         positions: tokens whose activations are read.
         facts: per such position the facts that hold, as `kind=value`; None: nobody knows any.
+        planned: those of them that are fixed by what was said but have not been said.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Passage(NamedTuple):
     encoded: Encoded
     positions: list[int]
     facts: tuple[frozenset[str], ...] | None = None
+    planned: tuple[frozenset[str], ...] | None = None
 
 
 class TextSource(Protocol):

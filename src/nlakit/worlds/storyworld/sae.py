@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from nlakit.sae.dashboard import Activity
 from nlakit.sae.judge import name_of
 from nlakit.sae.texts import Passage
 from nlakit.split import Split
+from nlakit.storyworld.document import Fact
 from nlakit.storyworld.grammar import generate
 
 from .documents import EncodedDocument, readable_documents, readable_positions
@@ -48,15 +49,17 @@ def _passage(made: EncodedDocument) -> Passage:
     tokens = [document.text[start:end] for start, end in made.offsets]
     encoded = Encoded(made.ids, made.offsets, tokens, document.text)
     positions = readable_positions(made)
-    facts = tuple(
-        frozenset(
-            name_of(fact.kind, fact.value)
-            for fact in document.facts
-            if fact.holds_at(made.offsets[position][1])
-        )
+    held = [
+        [fact for fact in document.facts if fact.holds_at(made.offsets[position][1])]
         for position in positions
-    )
-    return Passage(document.id, made.index, encoded, positions, facts)
+    ]
+    facts = tuple(_names(each) for each in held)
+    planned = tuple(_names(fact for fact in each if fact.planned) for each in held)
+    return Passage(document.id, made.index, encoded, positions, facts, planned)
+
+
+def _names(facts: Iterable[Fact]) -> frozenset[str]:
+    return frozenset(name_of(fact.kind, fact.value) for fact in facts)
 
 
 def fact_labels(activity: Activity) -> dict[int, str]:
