@@ -36,9 +36,8 @@ def test_a_card_with_an_escape_in_a_name_is_refused(tmp_path, field):
 
 
 def test_an_explanation_cannot_command_a_terminal():
-    row = TokenReading(
-        position=0, token=f"t{ESCAPE}", explanation=f"e{ESCAPE}", fidelity=0.5, cosine=0.5, mse=0.5
-    )
+    scores = {"fidelity": 0.5, "cosine": 0.5, "mse": 0.5, "word": "partly"}
+    row = TokenReading(position=0, token=f"t{ESCAPE}", explanation=f"e{ESCAPE}", **scores)
     reading = Reading(text="t", tokens=(row,), nla=f"n{ESCAPE}", floors={})
     console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None)
     console.print(reading)

@@ -23,7 +23,7 @@ SECTIONS = Path(__file__).with_name("sections.html.j2")
 
 SECTION_NAMES = (
     "private-code", "cause", "baselines", "round-trips", "planned", "steer", "confidence",
-    "select", "compare",
+    "select", "compare", "witness", "latent-claims", "latent-facts",
 )  # fmt: skip
 
 WIDTH, HEIGHT = 420, 170
