@@ -41,6 +41,9 @@ app.command(
 app.command(
     "nlakit.cli.export:export", name="export", help="Write a pair for others, with a model card."
 )
+app.command(
+    "nlakit.cli.convert:convert", name="convert", help="Write a GGUF file as a model directory."
+)
 app.command("nlakit.cli.demo:demo", name="demo", help="Read three passages with the bundled NLA.")
 app.command(
     "nlakit.cli.serve:serve", name="serve", help="Serve an NLA: a page to read in, and an API."

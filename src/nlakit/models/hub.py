@@ -1,4 +1,4 @@
-"""Model directories by path, or by their name on the Hugging Face hub."""
+"""Model directories by path, by their name on the Hugging Face hub, or out of a GGUF file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from huggingface_hub.errors import (
 
 from nlakit.errors import CheckpointError
 
+GGUF = ".gguf"
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 # Weights in safetensors and what describes them; nothing that would have to be unpickled or run.
 FILES = ("*.safetensors", "*.json", "*.yaml", "*.jinja", "*.model", "merges.txt", "README.md")
 
 
 def locate(name: str | Path, cache_dir: str | Path | None = None) -> Path:
-    """The local directory of a model, downloaded first where `name` is `owner/name` on the hub.
+    """The local directory of a model, downloaded first where `name` is `owner/name` on the hub, and
+    converted first where it is a GGUF file.
 
     A directory of that name comes first. `HF_HUB_OFFLINE=1` keeps to what was downloaded before.
 
@@ -31,6 +33,11 @@ def locate(name: str | Path, cache_dir: str | Path | None = None) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
+    if path.suffix.lower() == GGUF:
+        # Converting needs half of this room, which needs this module.
+        from nlakit.models.convert import converted
+
+        return converted(path)
     if not REPOSITORY.fullmatch(str(name)):
         raise CheckpointError(
             f"{name} is neither a directory nor a name on the hub, such as owner/name. "

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nlakit.errors import CheckpointError
 from nlakit.files import read_json_object
-from nlakit.models.hub import locate
+from nlakit.models.hub import GGUF, locate
 from nlakit.models.weights import check_finite
 
 CONFIG_NAME, ADAPTER_NAME = "adapter_config.json", "adapter_model.safetensors"
@@ -87,7 +87,7 @@ class Checkpoint(NamedTuple):
 
 
 def open_checkpoint(directory: str | Path, base: str | Path | None = None) -> Checkpoint:
-    """Find the base of an adapter directory; any other directory is its own.
+    """Find the base of an adapter directory; any other directory, or a GGUF file, is its own.
 
     Args:
         base: directory of the base model; None: the one that the adapter's config names.
@@ -95,7 +95,7 @@ def open_checkpoint(directory: str | Path, base: str | Path | None = None) -> Ch
     Raises:
         CheckpointError: an adapter of a kind that is not merged here, or no base to be found.
     """
-    path = Path(directory)
+    path = locate(directory) if str(directory).endswith(GGUF) else Path(directory)
     if not (path / CONFIG_NAME).exists():
         return Checkpoint(path, path, None)
     named = base or _read_config(path).get("base_model_name_or_path")
