@@ -81,7 +81,7 @@ def converted(path: str | Path) -> Path:
 
 
 def cache_path() -> Path:
-    """Where files are kept that can be made again."""
+    """Where files are kept that can be recomputed."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named).expanduser() if named else user_cache_path("nlakit", appauthor=False)
 
