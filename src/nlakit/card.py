@@ -1,6 +1,7 @@
 """`nla.json`: what an NLA is, and what its scores are measured against.
 
-On disk an NLA is a directory with `target/`, `av/`, `ar/`, `nla.json` and `mean.safetensors`.
+On disk an NLA is a directory with `target/`, `av/`, `ar/`, `nla.json` and `mean.safetensors`. Where
+`av/` and `ar/` are LoRA adapters, the target may be somewhere else: the contract names it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from nlakit.printable import is_one_line
 
 CARD_NAME, MEAN_NAME = "nla.json", "mean.safetensors"
 PARTS = ("target", "av", "ar")
+ADAPTER_CONFIG = "adapter_config.json"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -64,6 +66,11 @@ def check_complete(directory: Path) -> None:
     """Raise `CheckpointError` unless every part of an NLA is in `directory`."""
     wanted = [*(f"{part}/config.json" for part in PARTS), CARD_NAME, MEAN_NAME]
     missing = [name for name in wanted if not (directory / name).is_file()]
+    adapters = [part for part in ("av", "ar") if (directory / part / ADAPTER_CONFIG).is_file()]
+    # An adapter needs no config of a model; of adapters alone the base is somewhere else.
+    spared = {f"{part}/config.json" for part in adapters}
+    spared |= {"target/config.json"} if len(adapters) == 2 else set()
+    missing = [name for name in missing if name not in spared]
     if missing == [MEAN_NAME] and read_card(directory).baseline == "none":
         return
     if missing:

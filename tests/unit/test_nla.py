@@ -20,7 +20,7 @@ from nlakit.cli import run
 from nlakit.contract import Extraction, NlaMeta, PromptTemplates, Role, measure_tokens
 from nlakit.core.site import Site
 from nlakit.engines.fake import FakeEngine
-from nlakit.errors import CheckpointError, InputError
+from nlakit.errors import CheckpointError, ContractError, InputError
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
@@ -252,3 +252,63 @@ def last_two(pair: Path) -> tuple[TokenReading, ...]:
 
 def copied(pair: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pair, tmp_path / "copy"))
+
+
+# -- what load takes -------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"path": 5}, "path is 5"),
+        ({"path": ["a"]}, "path is"),
+        ({"path": {}}, "path is"),
+        ({"av": 1, "ar": "x"}, "av is 1"),
+        ({"av": "x"}, "both av and ar"),
+        ({"mean": "m.safetensors"}, "both av and ar"),
+        ({"path": "bundled", "av": "x", "ar": "y"}, "no NLA beside"),
+        ({"target": "somewhere"}, "both av and ar"),
+    ],
+)
+def test_what_load_cannot_take_is_refused_by_its_name(arguments, said):
+    with pytest.raises(InputError, match=said):
+        nlakit.load(**arguments)
+
+
+def test_a_pair_says_what_it_is(target):
+    assert repr(scripted(target, "x")) == "Pair('tiny', block 1, d_model 16, on cpu)"
+
+
+# -- adapters over a base --------------------------------------------------------------------------
+def test_an_nla_of_adapters_has_its_base_somewhere_else(pair, tmp_path, capsys):
+    """`av/` and `ar/` as PEFT writes them; the base is named, or given."""
+    made = adapted(pair, tmp_path / "nla")
+    base = pair / "target"
+    with pytest.raises(ContractError, match="base_model"):
+        nlakit.load(made)
+    found = nlakit.load(made, target=base).explain(TEXT, last=1, max_new_tokens=6)
+    # Adapters of zeros change nothing: the base is what the untrained pair is a copy of.
+    expected = nlakit.load(pair).explain(TEXT, last=1, max_new_tokens=6)
+    assert found.tokens[0].explanation == expected.tokens[0].explanation
+    assert found.tokens[0].fidelity == pytest.approx(expected.tokens[0].fidelity, abs=1e-5)
+    arguments = ["explain", TEXT, "--nla", str(made), "--target", str(base), "--last", "1"]
+    assert run([*arguments, "--max-new-tokens", "6", "--json"]) == 0
+    assert Reading.from_json(capsys.readouterr().out).tokens == found.tokens
+    (made / "av/adapter_config.json").unlink()
+    with pytest.raises(CheckpointError, match="target/config.json, av/config.json"):
+        resolve(made)
+
+
+def adapted(pair: Path, directory: Path) -> Path:
+    """The pair's AV and AR as adapters that change nothing, without the target."""
+    shutil.copytree(pair, directory, ignore=shutil.ignore_patterns("target"))
+    for role in ROLES:
+        for name in ("model.safetensors", "config.json"):
+            (directory / role / name).unlink()
+        key = "base_model.model.model.layers.0.self_attn.q_proj"
+        tensors = {
+            f"{key}.lora_A.weight": torch.zeros(2, D_MODEL),
+            f"{key}.lora_B.weight": torch.zeros(D_MODEL, 2),
+        }
+        save_file(tensors, directory / role / "adapter_model.safetensors")
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+        (directory / role / "adapter_config.json").write_text(json.dumps(config))
+    return directory

@@ -34,20 +34,20 @@ class PairOptions:
     """The reconstructor of the same pair."""
 
     target: str | None = None
-    """The model that is read; by default the one beside --av, or the one that it names."""
+    """The model that is read; by default the one beside the pair, or the one that it names."""
 
     mean: Path | None = None
     """File with mean and variance of training vectors; by default the one beside --av."""
 
     def check(self) -> None:
         """Raise `InputError` for options that do not go together, and for an NLA not there."""
-        parts = (self.av, self.ar, self.target, self.mean)
-        if parts == (None, None, None, None):
+        alone = (self.av, self.ar, self.mean) == (None, None, None)
+        if alone and (self.nla is not None or self.target is None):
             resolve_pair(self.nla)
         elif self.nla is not None or self.av is None or self.ar is None:
             raise InputError(
-                "A released pair needs both --av and --ar, and no --nla beside them; --target and "
-                "--mean belong to it."
+                "A released pair needs both --av and --ar, and no --nla beside them; --mean "
+                "belongs to it, and --target to it or to --nla."
             )
 
     def source(self) -> PairSource:

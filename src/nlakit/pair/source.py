@@ -70,7 +70,8 @@ def find_pair(
 
     Args:
         path: directory of an NLA, or a name that `registry.resolve_pair` knows.
-        target: None: the one beside, else the base model that the verbalizer's contract names.
+        target: of an NLA too, where its own is another or none; None: the one beside, else the
+            base model that the verbalizer's contract names.
 
     Raises:
         InputError: there is no such NLA, or both an NLA and parts were given.
@@ -80,12 +81,12 @@ def find_pair(
     parts = {"av": av, "ar": ar, "target": target, "mean": mean}
     for name, value in {"path": path, **parts}.items():
         _check_path(name, value)
-    if all(part is None for part in parts.values()):
-        return _of_nla(resolve_pair(path))
+    if (av, ar, mean) == (None, None, None) and (path is not None or target is None):
+        return _of_nla(resolve_pair(path), target)
     if path is not None or av is None or ar is None:
         raise InputError(
-            "A pair from its parts needs both av and ar, and no NLA beside them; target and mean "
-            "go with them."
+            "A pair from its parts needs both av and ar, and no NLA beside them; mean goes with "
+            "them, and so may target."
         )
     return _of_parts(av, ar, target, mean)
 
@@ -97,10 +98,11 @@ def _check_path(name: str, value: object) -> None:
         )
 
 
-def _of_nla(paths: PairPaths) -> PairSource:
-    mean = _beside(paths.shared, MEAN_NAME)
-    models = (paths.pair / "av", paths.pair / "ar", paths.shared / "target")
-    return PairSource(*models, mean, paths, paths.pair.name)
+def _of_nla(paths: PairPaths, target: str | Path | None) -> PairSource:
+    mean, av = _beside(paths.shared, MEAN_NAME), paths.pair / "av"
+    found = _beside(paths.shared, "target") if target is None else locate(target)
+    base = locate(_named_base(av)) if found is None else found
+    return PairSource(av, paths.pair / "ar", base, mean, paths, paths.pair.name)
 
 
 def _of_parts(
