@@ -23,7 +23,7 @@ SECTIONS = Path(__file__).with_name("sections.html.j2")
 
 SECTION_NAMES = (
     "private-code", "cause", "baselines", "round-trips", "planned", "steer", "confidence",
-    "select", "compare", "witness", "latent-claims", "latent-facts",
+    "select", "compare", "witness", "latent-claims",
 )  # fmt: skip
 
 WIDTH, HEIGHT = 420, 170

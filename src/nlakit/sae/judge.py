@@ -120,7 +120,7 @@ def judged_claims(sample: ReadSample, judge: LatentJudge, name: str) -> Section:
             truth.append(verdict == "true")
             documents.append(sample.doc_ids[row])
     return sample.section(
-        "judged-claims",
+        "latent-claims",
         f"claims judged by latents of {name}",
         ABOUT,
         _lines(own, foreign, truth, documents),
