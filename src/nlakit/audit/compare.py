@@ -179,11 +179,12 @@ def _themes(pairs: Sequence[tuple[ReadingRow, ReadingRow]], seed: int) -> list[T
     odds_T = log_odds(counts_2RT[0].sum(0), counts_2RT[1].sum(0))
     made = [
         Theme(
-            term,
-            *rates_2RT[:, :, i].mean(1).tolist(),
-            float(odds_T[i]),
-            float(p_T[i]),
-            float(q_T[i]),
+            term=term,
+            rate_a=float(rates_2RT[0, :, i].mean()),
+            rate_b=float(rates_2RT[1, :, i].mean()),
+            log_odds=float(odds_T[i]),
+            p=float(p_T[i]),
+            q=float(q_T[i]),
         )
         for i, term in enumerate(vocabulary)
     ]

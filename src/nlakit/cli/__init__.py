@@ -100,6 +100,11 @@ app.command(
     name="compare-models",
     help="Read the same transcripts with two models, and say what differs.",
 )
+app.command(
+    "nlakit.cli.thought_map:thought_map",
+    name="thought-map",
+    help="How the thoughts of one transcript move.",
+)
 
 evaluation = cyclopts.App(
     name="eval", help="Measure an NLA beside its floors.", help_format="plaintext"

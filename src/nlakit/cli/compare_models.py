@@ -79,16 +79,12 @@ def compare_models(
     sources = [side(name, pair) for name in (first, second)]
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary) if output is None else output
-        projects, pairs = [], []
-        for name, source in zip("ab", sources, strict=True):
-            loaded = load_source(source, place)
-            projects.append(
-                _scanned(
-                    home / name, loaded, source, files, where.selection(), place, max_positions
-                )
-            )
-            pairs.append(loaded)
-        found = compare(*projects, by, reader=pairs[0], limit=limit)
+        pairs = [load_source(source, place) for source in sources]
+        a, b = (
+            _scanned(home / name, loaded, source, files, where.selection(), place, max_positions)
+            for name, loaded, source in zip("ab", pairs, sources, strict=True)
+        )
+        found = compare(a, b, by, reader=pairs[0], limit=limit)
     if json:
         told = {"a": first, "b": second, **found.to_json()}
         sys.stdout.write(json_module.dumps(told, ensure_ascii=False) + "\n")
