@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from nlakit.contract import AUTO
 from nlakit.train.model_recipe import ModelRecipe
 from nlakit.train.plan import GIB, Plan, device_named
 from nlakit.train.progress import time_span
@@ -51,12 +52,31 @@ def plan(
     made = plan_of(
         found, device_named(device or named, flops), count if devices is None else devices
     )
+    marker = _marker(found) if isinstance(found, ModelRecipe) else None
     if json:
         figures = made.model_dump(mode="json")
         figures |= {"flops": made.flops, "hours": made.hours, "peak_bytes": made.peak_bytes}
+        figures["marker"] = marker
         sys.stdout.write(json_module.dumps(figures, indent=2) + "\n")
     else:
         _show(made)
+        if isinstance(found, ModelRecipe):
+            Console().print(f"Marker: {marker or 'auto, found when the checkpoint is here'}.")
+
+
+def _marker(recipe: ModelRecipe) -> str | None:
+    """The character that stands for a vector; None: the tokenizer that decides it is not here."""
+    target = recipe.target
+    if target.marker != AUTO:
+        return target.marker
+    if not Path(target.checkpoint).expanduser().exists():
+        return None
+    from nlakit.models.hub import locate
+    from nlakit.models.io import load_tokenizer
+    from nlakit.train.prompts import model_tokens
+
+    tokenizer = load_tokenizer(locate(target.checkpoint))
+    return model_tokens(tokenizer, AUTO, target.checkpoint, recipe.name).injection_char
 
 
 def _show(made: Plan) -> None:

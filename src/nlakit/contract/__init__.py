@@ -4,6 +4,7 @@ No torch here: tokenizers and configs are used through their public methods only
 """
 
 from nlakit.contract.encoding import EncodedText, encode_ids, encode_with_offsets
+from nlakit.contract.marker import AUTO, find_marker
 from nlakit.contract.render import ArPrompt, PromptParts, measure_tokens, render_ar, render_av
 from nlakit.contract.schema import (
     AR_SLOT,
@@ -28,6 +29,7 @@ from nlakit.contract.verify import disagreements, verify
 
 __all__ = [
     "AR_SLOT",
+    "AUTO",
     "AV_SLOT",
     "META_NAME",
     "ArPrompt",
@@ -45,6 +47,7 @@ __all__ = [
     "disagreements",
     "encode_ids",
     "encode_with_offsets",
+    "find_marker",
     "measure_tokens",
     "read_dataset_meta",
     "read_meta",

@@ -13,6 +13,7 @@ import pydantic
 from pydantic import Field
 
 from nlakit.config import FrozenModel, load_toml
+from nlakit.contract import AUTO
 from nlakit.errors import ConfigError, InputError
 from nlakit.models.precision import Precision
 
@@ -28,7 +29,6 @@ from .config import (
     TrainingSettings,
 )
 from .learner import OptimizerConfig
-from .prompts import MARKER
 
 MIN_LABELS = 16
 
@@ -75,8 +75,9 @@ class ModelTarget(FrozenModel):
     """Output of decoder block `layer`, counted from 0."""
     injection_scale: float | None = Field(default=None, gt=0)
     """None: a round number near the 75th percentile of the norms, measured."""
-    marker: str = MARKER
-    """A rare character that is one token of the tokenizer: the slot in the AV's prompt."""
+    marker: str = AUTO
+    """The slot in the AV's prompt: a rare character that is one token of the tokenizer; "auto"
+    finds one."""
     shape: ModelShape
     """For `nlakit plan`, which opens no checkpoint."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlakit.contract import Tokens, measure_tokens
+from nlakit.contract import AUTO, Tokens, find_marker, measure_tokens
 from nlakit.errors import ConfigError, ContractError
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ INSTRUCTED_AV_TEMPLATE = (
 )
 AR_TEMPLATE = "Summary of the following text: <text>{explanation}</text> <summary>"
 
-RARE_CHARACTERS = range(0x3200, 0x3400)
-"""Where a marker is looked for: enclosed letters and squared units, which few texts have."""
-
 
 def model_tokens(
     tokenizer: PreTrainedTokenizerBase, marker: str, checkpoint: str, recipe: str
 ) -> Tokens:
     """What the contract of a new NLA of `checkpoint` says of its tokenizer.
+
+    Args:
+        marker: a character; "auto" finds one.
 
     Raises:
         ConfigError: no chat template, or a marker that is not one token; names one that is.
@@ -41,24 +41,22 @@ def model_tokens(
             f"{recipe}: target.checkpoint = {checkpoint!r} has no chat template, and the AV's "
             "prompt is a turn of a conversation. Give a model made for chat."
         )
+    templates = (INSTRUCTED_AV_TEMPLATE, AR_TEMPLATE)
     try:
-        return _tokens(tokenizer, marker)
+        if marker == AUTO:
+            return find_marker(tokenizer, *templates)[1]
+        return measure_tokens(tokenizer, marker, *templates)
     except ContractError as error:
-        other = next((c for c in map(chr, RARE_CHARACTERS) if _can_mark(tokenizer, c)), None)
+        advice = "Give target.marker=CHARACTER." if marker == AUTO else _advice(tokenizer)
         raise ConfigError(
             f"{recipe}: target.marker = {marker!r} cannot stand for a vector in the prompts of "
-            f"{checkpoint}: found {error.found}, expected {error.expected}. "
-            + (f"Give target.marker={other}." if other else "Give another character.")
+            f"{checkpoint}: found {error.found}, expected {error.expected}. {advice}"
         ) from error
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, marker: str) -> Tokens:
-    return measure_tokens(tokenizer, marker, INSTRUCTED_AV_TEMPLATE, AR_TEMPLATE)
-
-
-def _can_mark(tokenizer: PreTrainedTokenizerBase, character: str) -> bool:
+def _advice(tokenizer: PreTrainedTokenizerBase) -> str:
     try:
-        _tokens(tokenizer, character)
-    except ContractError:
-        return False
-    return True
+        found, _ = find_marker(tokenizer, INSTRUCTED_AV_TEMPLATE, AR_TEMPLATE)
+    except ContractError as error:
+        return str(error)
+    return f"Give target.marker={found}."
