@@ -11,6 +11,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 GradeKey = Literal["faithful", "partly", "weak", "doubtful", "worse", "none"]
+GradeWord = Literal[
+    "faithful",
+    "partly",
+    "weak",
+    "do not believe",
+    "worse than knowing nothing",
+    "no baseline",
+]
 
 ABOUT = (
     "Fidelity compares the activation that the words reconstruct with the real one: 1 is a perfect "
@@ -42,7 +50,7 @@ class Grade:
     """A word for a range of fidelities, and how to show it."""
 
     key: GradeKey
-    word: str
+    word: GradeWord
     threshold: float
     """Lowest fidelity of the grade, before the floors are considered."""
     meaning: str

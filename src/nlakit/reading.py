@@ -16,7 +16,7 @@ import pydantic
 
 from nlakit.config import FrozenModel, describe_errors, write_text_atomic
 from nlakit.errors import InputError, MissingExtraError
-from nlakit.fidelity_scale import grade_named, scale_note
+from nlakit.fidelity_scale import GradeWord, grade_named, scale_note
 from nlakit.printable import printable
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Score(FrozenModel):
     """Per component, both vectors at norm √d_model: `2 (1 - cosine)`."""
     baseline: Literal["training_mean", "none"] = "training_mean"
     """none: no training mean is known, and `fidelity` is the bare cosine."""
-    word: str
+    word: GradeWord
     """The grade of the fidelity beside the pair's floors (`fidelity_scale`)."""
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from nlakit.engines.base import Sampling
 from nlakit.errors import NlakitError
+from nlakit.fidelity_scale import GradeWord
 from nlakit.reading import ReadClaim
 
 from .clients import Client
@@ -51,7 +52,7 @@ class ScoredSample(NamedTuple):
     mse: float | None
     cosine: float | None
     fidelity: float | None
-    word: str | None = None
+    word: GradeWord | None = None
     """The grade of the fidelity."""
     claims: tuple[ReadClaim, ...] = ()
     """With the chance that each is true; for requests that want it, of an NLA that can say it."""

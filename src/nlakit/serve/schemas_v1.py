@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
 
+from nlakit.fidelity_scale import GradeKey, GradeWord
+
 from .schemas import (
     DescribeRequest,
     DescribeResult,
@@ -120,21 +122,11 @@ class SampleResult(WireModel):
     """None where the NLA is not one of the storyworld."""
 
 
-Word = Literal[
-    "faithful",
-    "partly",
-    "weak",
-    "do not believe",
-    "worse than knowing nothing",
-    "no baseline",
-]
-
-
 class BestSample(WireModel):
     """The sample of highest fidelity, and all of them in the order they were drawn."""
 
     fidelity: float | None
-    word: Word | None
+    word: GradeWord | None
     """The grade of the fidelity on the model's `scale`."""
     closed: bool
     samples: list[SampleResult]
@@ -184,8 +176,8 @@ class DescribedV1(Baseline):
 class GradeInfo(WireModel):
     """A word for a range of fidelities."""
 
-    key: Literal["faithful", "partly", "weak", "doubtful", "worse"]
-    word: Word
+    key: GradeKey
+    word: GradeWord
     threshold: float | None
     """Lowest fidelity of the grade; None: it has none of its own, the floors decide."""
     meaning: str

@@ -917,7 +917,7 @@ export interface components {
              * Key
              * @enum {string}
              */
-            key: "faithful" | "partly" | "weak" | "doubtful" | "worse";
+            key: "faithful" | "partly" | "weak" | "doubtful" | "worse" | "none";
             /** Meaning */
             meaning: string;
             /** Threshold */
