@@ -82,3 +82,33 @@ def test_vectors_of_another_width_are_refused_before_anything_is_written(places,
     assert run(arguments((places[0], tmp_path / "wide.npy"), tmp_path / "out", 1)) == 2
     assert f"{D_MODEL + 1} numbers; tiny reads {D_MODEL}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_parts_and_workers_write_what_an_nla_writes(places, tmp_path, capsys):
+    nla, vectors = places
+    small = ["--shard-rows", "120", "--max-new-tokens", "6"]
+    parts = [word for part in ("av", "ar", "target") for word in (f"--{part}", str(nla / part))]
+    for name, options in {
+        "whole": ["--nla", str(nla)],
+        "parts": [*parts, "--device", "cpu"],
+        "workers": [*parts, "--processes", "2"],
+    }.items():
+        assert (
+            run(["describe", str(vectors), "--output", str(tmp_path / name), *options, *small]) == 0
+        )
+    whole = table_in(tmp_path / "whole")
+    for name in ("parts", "workers"):
+        assert table_in(tmp_path / name)["explanation"].equals(whole["explanation"])
+
+
+def test_a_cosine_is_no_fidelity(places, tmp_path):
+    """Without a mean the column is empty, so nobody takes the cosine for a fidelity."""
+    nla, vectors = places
+    for part in ("av", "ar"):
+        (tmp_path / part).symlink_to(nla / part)
+    parts = ["--av", str(tmp_path / "av"), "--ar", str(tmp_path / "ar")]
+    parts += ["--target", str(nla / "target"), "--max-new-tokens", "2"]
+    assert run(["describe", str(vectors), "--output", str(tmp_path / "out"), *parts]) == 0
+    table = table_in(tmp_path / "out")
+    assert set(table["fidelity"].to_pylist()) == {None}
+    assert None not in table["cosine"].to_pylist()
