@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Sequence
 
 import torch
 
+from nlakit.contract import NlaMeta
 from nlakit.core.sampling import sample_rows
 from nlakit.engines.decode import Decoder
 from nlakit.errors import InputError
@@ -17,9 +19,26 @@ from .queue import Unavailable
 
 
 def is_available(target: Target) -> bool:
-    """Whether the target has a language head, and blocks after the site to feed it."""
-    family = family_of(target.model.config.model_type)
-    return family.llama_shape and hasattr(target.model, family.head)
+    """Whether the target has a language head; a truncated one has none."""
+    return hasattr(target.model, family_of(target.model.config.model_type).head)
+
+
+TAG = re.compile(r"</?[a-z_]+>")
+
+
+def scaffolding(target: Target, contract: NlaMeta | None) -> list[int]:
+    """Ids that stand for the prompts of an AV and an AR, and never for what a target says.
+
+    A target that was trained beside its AV would continue with "</concept> Please provide …". Only
+    tags that are one token of their own are found, so ordinary text loses nothing.
+    """
+    if contract is None:
+        return []
+    templates = contract.prompt_templates
+    tags = {tag for text in (templates.av, templates.ar) for tag in TAG.findall(text or "")}
+    tags |= {"<explanation>", "</explanation>", contract.tokens.injection_char or ""}
+    added = target.tokenizer.added_tokens_encoder
+    return sorted(added[tag] for tag in tags if tag in added)
 
 
 class Continuation:
@@ -30,6 +49,7 @@ class Continuation:
     Args:
         uniforms: a random number for each token.
         ending: ids after which nothing comes.
+        banned: ids that are never written (`scaffolding`).
     """
 
     def __init__(
@@ -39,9 +59,11 @@ class Continuation:
         temperature: float,
         uniforms: list[float],
         ending: set[int],
+        banned: Sequence[int] = (),
     ) -> None:
         self.decoder, self.ids, self.temperature = decoder, ids, temperature
         self.uniforms, self.ending = uniforms, ending
+        self.banned = torch.tensor(list(banned), dtype=torch.long, device=decoder.device)
         self.cancelled = False
         self.tokens: asyncio.Queue[int | str | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -81,7 +103,8 @@ class Continuation:
             hidden, starts, slice(0, 1), self._cache, self._prefix, self._num_cached
         )
         uniform = torch.tensor([self.uniforms[self._num_written]], device=device)
-        return int(sample_rows(self.decoder.head(normed), uniform, self.temperature)[0])
+        logits_1V = self.decoder.head(normed).index_fill(-1, self.banned, -torch.inf)
+        return int(sample_rows(logits_1V, uniform, self.temperature)[0])
 
     def _put(self, item: int | str | None) -> None:
         if not self._loop.is_closed():

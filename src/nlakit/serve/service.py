@@ -18,6 +18,7 @@ from nlakit.claims.system import NO_CLAIMS
 from nlakit.engines.base import Completion as Words
 from nlakit.engines.base import Sampling
 from nlakit.engines.decode import Decoder
+from nlakit.engines.modules import decoder_for
 from nlakit.errors import InputError
 from nlakit.evals.probe_store import Probes
 from nlakit.pair.pair import Pair
@@ -179,11 +180,14 @@ class Service:
             self.nla.target, len(prompt.encoded.ids), num_tokens, LIMITS.max_completion_tokens
         )
         if self._decoder is None:
-            self._decoder = Decoder(self.nla.target.model)
+            self._decoder = decoder_for(self.nla.target.model)
         uniforms = torch.rand(room).tolist()
         ending = terminal_ids(self.nla.target)
+        verbalizer = self.nla.verbalizer
+        contract = None if verbalizer is None else verbalizer.meta
+        banned = completion.scaffolding(self.nla.target, contract)
         return completion.Continuation(
-            self._decoder, prompt.encoded.ids, temperature, uniforms, ending
+            self._decoder, prompt.encoded.ids, temperature, uniforms, ending, banned
         )
 
 

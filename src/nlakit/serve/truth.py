@@ -27,7 +27,7 @@ UnsaidOf = Callable[[str], list[FactResult] | None]
 
 
 class WorldDocument(Protocol):
-    """A document of which it is known what is true at every place."""
+    """A document of which it is known what is true at every character."""
 
     @property
     def text(self) -> str: ...
