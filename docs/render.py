@@ -29,7 +29,7 @@ from nlakit.worlds.storyworld.leaderboard import Submission
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for `benchmarks`, which is not installed
 
-from benchmarks import ablation_rows, tables  # noqa: E402
+from benchmarks import ablation_rows, sae_tables, tables  # noqa: E402
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -286,6 +286,12 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "grounding_curve": (CURVES, grounding_curve),
     "differences": (COMPARISONS, differences),
     "ablation": (ABLATION, ablation_rows.table),
+    "sae_metrics": (sae_tables.REPORTS, sae_tables.metrics),
+    "sae_temporal": (sae_tables.REPORTS, sae_tables.temporal),
+    "sae_spliced": (sae_tables.REPORTS, sae_tables.spliced),
+    "sae_beside": (sae_tables.BESIDE, sae_tables.beside),
+    "sae_circuit": (sae_tables.CIRCUIT, sae_tables.circuit),
+    "sae_shift": (sae_tables.SHIFT, sae_tables.shift),
     **{
         path.stem.replace("-", "_"): (path, section_table)
         for path in sorted(SECTIONS.glob("*.json"))

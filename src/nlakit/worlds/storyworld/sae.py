@@ -6,10 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from nlakit.models.target import Encoded, Target
+from nlakit.sae.circuit import Prompt
 from nlakit.sae.dashboard import Activity
+from nlakit.sae.extraction import read_activations
 from nlakit.sae.judge import name_of
+from nlakit.sae.shift import Labelled
 from nlakit.sae.texts import Passage
 from nlakit.split import Split
 from nlakit.storyworld.document import Fact
@@ -92,3 +96,58 @@ def _fact_table(facts: Sequence[frozenset[str]]) -> tuple[list[str], np.ndarray]
     for row, held in enumerate(facts):
         table_NF[row, [column[name] for name in held]] = 1
     return names, table_NF
+
+
+def rhyme_prompts(target: Target, texts: StoryworldTexts, count: int) -> list[Prompt]:
+    """Couplets up to and with the rhyme that was planned; the wrong word is another's rhyme."""
+    found: list[tuple[Passage, int]] = []
+    for passage in texts.passages(target, "heldout"):
+        cut = _up_to_rhyme(passage)
+        if cut is not None:
+            found.append((cut, cut.encoded.ids[-1]))
+        if len(found) == count:
+            break
+    others = [token for _, token in found[1:]] + [found[0][1]]
+    pairs = zip(found, others, strict=True)
+    return [Prompt(passage, wrong) for (passage, right), wrong in pairs if wrong != right]
+
+
+def _up_to_rhyme(passage: Passage) -> Passage | None:
+    assert passage.planned is not None
+    for number in range(1, len(passage.positions)):
+        ended = passage.planned[number - 1] - passage.planned[number]
+        position = passage.positions[number]
+        if any(fact.startswith("rhyme=") for fact in ended):
+            whole, end = passage.encoded, position + 1
+            encoded = Encoded(whole.ids[:end], whole.offsets[:end], whole.tokens[:end], whole.text)
+            kept = passage.positions[:number]
+            return Passage(passage.id, passage.index, encoded, kept)
+    return None
+
+
+def two_facts(
+    target: Target,
+    texts: StoryworldTexts,
+    wanted: tuple[str, str],
+    spurious: tuple[str, str],
+    split: Split,
+    each_group: int,
+) -> Labelled:
+    """Activations at the last position of documents that have one of each pair of facts, as many of
+    each of the four groups."""
+    groups: dict[tuple[bool, bool], list[Passage]] = {
+        (w, s): [] for w in (True, False) for s in (True, False)
+    }
+    for passage in texts.passages(target, split):
+        held = (passage.facts or (frozenset(),))[-1]
+        if not (held & set(wanted) and held & set(spurious)):
+            continue
+        group = groups[wanted[0] in held, spurious[0] in held]
+        if len(group) < each_group:
+            group.append(passage._replace(positions=passage.positions[-1:]))
+        if all(len(group) == each_group for group in groups.values()):
+            break
+    x_ND = torch.cat([read_activations(target, group) for group in groups.values()])
+    labels = [key for key, group in groups.items() for _ in group]
+    answers = torch.tensor(labels)
+    return Labelled(x_ND, answers[:, 0], answers[:, 1])
