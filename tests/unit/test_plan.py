@@ -80,10 +80,29 @@ def test_grounding_trains_each_label_as_often_as_epochs_and_reads_it_three_times
     plain = {stage.name: stage for stage in planned("qwen2.5-7b-lora-1gpu").stages}
     made = planned("qwen2.5-7b-lora-1gpu", "grounding.threshold=0.1", "grounding.epochs=3")
     stages = {stage.name: stage for stage in made.stages}
-    assert [*stages] == ["activations", "grounding", "verbalizer", "reconstructor", "rl"]
+    grounded = [f"grounded-{name}" for name in ("verbalizer", "reconstructor", "rl")]
+    assert [*stages] == ["activations", "grounding", *grounded]
     one_pass = plain["verbalizer"].flops / 3  # adapters, with checkpointing
     assert stages["grounding"].flops == pytest.approx((3 * 3 + 3) * one_pass)
-    assert stages["verbalizer"] == plain["verbalizer"]
+    assert stages["grounded-verbalizer"].flops == plain["verbalizer"].flops
+    assert stages["grounded-rl"].flops == plain["rl"].flops
+
+
+def test_a_plan_has_the_stages_that_the_recipe_runs():
+    whole = ("grounding.threshold=0.1", "grounding.documents=2000", "settling.vectors=4000",
+             "settling.steps=100", "settling.optimizer.lr=1e-3", "comparison.controls=true",
+             "rl.judge_weight=0.5", "rl.judge_neutral=0.1")  # fmt: skip
+    stages = {each.name: each for each in planned("qwen2.5-0.5b-1gpu", *whole).stages}
+    assert [*stages] == [
+        "activations", "verbalizer", "reconstructor", "rl", "grounding", "grounded-verbalizer",
+        "grounded-reconstructor", "grounded-rl", "settling", "controls",
+    ]  # fmt: skip
+    # A tenth of the documents is judged, by an AV that is there already.
+    assert stages["grounding"].flops == pytest.approx(stages["verbalizer"].flops / 3 * 3 / 10)
+    assert stages["grounded-rl"].flops > stages["rl"].flops
+    without = planned("qwen2.5-0.5b-1gpu", *whole, "comparison.plain_pair=false")
+    names = [each.name for each in without.stages]
+    assert names[:3] == ["activations", "verbalizer", "grounding"] and "rl" not in names
 
 
 @pytest.mark.parametrize(

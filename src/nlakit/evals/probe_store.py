@@ -8,7 +8,6 @@ training.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import pydantic
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nlakit.card import read_card
@@ -28,6 +27,7 @@ from nlakit.config import FrozenModel, describe_errors, write_text_atomic
 from nlakit.data.shards import file_sha256
 from nlakit.errors import CheckpointError
 from nlakit.models.target import Target
+from nlakit.models.tensor_files import write_tensors
 
 from .claims import facts_of
 from .eval_set import EvalSet
@@ -149,10 +149,8 @@ def fit_store(
 
 def save_probes(probes: Probes, directory: Path) -> None:
     """Write both files, the JSON last: without it there are no probes."""
-    temporary = directory / f".{PROBES_NAME}.{os.getpid()}.tmp"
     tensors = {"weight": probes.weight_CD.contiguous(), "bias": probes.bias_C.contiguous()}
-    save_file(tensors, temporary)
-    os.replace(temporary, directory / PROBES_NAME)
+    write_tensors(directory / PROBES_NAME, tensors)
     write_text_atomic(directory / PROBE_CARD_NAME, probes.card.model_dump_json(indent=1) + "\n")
 
 

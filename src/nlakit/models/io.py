@@ -6,15 +6,16 @@ Nothing here unpickles, runs code from a directory, or reaches the network.
 from __future__ import annotations
 
 import copy
+import ctypes
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
@@ -38,6 +39,7 @@ from nlakit.models.lora import (
     split_name,
 )
 from nlakit.models.sharding import shard, whole_state, write_weight
+from nlakit.models.tensor_files import write_tensors
 from nlakit.models.weights import (
     WEIGHTS_NAME,
     StoredWeights,
@@ -49,6 +51,8 @@ from nlakit.models.weights import (
     weights_dtype,
 )
 
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Of Linux's `renameat2`."""
 HEAD_NAME = "value_head.safetensors"
 
 
@@ -253,10 +257,7 @@ def save_model(
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
     """Write a safetensors file through a temporary name."""
     ready = {key: _for_disk(tensor, dtype) for key, tensor in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(ready, str(temporary), metadata={"format": "pt"})
-    _sync(temporary)
-    os.replace(temporary, path)
+    write_tensors(path, ready, metadata={"format": "pt"})
 
 
 @contextmanager
@@ -281,16 +282,22 @@ def _swap(new: Path, final: Path) -> None:
     if not final.exists():
         os.rename(new, final)
         return
-    # A directory cannot be renamed onto one with files, so the old one steps aside first.
+    if _exchanged(new, final):
+        return  # the old one now has the new one's name, and goes
+    # A directory cannot be renamed onto one with files, so the old one steps aside first. A kill
+    # between the two leaves neither under its name.
     old = final.with_name(f".{final.name}.{os.getpid()}.old")
     os.rename(final, old)
     os.rename(new, final)
     shutil.rmtree(old)
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether two directories could be given each other's names at once: Linux, most disks."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    return rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0
 
 
 def _for_disk(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

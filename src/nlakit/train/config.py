@@ -95,6 +95,8 @@ class LoraConfig(FrozenModel):
 
     rank: int = Field(default=64, ge=1)
     alpha: int = Field(default=128, ge=1)
+    reconstructor_rank: int | None = Field(default=None, ge=1)
+    """Of the AR's adapter, whose alpha is in proportion; None: `rank`."""
     base_bits: Literal[4, 8] | None = None
     """The matrices of the base's blocks, rounded (bitsandbytes); the target is read so too."""
 

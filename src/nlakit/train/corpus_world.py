@@ -19,10 +19,11 @@ from rich.console import Console
 from nlakit.card import read_card
 from nlakit.claims.spans import SPANS
 from nlakit.claims.system import ClaimSystem
+from nlakit.claims.text.checking import TEXT
 from nlakit.config import FrozenModel
 from nlakit.contract import PromptTemplates, Tokens
 from nlakit.data.corpora import Corpus
-from nlakit.data.corpus_extraction import extract_corpus
+from nlakit.data.corpus_extraction import NEXT_TOKENS, extract_corpus
 from nlakit.data.datasets import PairSet, load_pairs
 from nlakit.data.extraction import ActivationRows
 from nlakit.data.labels import SET_NAME, Teacher, places_of, write_labels
@@ -32,6 +33,7 @@ from nlakit.engines.local import LocalEngine
 from nlakit.errors import ConfigError
 from nlakit.evals.corpus_set import CorpusSet
 from nlakit.evals.eval_set import EvalSet
+from nlakit.evals.readers import TeacherReader
 from nlakit.models.hub import locate
 from nlakit.models.io import load_tokenizer
 from nlakit.pair.pair import Pair
@@ -40,9 +42,9 @@ from nlakit.teachers.cost import Price
 from nlakit.teachers.named import CACHE_NAME, teacher_named
 from nlakit.teachers.remote import RemoteTeacher
 
-from . import distributed, span_grounding
+from . import distributed, label_grounding
 from .config import RlConfig
-from .evaluation import HeldOut
+from .evaluation import HeldOut, checking
 from .model_recipe import ModelRecipe
 from .pair_models import Basis, PairModels, mean_vector
 from .pair_stages import DIRECTORIES, recipe_stages, warm_started
@@ -127,7 +129,13 @@ class CorpusWorld:
 
     @property
     def claims(self) -> ClaimSystem:
-        return SPANS
+        """Of the teacher "text" claims that can be checked; of others spans of their prose."""
+        return TEXT if self._is_by_rule else SPANS
+
+    @property
+    def _is_by_rule(self) -> bool:
+        """Whether labels are written by rule from the text and the target's next tokens."""
+        return self.recipe.teacher.model == TEXT.name
 
     def tokens(self) -> Tokens:
         tokenizer, asked = load_tokenizer(self.models.basis.directory), self.recipe.target
@@ -198,6 +206,7 @@ class CorpusWorld:
                 max_tokens=corpus.max_tokens,
                 shard_rows=corpus.shard_rows,
                 first_index=first_index,
+                next_tokens=NEXT_TOKENS if self._is_by_rule else 0,
                 progress=progress,
             )
         if made.num_empty:
@@ -246,7 +255,11 @@ class CorpusWorld:
         return ActivationRows(*ShardReader(self.shards(HELD_OUT)).load())
 
     def held_out(self, config: RlConfig, mean_D: torch.Tensor) -> HeldOut:
-        return HeldOut(self.held_out_rows().vectors_ND, None, mean_D, config.max_new_tokens)
+        vectors_ND, rows = self.held_out_rows()
+        checker, check = self.claims.checker, None
+        if checker is not None and checker.states_of is not None:
+            check = checking(checker.states_of(list(places_of(rows))), self.claims)
+        return HeldOut(vectors_ND, check, mean_D, config.max_new_tokens)
 
     def policy_engine(self, local: LocalEngine) -> AbstractContextManager[PolicyEngine]:
         return policy_engine(self.recipe, self.models.basis.directory, local)
@@ -257,12 +270,12 @@ class CorpusWorld:
 
     # -- grounding ---------------------------------------------------------------------------------
     def grounding_stage(self) -> Stage:
-        done = span_grounding.labels_directory(self) / "done.json"
+        done = label_grounding.labels_directory(self) / "done.json"
         inputs = ("labels", *(["verbalizer"] if self.grounds_other_documents else []))
         return Stage("grounding", inputs, (done,), self._ground)
 
     def _ground(self) -> None:
-        span_grounding.ground(self)
+        label_grounding.ground(self)
 
     @property
     def grounds_other_documents(self) -> bool:
@@ -276,7 +289,7 @@ class CorpusWorld:
         return GROUNDING if self.grounds_other_documents else WARM_START
 
     def grounded_pairs(self) -> PairSet:
-        labels = span_grounding.labels_directory(self)
+        labels = label_grounding.labels_directory(self)
         return load_pairs(self.shards(self.grounded_set), labels)
 
     @property
@@ -287,7 +300,7 @@ class CorpusWorld:
     def judge(self) -> Path:
         if self.grounds_other_documents:
             return warm_started(self, "")[0]
-        return span_grounding.judge_directory(self, 0) / "model"
+        return label_grounding.judge_directory(self, 0) / "model"
 
     # -- the result --------------------------------------------------------------------------------
     def provenance(self) -> dict[str, JsonValue]:
@@ -324,8 +337,9 @@ class CorpusWorld:
     @property
     def eval_set(self) -> EvalSet:
         corpus = self.recipe.corpus
+        reader = TeacherReader(self._teacher()) if self._is_by_rule else None
         return CorpusSet(
-            Corpus(corpus.source), self.claims, corpus.minimum_position, corpus.max_tokens
+            Corpus(corpus.source), self.claims, corpus.minimum_position, corpus.max_tokens, reader
         )
 
     @property

@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from nlakit.claims.system import ClaimSystem, State
 from nlakit.core.fidelity import fve
 from nlakit.core.scale import resolve_scale
 from nlakit.engines.base import Engine, Sampling
+from nlakit.evals.claims import score_claims
 from nlakit.models.reconstructor import Reconstructor
 
 EVALUATION_TOKENS = 120
@@ -24,6 +26,16 @@ class ClaimShares(NamedTuple):
 
 
 CheckClaims = Callable[[Sequence[str]], ClaimShares]
+
+
+def checking(states: Sequence[State], system: ClaimSystem) -> CheckClaims:
+    """A check of one explanation for each state."""
+
+    def check(explanations: Sequence[str]) -> ClaimShares:
+        found = score_claims(explanations, states, system)
+        return ClaimShares(found.precision, found.recall)
+
+    return check
 
 
 @dataclass(frozen=True)

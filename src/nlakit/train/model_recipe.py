@@ -145,9 +145,10 @@ class WarmStartConfig(FrozenModel):
 
 
 class GroundingConfig(FrozenModel):
-    """Labels without the claims that no activation carries (`span_grounding`), for a second pair.
+    """Labels without the claims that no activation carries (`label_grounding`), for a second pair.
 
-    A claim is a span of the teacher's prose (`claims.spans`). It stays where both hold.
+    A claim is what the teacher "text" states, or a span of another teacher's prose. It stays where
+    both hold.
     """
 
     threshold: float = Field(ge=0, le=1)

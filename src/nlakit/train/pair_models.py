@@ -123,7 +123,7 @@ class PairModels:
 
     def _verbalizer(self, directory: Path | None, meta: NlaMeta, *, frozen: bool) -> Verbalizer:
         if self.lora is not None:
-            model = self._view(self.target().model, AV_SEED, directory, frozen)
+            model = self._view(self.target().model, self.lora, AV_SEED, directory, frozen)
         else:
             model = self._load(directory or self.basis.directory, trained=not frozen)
         made = Verbalizer(model, load_tokenizer(self.basis.directory), meta)
@@ -144,7 +144,7 @@ class PairModels:
         num_blocks = self.site.num_blocks
         if self.lora is not None:
             cut = truncated(backbone_of(self.target().model), num_blocks)
-            backbone = self._view(cut, AR_SEED, directory, frozen)
+            backbone = self._view(cut, reconstructor_lora(self.lora), AR_SEED, directory, frozen)
         else:
             source = directory or self.basis.directory
             backbone = self._load(source, num_blocks, trained=not frozen)
@@ -159,10 +159,8 @@ class PairModels:
         return LocalEngine(self.target(), *pair, rows)
 
     def _view(
-        self, model: nn.Module, place: int, directory: Path | None, frozen: bool
+        self, model: nn.Module, lora: LoraConfig, place: int, directory: Path | None, frozen: bool
     ) -> nn.Module:
-        lora = self.lora
-        assert lora is not None, "only adapters have views"
         seed = self.settings.seed * 100 + place
         view = adapted(model, lora.rank, lora.alpha, seed, self.basis.name)
         return view if directory is None else load_adapter(view, directory, frozen=frozen)
@@ -173,6 +171,12 @@ class PairModels:
         head = nn.Linear(width, width, bias=False)
         nn.init.eye_(head.weight)
         return head.to(self.device)
+
+
+def reconstructor_lora(lora: LoraConfig) -> LoraConfig:
+    """The adapter of the AR: `alpha / rank` is the AV's."""
+    rank = lora.reconstructor_rank or lora.rank
+    return lora.model_copy(update={"rank": rank, "alpha": round(lora.alpha * rank / lora.rank)})
 
 
 def measured_scale(vectors_ND: Tensor) -> float:

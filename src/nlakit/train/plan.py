@@ -169,35 +169,47 @@ class Setting:
         width = self.ar_prompt + answer
         return forward_flops(self.shape, rows * width, width / 2, self.num_blocks, 0)
 
-    def warm_start(self, rows: float, answer: float) -> tuple[Stage, Stage]:
-        """Both models once over `rows` labels."""
-        av_tokens, ar_tokens = (1 + self.suffix + answer) * rows, (self.ar_prompt + answer) * rows
-        return (
-            self.stage("verbalizer", av_tokens, self.factor * self.av_flops(rows, answer)),
-            self.stage("reconstructor", ar_tokens, self.factor * self.ar_flops(rows, answer)),
-        )
+    def verbalizer(self, rows: float, answer: float, prefix: str = "") -> Stage:
+        """An AV trained on `rows` labels."""
+        tokens = (1 + self.suffix + answer) * rows
+        return self.stage(f"{prefix}verbalizer", tokens, self.factor * self.av_flops(rows, answer))
+
+    def reconstructor(self, rows: float, answer: float, name: str = "reconstructor") -> Stage:
+        """An AR trained on `rows` explanations."""
+        tokens = (self.ar_prompt + answer) * rows
+        return self.stage(name, tokens, self.factor * self.ar_flops(rows, answer))
 
     def grounding(self, rows: float, answer: float, epochs: int) -> Stage:
-        """Two judges, each taught half of the labels; all labels read with the right vectors and
-        with others."""
+        """Labels judged with the right vectors and with others, after two judges were each trained
+        on half of them for so many epochs; 0 where the judge is there."""
         passes = self.factor * epochs + 1 + SHUFFLES
         tokens = (1 + self.suffix + answer) * rows * (epochs + 1 + SHUFFLES)
         return self.stage("grounding", tokens, passes * self.av_flops(rows, answer))
 
-    def rl(self, steps: int, rows: int, answer: int) -> Stage:
-        """Joint RL: write, score under the policy and the reference, update both."""
+    def settling(self, vectors: int, rows: float, answer: int) -> Stage:
+        """An explanation of each vector written, and the AR trained on `rows` of them."""
+        width = 1 + self.suffix + answer
+        seconds = decode_seconds(self.shape, vectors, answer, self.prefix + width / 2, self.device)
+        learned = self.reconstructor(rows, answer)
+        return self.stage("settling", learned.tokens + vectors * width, learned.flops, seconds)
+
+    def rl(
+        self, steps: int, rows: int, answer: int, name: str = "rl", *, judged: bool = False
+    ) -> Stage:
+        """Joint RL: write, score (policy, reference and perhaps a judge), update both."""
         width = 1 + self.suffix + answer
         written = forward_flops(
             self.shape, rows * width, self.prefix + width / 2, self.shape.num_layers, rows * answer
         )
-        update = (self.factor + 1) * self.av_flops(rows, answer)
+        frozen = 1 + judged
+        update = (self.factor + frozen) * self.av_flops(rows, answer)
         update += self.factor * self.ar_flops(rows, answer)
         # Each device writes its share of the rows at once, and reads all weights to do so.
         share = rows / self.num_devices
         writing = decode_seconds(self.shape, share, answer, self.prefix + width / 2, self.device)
         extra = steps * (writing * self.num_devices - written / self.device.flops)
         flops = steps * (written + update)
-        return self.stage("rl", float(steps * rows * width), flops, extra)
+        return self.stage(name, float(steps * rows * width), flops, extra)
 
 
 # -- model recipes -------------------------------------------------------------------------------
@@ -210,16 +222,15 @@ def plan(recipe: ModelRecipe, device: Device, num_devices: int = 1) -> Plan:
         shape, recipe.target.layer + 1, factor, device, num_devices,
         AV_PREFIX_TOKENS, AV_SUFFIX_TOKENS, AR_PROMPT_TOKENS,
     )  # fmt: skip
-    tokens = float((corpus.documents + corpus.rl_documents) * corpus.mean_tokens)
+    documents = corpus.documents + corpus.rl_documents
+    documents += recipe.grounding.documents if recipe.grounding else 0
+    tokens = float(documents * corpus.mean_tokens)
     read = forward_flops(shape, tokens, corpus.mean_tokens / 2, setting.num_blocks, 0)
-    labels = corpus.documents * corpus.positions_per_document
-    rl, warm, grounding = recipe.rl, recipe.warm_start, recipe.grounding
-    judged = grounding and setting.grounding(labels, warm.label_tokens, grounding.epochs)
     stages = (
         setting.stage("activations", tokens, read),
-        *([judged] if judged else []),
-        *setting.warm_start(labels * warm.epochs, warm.label_tokens),
-        setting.rl(rl.steps, rl.vectors * rl.group, rl.max_new_tokens),
+        *_plain_stages(recipe, setting),
+        *_grounded_stages(recipe, setting),
+        *_control_stages(recipe, setting),
     )
     return Plan(
         recipe=recipe.name,
@@ -233,12 +244,72 @@ def plan(recipe: ModelRecipe, device: Device, num_devices: int = 1) -> Plan:
     )
 
 
+def _plain_stages(recipe: ModelRecipe, setting: Setting) -> list[Stage]:
+    """Those of the pair without grounding that the recipe needs."""
+    warm, rl, grounding = recipe.warm_start, recipe.rl, recipe.grounding
+    rows, answer = _labels(recipe), warm.label_tokens
+    verbalizer = setting.verbalizer(rows * warm.epochs, answer)
+    if not recipe.has_plain_pair:
+        return [verbalizer] if grounding is not None and grounding.documents else []
+    epochs = warm.reconstructor_epochs or warm.epochs
+    return [
+        verbalizer,
+        setting.reconstructor(rows * epochs, answer),
+        setting.rl(rl.steps, rl.vectors * rl.group, rl.max_new_tokens),
+    ]
+
+
+def _grounded_stages(recipe: ModelRecipe, setting: Setting) -> list[Stage]:
+    grounding, rl, settling = recipe.grounding, recipe.rl, recipe.settling
+    if grounding is None:
+        return []
+    warm = grounding.warm_start or recipe.warm_start
+    rows, answer = _labels(recipe, grounding.documents or None), warm.label_tokens
+    epochs = warm.reconstructor_epochs or warm.epochs
+    prefix = "grounded-"
+    found = [
+        setting.grounding(rows, answer, 0 if grounding.documents else grounding.epochs),
+        setting.verbalizer(rows * warm.epochs, answer, prefix),
+        setting.reconstructor(rows * epochs, answer, f"{prefix}reconstructor"),
+        setting.rl(
+            rl.steps,
+            rl.vectors * rl.group,
+            rl.max_new_tokens,
+            f"{prefix}rl",
+            judged=rl.judge_weight > 0,
+        ),
+    ]
+    if settling is not None:
+        trained = settling.steps * settling.batch_size
+        found.append(setting.settling(settling.vectors, trained, rl.max_new_tokens))
+    return found
+
+
+def _control_stages(recipe: ModelRecipe, setting: Setting) -> list[Stage]:
+    if not recipe.has_controls:
+        return []
+    warm, rl = recipe.warm_start, recipe.rl
+    epochs = warm.reconstructor_epochs or warm.epochs
+    steps = epochs * _labels(recipe) / warm.batch_size
+    steps += rl.steps * min(rl.reconstructor_updates, rl.group)
+    each = setting.reconstructor(steps * rl.vectors, warm.label_tokens, "controls")
+    controls = 1 + (recipe.has_grounding and recipe.has_plain_pair)
+    return [setting.stage("controls", each.tokens * controls, each.flops * controls)]
+
+
+def _labels(recipe: ModelRecipe, documents: int | None = None) -> float:
+    """Rows that are labelled, of the warm start's documents or of others."""
+    corpus = recipe.corpus
+    return float((documents or corpus.documents) * corpus.positions_per_document)
+
+
 def _label_dollars(recipe: ModelRecipe) -> float | None:
     """Rows × (instruction and half a document read, a label written) × price."""
     teacher, corpus = recipe.teacher, recipe.corpus
     if teacher.price is None:
         return None
-    rows = corpus.documents * corpus.positions_per_document
+    documents = corpus.documents + (recipe.grounding.documents if recipe.grounding else 0)
+    rows = _labels(recipe, documents)
     read = rows * (INSTRUCTION_TOKENS + corpus.mean_tokens / 2)
     written = rows * recipe.warm_start.label_tokens
     dollars = (read * teacher.price[0] + written * teacher.price[1]) / 1e6
@@ -268,7 +339,8 @@ def _adapted(recipe: ModelRecipe, lora: LoraConfig, num_devices: int) -> dict[st
     shape, num_blocks = recipe.target.shape, recipe.target.layer + 1
     blocks = shape.num_layers * shape.block_parameters
     base = blocks * BASE_BYTES[lora.base_bits] + (shape.parameters - blocks) * BYTES
-    adapters = lora_parameters(shape, lora.rank, shape.num_layers + num_blocks) + shape.d_model**2
+    adapters = lora_parameters(shape, lora.rank, shape.num_layers) + shape.d_model**2
+    adapters += lora_parameters(shape, lora.reconstructor_rank or lora.rank, num_blocks)
     judge = lora_parameters(shape, lora.rank, shape.num_layers) if recipe.rl.judge_weight else 0
     return {
         "frozen weights": base / _num_sharing(recipe, num_devices),

@@ -65,8 +65,8 @@ def plan(recipe: StoryworldRecipe, device: Device, num_devices: int = 1) -> Plan
     stages = (
         setting.stage("target", tokens, target),
         setting.stage("activations", read_tokens, read),
-        setting.warm_start(av_rows, WORLD.label_padded)[0],
-        setting.warm_start(ar_rows, WORLD.label_padded)[1],
+        setting.verbalizer(av_rows, WORLD.label_padded),
+        setting.reconstructor(ar_rows, WORLD.label_padded),
         setting.rl(rl.steps, rl.vectors * rl.group, round(WORLD.label)),
     )
     trained = shape.parameters * 2 + shape.d_model**2

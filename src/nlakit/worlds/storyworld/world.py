@@ -9,7 +9,6 @@ state, can leave out what no activation carries and word the rest again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,14 +27,12 @@ from nlakit.data.shards import MANIFEST_NAME, ShardReader
 from nlakit.engines.base import MAX_NEW_TOKENS, PolicyEngine, Sampling
 from nlakit.engines.local import LocalEngine
 from nlakit.evals import probe_store
-from nlakit.evals.claims import score_claims
 from nlakit.models.io import load_tokenizer
 from nlakit.pair.load import load_source
 from nlakit.pair.pair import Pair
 from nlakit.pair.source import find_pair
-from nlakit.storyworld.document import State
 from nlakit.train.config import RlConfig
-from nlakit.train.evaluation import EVALUATION_TOKENS, CheckClaims, ClaimShares, HeldOut
+from nlakit.train.evaluation import EVALUATION_TOKENS, HeldOut, checking
 from nlakit.train.pair_models import Basis, PairModels
 from nlakit.train.pair_stages import DIRECTORIES, recipe_stages, warm_started
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE, MARKER
@@ -171,7 +168,7 @@ class Storyworld:
         """One position in each of some held-out documents."""
         target, number = self.models.target(), config.evaluation_documents
         vectors, rows = sample_storyworld(target, self.seed(HELD_OUT_SEED), "heldout", number)
-        return HeldOut(vectors, against(states_of(rows)), mean_D)
+        return HeldOut(vectors, checking(states_of(rows), STORYWORLD), mean_D)
 
     def policy_engine(self, local: LocalEngine) -> AbstractContextManager[PolicyEngine]:
         return nullcontext(local)
@@ -318,13 +315,3 @@ class Storyworld:
     @property
     def max_new_tokens(self) -> int:
         return MAX_NEW_TOKENS
-
-
-def against(states: Sequence[State]) -> CheckClaims:
-    """A check of one explanation for each state."""
-
-    def check(explanations: Sequence[str]) -> ClaimShares:
-        found = score_claims(explanations, states, STORYWORLD)
-        return ClaimShares(found.precision, found.recall)
-
-    return check

@@ -21,10 +21,10 @@ from nlakit.errors import ConfigError, InputError, ResumeError
 from nlakit.models.target import Target
 from nlakit.train import corpus_world
 from nlakit.train.corpus_world import train_model_recipe
+from nlakit.train.label_grounding import ClaimVerdict, halves_of
 from nlakit.train.model_recipe import GroundingConfig, ModelRecipe
 from nlakit.train.prompts import AR_TEMPLATE, INSTRUCTED_AV_TEMPLATE
 from nlakit.train.run import read_json
-from nlakit.train.span_grounding import SpanVerdict, halves_of
 from nlakit.worlds.storyworld.tokenizer import train_tokenizer
 
 WHOLE = Path(__file__).parents[2] / "recipes" / "qwen2.5-0.5b-1gpu.toml"
@@ -116,9 +116,9 @@ def labels_in(run: Path, stage: str) -> list[str | None]:
     return read_labels(run / stage, manifest).column("explanation").to_pylist()
 
 
-def verdicts_in(run: Path, judge: str) -> list[SpanVerdict]:
+def verdicts_in(run: Path, judge: str) -> list[ClaimVerdict]:
     (found,) = (run / "6-grounding" / judge).glob("claims-*.parquet")
-    return [SpanVerdict(**row) for row in pq.read_table(found).to_pylist()]
+    return [ClaimVerdict(**row) for row in pq.read_table(found).to_pylist()]
 
 
 def test_what_the_vector_carries_stays_and_what_it_does_not_goes(grounded):
@@ -185,7 +185,7 @@ def test_the_pair_learns_from_grounded_labels_and_the_judge_stays_on(grounded, h
 def test_a_claim_must_be_likely_and_where_asked_likelier_than_elsewhere(
     probability, shuffled, least_gain, stays
 ):
-    verdict = SpanVerdict(0, "name", "Ana", 0, 3, probability, shuffled)
+    verdict = ClaimVerdict(0, "name", "Ana", 0, 3, probability, shuffled)
     config = GroundingConfig(threshold=0.3, least_gain=least_gain)
     assert verdict.is_carried(config) is stays
 

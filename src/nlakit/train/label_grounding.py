@@ -1,7 +1,8 @@
-"""Grounding in free prose: a label keeps a claim only where the activation carries it.
+"""Grounding of labels of a corpus: a label keeps a claim only where the activation carries it.
 
-A world that knows its documents can write a label again. Here nobody does: claims are spans of the
-teacher's prose (`claims.spans`), and one that is dropped gives way to a hedge. The judge is a
+What a claim is, and how a label reads without one, the claim system says: in a chat model's prose
+claims are spans, and one that is dropped gives way to a hedge; a label by rule is written again.
+The judge is a
 warm-started AV, which must not have seen the labels that it judges. Either the plain pair's judges
 labels of other documents (`grounding.documents`); or the documents of the warm start are split in
 halves, an AV is trained on the labels of each, and judges those of the other: no label is lost, and
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 
 from nlakit.claim import Claim
 from nlakit.claims.grounding import SHUFFLES, ClaimJudge, gain_over
-from nlakit.claims.spans import hedged
+from nlakit.claims.system import ClaimSystem
 from nlakit.data.datasets import PairSet, load_pairs
 from nlakit.data.labels import read_labels, write_label_set
 from nlakit.data.shards import ShardReader, write_table
@@ -57,7 +58,7 @@ CLAIM_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class SpanVerdict:
+class ClaimVerdict:
     """What a judge found of one claim of a label.
 
     Attributes:
@@ -98,7 +99,7 @@ def ground(world: CorpusWorld) -> None:
     if run.done is None:
         pairs = load_pairs(world.shards(name), world.labels(name))
         verdicts = _judged(world, pairs)
-        grounded = grounded_texts(pairs.explanations, verdicts, config)
+        grounded = grounded_texts(pairs.explanations, verdicts, config, world.claims)
         _check_enough(grounded, config, run.path)
         if distributed.is_first():
             reader = ShardReader(world.shards(name))
@@ -120,23 +121,23 @@ def judge_directory(world: CorpusWorld, number: int) -> Path:
 
 
 # -- judging ---------------------------------------------------------------------------------------
-def _judged(world: CorpusWorld, pairs: PairSet) -> list[list[SpanVerdict]]:
+def _judged(world: CorpusWorld, pairs: PairSet) -> list[list[ClaimVerdict]]:
     """The claims of each label, judged by who has seen no label of its document."""
     by_halves = _judged_by_halves if world.recipe.checked_grounding.documents == 0 else _judged_new
-    found: list[list[SpanVerdict]] = [[] for _ in range(len(pairs))]
+    found: list[list[ClaimVerdict]] = [[] for _ in range(len(pairs))]
     for verdict in by_halves(world, pairs):
         found[verdict.row].append(verdict)
     return found
 
 
-def _judged_new(world: CorpusWorld, pairs: PairSet) -> Iterable[SpanVerdict]:
+def _judged_new(world: CorpusWorld, pairs: PairSet) -> Iterable[ClaimVerdict]:
     """By the plain pair's AV, which has seen none of these documents."""
     directory = world.space.stage("grounding") / "judge"
     RunDirectory(directory, world.recipe.judged_source(len(world.pairs())))
     return _verdicts_of(world, pairs, list(range(len(pairs))), directory, world.judge)
 
 
-def _judged_by_halves(world: CorpusWorld, pairs: PairSet) -> Iterable[SpanVerdict]:
+def _judged_by_halves(world: CorpusWorld, pairs: PairSet) -> Iterable[ClaimVerdict]:
     halves = halves_of(pairs.rows)
     if min(map(len, halves)) < MIN_LABELS:
         raise InputError(
@@ -180,7 +181,7 @@ def train_judge(world: CorpusWorld, pairs: PairSet, rows: list[int], directory: 
 
 def _verdicts_of(
     world: CorpusWorld, pairs: PairSet, judged: list[int], directory: Path, model: Path
-) -> list[SpanVerdict]:
+) -> list[ClaimVerdict]:
     """A judge's verdicts on the claims of the rows `judged`; each process takes a share, and keeps
     what it found."""
     parts = [
@@ -195,14 +196,14 @@ def _verdicts_of(
             world.recipe.precision,
             world.recipe.warm_start.micro_batch,
         )
-        own = [asdict(each) for each in judge_spans(judge, pairs, judged)]
+        own = [asdict(each) for each in judge_claims(judge, pairs, judged)]
         write_table(parts[distributed.rank()], pa.Table.from_pylist(own, CLAIM_SCHEMA))
         distributed.wait()
     tables = (pq.read_table(part, schema=CLAIM_SCHEMA) for part in parts)
-    return [SpanVerdict(**row) for table in tables for row in table.to_pylist()]
+    return [ClaimVerdict(**row) for table in tables for row in table.to_pylist()]
 
 
-def judge_spans(judge: ClaimJudge, pairs: PairSet, judged: Sequence[int]) -> list[SpanVerdict]:
+def judge_claims(judge: ClaimJudge, pairs: PairSet, judged: Sequence[int]) -> list[ClaimVerdict]:
     """Verdicts on this process's share of the rows `judged`, document by document as they are.
 
     The other documents' vectors are those some way further on in `judged`.
@@ -217,7 +218,7 @@ def judge_spans(judge: ClaimJudge, pairs: PairSet, judged: Sequence[int]) -> lis
         for turn in turns
     ]
     return [
-        SpanVerdict(
+        ClaimVerdict(
             row=row,
             kind=each.claim.kind,
             value=each.claim.value,
@@ -234,12 +235,15 @@ def judge_spans(judge: ClaimJudge, pairs: PairSet, judged: Sequence[int]) -> lis
 # -- labels ----------------------------------------------------------------------------------------
 def grounded_texts(
     explanations: Sequence[str],
-    verdicts: Sequence[Sequence[SpanVerdict]],
+    verdicts: Sequence[Sequence[ClaimVerdict]],
     config: GroundingConfig,
+    system: ClaimSystem,
 ) -> list[str | None]:
     """Each label without the claims that are not carried; None where no word is left."""
+    without = system.without
+    assert without is not None, "grounding is of labels that can leave a claim out"
     return [
-        hedged(text, [each.claim for each in found if not each.is_carried(config)]) or None
+        without(text, [each.claim for each in found if not each.is_carried(config)]) or None
         for text, found in zip(explanations, verdicts, strict=True)
     ]
 
@@ -260,7 +264,7 @@ def _write_labels(
     labels: Path,
     out: Path,
     grounded: Sequence[str | None],
-    verdicts: Sequence[Sequence[SpanVerdict]],
+    verdicts: Sequence[Sequence[ClaimVerdict]],
     config: GroundingConfig,
 ) -> None:
     """A label set that `load_pairs` reads, beside the same shards as the teacher's."""
@@ -284,7 +288,7 @@ def _write_labels(
 
 def _counts(
     grounded: Sequence[str | None],
-    verdicts: Iterable[Sequence[SpanVerdict]],
+    verdicts: Iterable[Sequence[ClaimVerdict]],
     config: GroundingConfig,
 ) -> dict[str, int | dict[str, int]]:
     """For people: labels, and claims by kind."""

@@ -1,0 +1,105 @@
+"""Every stage of a model recipe, on a tiny model: labels by rule, both pairs, rows, controls."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from support.families import make
+from support.recipes import RECIPES
+from support.serving import tiny_tokenizer
+
+import nlakit
+from nlakit.cli import run
+from nlakit.core.site import Site
+from nlakit.models.target import Target
+from nlakit.storyworld.grammar import generate
+from nlakit.train.run import read_json
+
+pytestmark = pytest.mark.e2e
+
+TINY = (
+    "target.layer=1", "target.injection_scale=5.0", "teacher.model=text", "precision=float32",
+    "corpus.documents=8", "corpus.rl_documents=5", "corpus.positions_per_document=3",
+    "corpus.minimum_position=4", "corpus.max_tokens=64", "corpus.held_out_documents=4",
+    "warm_start.batch_size=8", "warm_start.optimizer.warmup_steps=1", "warm_start.claim_weight=2",
+    "warm_start.reconstructor_epochs=2", "lora.rank=4", "lora.alpha=8", "lora.reconstructor_rank=2",
+    "grounding.threshold=0.0", "grounding.documents=7",
+    "rl.steps=2", "rl.vectors=2", "rl.group=2", "rl.max_new_tokens=8", "rl.micro_batch=2",
+    "rl.evaluate_every=1", "rl.optimizer.warmup_steps=1", "rl.judge_weight=0.5",
+    "rl.judge_neutral=0.5", "rl.reword_share=0.5", "rl.reconstructor_updates=2",
+    "settling.vectors=12", "settling.steps=2", "settling.batch_size=4", "settling.held_out=8",
+    "settling.optimizer.lr=1e-3", "comparison.controls=true", "report.documents=8",
+)  # fmt: skip
+STAGES = ("verbalizer", "reconstructor", "rl", "grounded-verbalizer", "grounded-reconstructor",
+          "grounded-rl", "settling", "controls-plain", "controls-grounded")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory) -> list[str]:
+    root = tmp_path_factory.mktemp("whole")
+    tokenizer = tiny_tokenizer()
+    model = make("qwen2", len(tokenizer))
+    model.config.max_position_embeddings = 1024
+    Target(model, tokenizer, Site(1)).save(root / "base")
+    made = [*islice(generate(3, "train"), 24), *islice(generate(3, "heldout"), 16)]
+    lines = [json.dumps({"id": f"fiction-{i}", "text": each.text}) for i, each in enumerate(made)]
+    (root / "corpus.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    paths = [f"target.checkpoint={root / 'base'}", f"corpus.source={root / 'corpus.jsonl'}"]
+    return ["train", str(RECIPES / "qwen2.5-7b-lora-1gpu.toml"), *paths, *TINY]
+
+
+@pytest.fixture(scope="module")
+def trained(command, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("run")
+    assert run([*command, "--output", str(output)]) == 0
+    return output
+
+
+def test_every_stage_leaves_what_it_should(trained):
+    logs = {path.stem for path in (trained / "nla" / "run").glob("*.jsonl")}
+    assert logs == set(STAGES)
+    rows = {path.parent.relative_to(trained / "nla").as_posix()
+            for path in (trained / "nla").rglob("av/config.json")}  # fmt: skip
+    pairs = (".", "warm_start", "rows/plain-warm-start", "rows/plain-rl")
+    assert rows == {f"{pair}/av".removeprefix("./") for pair in pairs}
+    for control in ("control_ar", "rows/plain-rl/control_ar"):
+        assert (trained / "nla" / control / "model.safetensors").is_file()
+
+
+def test_the_grounded_pair_goes_on_from_the_plain_one_on_other_documents(trained):
+    counts = read_json(trained / "nla" / "run" / "counts.json")
+    assert counts["labels"] == 21 and not any(counts["dropped"].values())
+    metrics = [json.loads(line) for line in
+               (trained / "9-grounded-rl" / "metrics.jsonl").read_text().splitlines()]  # fmt: skip
+    assert "claims" in metrics[-1] and "held_out_precision" in metrics[0]
+    plain = (trained / "5-rl" / "metrics.jsonl").read_text()
+    assert '"claims"' not in plain
+    ranks = [json.loads((trained / name / "model/adapter_config.json").read_text())
+             for name in ("7-grounded-verbalizer", "10-settling")]  # fmt: skip
+    assert [(each["r"], each["lora_alpha"]) for each in ranks] == [(4, 8), (2, 4)]
+
+
+def test_the_pair_reads_and_its_report_has_what_it_is_compared_with(trained):
+    report = read_json(trained / "nla" / "report.json")
+    assert report["fve_warm_start"] is not None and report["fve_control_ar"] is not None
+    assert report["claims"] is not None and report["claims_teacher"]["precision"] > 0.95
+    pair = nlakit.load(trained / "nla")
+    assert pair.card.claims == "text" and pair.card.target_fingerprint
+    assert pair.explain("Basil rowed by the pier.", last=1, max_new_tokens=4).tokens
+
+
+def test_a_finished_run_does_nothing_again(command, trained, capsys):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*.safetensors")}
+    assert run([*command, "--output", str(trained)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*.safetensors")} == before
+    assert "Resuming; done before: activations, labels, verbalizer" in capsys.readouterr().err
+
+
+def test_what_comes_later_may_change_and_what_is_done_may_not(command, trained, capsys):
+    changed = [*command, "settling.steps=3", "--output", str(trained)]
+    assert run([*changed, "--only", "grounded-rl"]) == 0
+    assert run([*changed, "--only", "settling"]) == 2
+    assert "settling.steps was 2, is 3" in capsys.readouterr().err
