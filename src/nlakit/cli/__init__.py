@@ -105,6 +105,9 @@ app.command(
     name="thought-map",
     help="How the thoughts of one transcript move.",
 )
+app.command(
+    "nlakit.cli.mcp:mcp", name="mcp", help="Serve a project and a pair as tools for an agent."
+)
 
 evaluation = cyclopts.App(
     name="eval", help="Measure an NLA beside its floors.", help_format="plaintext"
