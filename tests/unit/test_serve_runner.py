@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import threading
 import time
@@ -12,6 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from support.serving import D_MODEL, ScriptedEngine, client_for, scripted_nla, tiny_nla
+
+from nlakit.serve import records
+from nlakit.serve.stream import frame
 
 VECTOR = [1.0] * D_MODEL
 QUIET = {"rows_active": 0, "rows_waiting": 0, "requests_open": 0}
@@ -260,6 +264,40 @@ def test_an_engine_that_dies_says_so(tmp_path):
         assert client.post("/describe", json={"activations": [VECTOR]}).status_code == 503
         assert client.get("/v1/health").status_code == 503
         assert client.get("/v1/health").json()["status"] == "failed"
+
+
+async def longest_stall(is_over) -> float:
+    """How long the event loop left somebody waiting who wanted its attention at once."""
+    longest = 0.0
+    while not is_over():
+        started = time.monotonic()
+        await asyncio.sleep(0.002)
+        longest = max(longest, time.monotonic() - started)
+    return longest
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_making_records_does_not_hold_up_the_event_loop(tmp_path, monkeypatch, stream):
+    make = records.described_v1
+
+    def slowly(*args):
+        time.sleep(0.02)
+        return make(*args)
+
+    monkeypatch.setattr(records, "described_v1", slowly)
+    with client_for(scripted_nla(ScriptedEngine()), tmp_path) as client:
+        body = {"activations": [VECTOR] * 50, "stream": stream}
+        asking = threading.Thread(target=client.post, args=("/v1/describe",), kwargs={"json": body})
+        asking.start()
+        assert client.portal.call(longest_stall, lambda: not asking.is_alive()) < 0.3
+        asking.join()
+
+
+def test_a_record_that_json_cannot_hold_is_a_frame_all_the_same():
+    record = {"a": math.nan, "b": [1.0, -math.inf], "c": {"d": "\ud800", "e": 1}}
+    text = frame(record).decode()
+    assert text.startswith("data: ") and text.endswith("\n\n")
+    assert json.loads(text[6:]) == {"a": None, "b": [1.0, None], "c": {"d": "?", "e": 1}}
 
 
 # -- a client that leaves --------------------------------------------------------------------------

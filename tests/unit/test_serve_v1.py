@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -224,6 +225,13 @@ def test_reading_queries_are_bounded(client, query):
 def test_the_committed_description_is_fresh():
     committed = openapi.PATH.read_text(encoding="utf-8")
     assert committed == openapi.render(), "run: python -m nlakit.serve.openapi"
+
+
+def test_the_served_description_is_the_committed_one_and_refers_to_nothing_else(client):
+    served = client.get("/v1/openapi.json").json()
+    assert served == json.loads(openapi.PATH.read_text(encoding="utf-8"))
+    references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(served))
+    assert set(references) == set(served["components"]["schemas"]) and len(references) > 40
 
 
 def test_every_path_documents_what_it_answers():
