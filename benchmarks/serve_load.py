@@ -1,15 +1,18 @@
 """Load on a running server: many clients, some leaving or sending garbage, and who waits for whom.
 
-    python benchmarks/serve_load.py --nla DIR --clients 50 --seconds 60
+    python -m benchmarks.serve_load --nla DIR --clients 50 --seconds 60 --rounds 3
 
-Starts `nlakit serve` on a free port of this machine (or takes `--url`) and prints one JSON object:
-what a client with one position waits alone, beside a request of 500 positions, and under the whole
-load; the statuses; the time to the first words; and whether the server comes to rest afterwards.
-The exit status is 1 where one of these does not hold, and `violations` says which:
+Starts `nlakit serve` on a free port of this machine and prints one JSON object: what a client with
+one position waits alone, beside a request of 500 positions, beside two clients that always ask for
+512 positions in 16 samples each, and under the whole load, several times over; the statuses; the
+time to the first words; memory and descriptors; whether the server comes to rest afterwards. The
+exit status is 1 where one of these does not hold, and `violations` says which:
 
-- no answer has a status of 500 or more, and no stream ends without its `[DONE]`;
-- afterwards no row, no waiting row and no request is left;
+- no answer has a status of 500 or more, no stream ends without its `[DONE]`, no log a traceback;
+- after each round no row, no waiting row and no request is left;
+- from the first round to the last, memory and descriptors do not grow;
 - beside the large request a single position takes (p95) a quarter of its time at the most;
+- beside the two largest requests it takes (p95) 3 s, and is never told 429;
 - under load the first words of a single position come (p95) within twice the time of the others'.
 """
 
@@ -18,29 +21,30 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import re
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 
+from benchmarks.served import Served, serve
+
 LEAVING, GARBAGE = 1 / 3, 0.1
 TIMEOUT_S = 120
 REST_S = 15
-MIN_SAMPLES = 30
 LONGEST = 3
 """The load goes on, for so many times its seconds at most, until the samples are enough."""
 FAIR_SHARE, FAIR_FACTOR = 0.25, 2
+LARGEST_POSITIONS, LARGEST_SAMPLES = 512, 16
+BESIDE_LARGEST_S = 3.0
+GROWTH_MB, GROWTH_DESCRIPTORS = 64, 8
+"""What may be between the first round and the last: allocators keep some, connections rest."""
 TEXTS = (
     "The old boat came home before the storm, and nobody said a word.",
     "Kasper had 8 songs. Kasper got 5 songs, and that made",
@@ -83,8 +87,9 @@ class Tally:
 def main() -> None:
     """Run the load and print what came of it."""
     options = parse_arguments()
-    with server_at(options) as url:
-        result = asyncio.run(measure(url, options))
+    with serve(options.nla, "--max-rows", str(options.max_rows)) as server:
+        result = asyncio.run(measure(server, options))
+        result["tracebacks"], result["log_bytes"] = server.tracebacks(), server.log_bytes()
     result["violations"] = violations(result)
     print(json.dumps(result, indent=2))
     sys.exit(1 if result["violations"] else 0)
@@ -92,54 +97,82 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--url", help="a server that runs already, on this machine")
-    parser.add_argument("--nla", default="bundled", help="directory of the NLA to serve")
+    parser.add_argument("--nla", default="bundled", help="name or directory of the NLA to serve")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=30, help="of single positions, at least")
     parser.add_argument("--positions", type=int, default=500, help="asked for by the large client")
     parser.add_argument("--max-new-tokens", type=int, default=40)
+    parser.add_argument("--max-rows", type=int, default=64)
     return parser.parse_args()
 
 
-@contextmanager
-def server_at(options: argparse.Namespace) -> Iterator[str]:
-    """The address of a server, of our own where none was given."""
-    if options.url:
-        yield options.url
-        return
-    with tempfile.TemporaryDirectory() as data:
-        environment = {**os.environ, "NLAKIT_DATA_DIR": data}
-        command = [sys.executable, "-m", "nlakit", "serve", "--port", "0", "--no-browser"]
-        command += ["--nla", options.nla]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=environment
-        ) as process:
-            try:
-                assert process.stdout is not None
-                yield process.stdout.readline().strip()
-            finally:
-                process.terminate()
-
-
-async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One position alone, beside hundreds, under the whole load; then a look at what is left."""
+async def measure(server: Served, options: argparse.Namespace) -> dict[str, Any]:
+    """One position alone, beside hundreds, beside thousands, under the whole load."""
+    say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
     limits = httpx2.Limits(max_connections=options.clients + 8)
-    async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits) as http:
-        alone, beside, loaded = Tally(), Tally(), Tally()
+    async with httpx2.AsyncClient(base_url=server.url, timeout=TIMEOUT_S, limits=limits) as http:
+        alone, beside, largest = Tally(), Tally(), Tally()
         await lonely(http, Tally(), options, 3)  # what is made at first use is no wait of anybody's
-        await lonely(http, alone, options, MIN_SAMPLES)
+        say("alone")
+        await lonely(http, alone, options, options.samples)
+        say("beside a large request")
         await beside_large(http, beside, options)
-        await load(http, loaded, options)
-        after = await resting(http)
+        say("beside the largest requests")
+        await beside_largest(http, largest, options)
+        say("under load")
+        rounds = [await one_round(http, server, options) for _ in range(options.rounds)]
     return {
         "clients": options.clients,
         "seconds": options.seconds,
         "positions": options.positions,
+        "samples": options.samples,
         "alone": waits(alone.lonely),
         "beside_large": {**waits(beside.lonely), "large_s": round(beside.large_s[0], 3)},
-        "load": report(loaded),
-        "after": after,
+        "beside_largest": {**waits(largest.lonely), "refused": largest.statuses[429]},
+        "rounds": rounds,
     }
+
+
+async def one_round(
+    http: httpx2.AsyncClient, server: Served, options: argparse.Namespace
+) -> dict[str, Any]:
+    """The whole load once, and what is left of it."""
+    loaded = Tally()
+    await load(http, loaded, options)
+    left = await resting(http)
+    return {"load": report(loaded), "after": left, "usage": server.usage()}
+
+
+async def beside_largest(
+    http: httpx2.AsyncClient, tally: Tally, options: argparse.Namespace
+) -> None:
+    """One position at a time, while two clients always ask for all that one request may."""
+    done = asyncio.Event()
+    others = [
+        asyncio.ensure_future(largest(http, f"largest-{number}", options, done))
+        for number in range(2)
+    ]
+    await asyncio.sleep(3)
+    await lonely(http, tally, options, options.samples)
+    done.set()
+    for other in others:
+        other.cancel()  # they hang up in the middle
+    await asyncio.gather(*others, return_exceptions=True)
+    await resting(http)
+
+
+async def largest(
+    http: httpx2.AsyncClient, name: str, options: argparse.Namespace, done: asyncio.Event
+) -> None:
+    """One client that asks for all positions and samples there may be, again and again."""
+    positions = [number % 8 for number in range(LARGEST_POSITIONS)]
+    body = {"text": TEXTS[0], "positions": positions, **sampling(options)}
+    body |= {"samples": LARGEST_SAMPLES, "stream": False}
+    while not done.is_set():
+        headers = {"X-Client-Id": name}
+        await http.post("/v1/explain", json=body, headers=headers, timeout=None)
 
 
 async def beside_large(http: httpx2.AsyncClient, tally: Tally, options: argparse.Namespace) -> None:
@@ -147,7 +180,7 @@ async def beside_large(http: httpx2.AsyncClient, tally: Tally, options: argparse
     done = asyncio.Event()
     hundreds = asyncio.ensure_future(large(http, tally, options, done.is_set))
     await asyncio.sleep(1)
-    await lonely(http, tally, options, MIN_SAMPLES)
+    await lonely(http, tally, options, options.samples)
     done.set()
     await hundreds
 
@@ -158,7 +191,7 @@ async def load(http: httpx2.AsyncClient, tally: Tally, options: argparse.Namespa
 
     def is_over() -> bool:
         seconds = time.monotonic() - started
-        enough = len(tally.lonely.whole) >= MIN_SAMPLES
+        enough = len(tally.lonely.whole) >= options.samples
         return seconds > options.seconds * (1 if enough else LONGEST)
 
     plain = [ordinary(http, tally, number, options, is_over) for number in range(options.clients)]
@@ -295,21 +328,44 @@ def report(tally: Tally) -> dict[str, Any]:
 
 def violations(result: dict[str, Any]) -> list[str]:
     """What does not hold of what the server promises."""
-    loaded, beside = result["load"], result["beside_large"]
-    one, large_s = loaded["one_position"], beside["large_s"]
-    samples = [result["alone"]["num"], beside["num"], one["num"], loaded["first_words_s"]["num"]]
-    if min(samples) < MIN_SAMPLES:
-        return [f"fewer than {MIN_SAMPLES} samples: {samples}"]
+    beside, largest_ones = result["beside_large"], result["beside_largest"]
+    rounds, wanted = result["rounds"], result["samples"]
+    samples = [result["alone"]["num"], beside["num"], largest_ones["num"]]
+    samples += [each["load"]["one_position"]["num"] for each in rounds]
+    if min(samples) < wanted:
+        return [f"fewer than {wanted} samples: {samples}"]
+    first, last = rounds[0]["usage"], rounds[-1]["usage"]
+    checks = {
+        "a traceback in the log": result["tracebacks"] > 0,
+        "a single position waits for the large request": beside["whole_s"]["p95"]
+        > FAIR_SHARE * beside["large_s"],
+        "a single position waits for the largest requests": largest_ones["whole_s"]["p95"]
+        > BESIDE_LARGEST_S,
+        "a single position is refused beside the largest requests": largest_ones["refused"] > 0,
+        "memory grows": grown(first, last, "resident_mb") > GROWTH_MB,
+        "descriptors grow": grown(first, last, "descriptors") > GROWTH_DESCRIPTORS,
+    }
+    found = [name for name, is_violated in checks.items() if is_violated]
+    return found + sorted({name for each in rounds for name in violations_of(each)})
+
+
+def violations_of(each: dict[str, Any]) -> list[str]:
+    """What does not hold of one round."""
+    loaded = each["load"]
+    one = loaded["one_position"]
     checks = {
         "a status of 500 or more": any(int(status) >= 500 for status in loaded["statuses"]),
         "a stream without its end": loaded["streams_cut_short"] > 0,
-        "rows or requests are left": any(result["after"].values()),
-        "a single position waits for the large request": beside["whole_s"]["p95"]
-        > FAIR_SHARE * large_s,
+        "rows or requests are left": any(each["after"].values()),
         "under load a single position waits longer than others": one["first_words_s"]["p95"]
         > FAIR_FACTOR * loaded["first_words_s"]["p95"],
     }
     return [name for name, is_violated in checks.items() if is_violated]
+
+
+def grown(first: dict[str, float], last: dict[str, float], name: str) -> float:
+    """By how much a figure is higher at the end than after the first round."""
+    return last.get(name, 0.0) - first.get(name, 0.0)
 
 
 def waits(of: Waits) -> dict[str, Any]:
