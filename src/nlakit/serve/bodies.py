@@ -43,7 +43,7 @@ PROMPTS = (
     *("/v1/explain", "/v1/extract", "/v1/steer", "/v1/chat"),
 )
 
-FIRST_S = 10.0
+FIRST_S = 4.0
 """Time for a body, whatever its size."""
 BYTES_PER_S = 256 * KIB
 """Beyond that, a larger one may take its time at this rate."""

@@ -54,7 +54,7 @@ class Settings(FrozenModel):
     request_deadline_s: float = Field(default=600, gt=0)
     heartbeat_s: float = Field(default=10, gt=0)
     """How often a silent stream says that it lives."""
-    head_s: float = Field(default=10, gt=0)
+    head_s: float = Field(default=4, gt=0)
     """How long a request's head may take to arrive."""
     rest_s: float = Field(default=30, gt=0)
     """How long a connection may rest between two requests."""
