@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, JsonValue
 
 from nlakit.config import FrozenModel, describe_errors, write_text_atomic
 from nlakit.errors import CheckpointError
+from nlakit.files import read_small_text
 from nlakit.printable import is_one_line
 
 CARD_NAME, MEAN_NAME = "nla.json", "mean.safetensors"
@@ -83,10 +84,9 @@ def check_complete(directory: Path) -> None:
 def read_card(directory: Path) -> NlaCard:
     """Read the card of the NLA in `directory`. Raises `CheckpointError` naming the field."""
     path = directory / CARD_NAME
+    text = read_small_text(path, CheckpointError)
     try:
-        return NlaCard.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Copy the NLA again.") from error
+        return NlaCard.model_validate_json(text)
     except pydantic.ValidationError as error:
         raise CheckpointError(describe_errors(NlaCard, error, str(path))) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from nlakit import contract
-from nlakit.contract import NlaMeta, read_meta, upgrade, verify, write_meta
+from nlakit.contract import META_NAME, NlaMeta, read_meta, upgrade, verify, write_meta
 from nlakit.errors import ContractError
 
 MARKER = "㊟"
@@ -480,3 +481,25 @@ def test_ar_prompt_that_starts_with_something_other_than_bos_is_refused():
     )
     error = refusal(verify, NlaMeta.model_validate(good_raw("ar")), odd, config("ar"), "ar")
     assert error.field == "prompt_templates.ar" and "BOS" in error.expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &x [1]\nb: *x\n",
+        "kind: " + "[" * 3000 + "]" * 3000,
+        "layer: " + "9" * 10_000,
+        "text: " + "a" * 300_000,
+        '!!python/object/apply:os.system ["true"]',
+    ],
+)
+def test_yaml_that_is_built_to_hurt_is_refused(tmp_path, text):
+    (tmp_path / META_NAME).write_text(text)
+    with pytest.raises(ContractError):
+        read_meta(tmp_path)
+
+
+def test_a_pipe_or_a_device_is_no_contract(tmp_path):
+    os.mkfifo(tmp_path / META_NAME)
+    with pytest.raises(ContractError, match="pipe"):
+        read_meta(tmp_path)

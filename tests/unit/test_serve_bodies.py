@@ -85,6 +85,13 @@ def test_malformed_json_is_said_to_be_that(client, path, raw):
 
 
 @pytest.mark.parametrize("path", WITH_BODY)
+def test_numbers_of_thousands_of_digits_are_no_error_of_ours(client, guarded, path):
+    raw = b'{"text": ' + b"9" * 5000 + b', "positions": [' + b"9" * 5000 + b"]}"
+    assert client.post(path, content=raw, headers=JSON).status_code == 422
+    assert guarded.post(path, content=raw, headers=JSON).status_code in (401, 422)
+
+
+@pytest.mark.parametrize("path", WITH_BODY)
 @pytest.mark.parametrize("raw", [b"", b"[]", b"null", b'"x"', b"3"])
 def test_a_body_that_is_no_object_is_refused(client, path, raw):
     found = client.post(path, content=raw, headers=JSON)

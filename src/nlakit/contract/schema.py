@@ -15,9 +15,12 @@ from pydantic import BeforeValidator, Field, JsonValue
 
 from nlakit.config import FrozenModel, suggestion, write_text_atomic
 from nlakit.contract.upgrade import upgrade
-from nlakit.errors import ContractError
+from nlakit.errors import ContractError, InputError
+from nlakit.files import read_small_text
 
 META_NAME = "nla_meta.yaml"
+MAX_META_BYTES = 256 << 10
+"""Real ones have a few kilobytes, and YAML is parsed at a tenth of a megabyte a second."""
 AV_SLOT = "{injection_char}"
 AR_SLOT = "{explanation}"
 SQRT_D_MODEL = "sqrt_d_model"
@@ -194,13 +197,24 @@ def _write_yaml(path: Path, raw: dict[str, Any]) -> None:
     write_text_atomic(path, text)
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values only; an alias, by which a few lines stand for gigabytes, is refused."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias, which no contract needs")
+        return super().compose_node(parent, index)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        found = f"{path} cannot be read ({error.strerror})"
-        raise ContractError(field="(file)", found=found, expected="a readable file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = read_small_text(path, InputError, MAX_META_BYTES)
+    except InputError as error:
+        found, expected = str(error), "a small file that can be read"
+        raise ContractError(field="(file)", found=found, expected=expected) from error
+    try:
+        raw = yaml.load(text, _Loader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         found = f"{path} is not YAML: {error}"
         raise ContractError(field="(file)", found=found, expected="YAML in UTF-8") from error
     if not isinstance(raw, dict):

@@ -7,12 +7,12 @@ loop, or memory, for long. Who has not shown the secret gets much less.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import pydantic
+import pydantic_core
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.requests import ClientDisconnect
@@ -220,11 +220,9 @@ def media_type(request: Request) -> str:
 def syntax_error(raw: bytes) -> dict[str, Any] | None:
     """What is wrong with a small body that should be JSON; None: nothing."""
     try:
-        json.loads(raw)
-    except json.JSONDecodeError as error:
-        return _malformed(error.pos)
-    except (UnicodeDecodeError, RecursionError):
-        return _malformed(0)
+        pydantic_core.from_json(raw)
+    except ValueError as error:
+        return _malformed(_place(raw, str(error)))
     return None
 
 
