@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nlakit.data.bulk import BulkPlan, Described, VectorSource, explain_vectors
 from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
-from nlakit.models.precision import autocast
+from nlakit.models.precision import bring_to
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.train.config import RlConfig, TrainingSettings
@@ -166,12 +166,12 @@ def train_step(model: str, rows: int, new_tokens: int = NEW_TOKENS) -> Task:
     """One step of the verbalizer's warm start, as `train.sft` takes it."""
     keep_freed_memory()
     verbalizer = checkpoints.load_verbalizer(model)
+    bring_to(verbalizer.model, "auto")
     learner = new_learner(verbalizer.model)
     vectors, responses = training_rows(model, rows, new_tokens)
 
     def run() -> Done:
-        with autocast("auto", verbalizer.model.device):
-            logprobs_BT, mask_BT = verbalizer.logprobs(vectors, responses)
+        logprobs_BT, mask_BT = verbalizer.logprobs(vectors, responses)
         loss = -(logprobs_BT * mask_BT).sum() / mask_BT.sum()
         loss.backward()
         learner.update(1)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nlakit.claim import Claim
 from nlakit.config import FrozenModel
-from nlakit.models.precision import Precision, autocast
+from nlakit.models.precision import Precision, bring_to
 from nlakit.models.verbalizer import Verbalizer
 
 from .calibration import auroc
@@ -47,28 +47,29 @@ class ClaimJudge:
 
     Attributes:
         system: finds the claims.
-        micro_batch: explanations in memory at once.
+        micro_batch: explanations in memory at once; None: `MICRO_BATCH`.
     """
 
     verbalizer: Verbalizer
     system: ClaimSystem
     precision: Precision = "auto"
-    micro_batch: int = MICRO_BATCH
+    micro_batch: int | None = None
 
     @torch.no_grad()
     def judge(
         self, vectors_ND: Float[Tensor, "N D"], explanations: Sequence[str]
     ) -> list[list[JudgedClaim]]:
         """The claims of each explanation, in order, each with its probability."""
+        bring_to(self.verbalizer.model, self.precision)
         responses = [self.verbalizer.encode_response(text) for text in explanations]
         judged: list[list[JudgedClaim]] = [[] for _ in explanations]
         order = sorted(range(len(responses)), key=lambda row: len(responses[row]))
-        for start in range(0, len(order), self.micro_batch):
-            rows = order[start : start + self.micro_batch]
-            with autocast(self.precision, self.verbalizer.model.device):
-                logprobs, _ = self.verbalizer.logprobs(
-                    vectors_ND[rows], [responses[row] for row in rows]
-                )
+        size = self.micro_batch or MICRO_BATCH
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            logprobs, _ = self.verbalizer.logprobs(
+                vectors_ND[rows], [responses[row] for row in rows]
+            )
             for row, logprobs_T in zip(rows, logprobs.float().cpu(), strict=True):
                 judged[row] = self._claims(explanations[row], logprobs_T.tolist())
         return judged

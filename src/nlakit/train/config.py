@@ -35,7 +35,7 @@ class SftConfig(FrozenModel):
     """Rows of the last documents kept back for the figures logged while training."""
     evaluate_every: int = Field(default=200, ge=1)
     micro_batch: int | None = Field(default=None, ge=1)
-    """Rows of a batch in memory at once; None: all."""
+    """Rows of a batch in memory at once; None: as many as there is memory for."""
 
 
 class RlConfig(FrozenModel):
@@ -46,7 +46,8 @@ class RlConfig(FrozenModel):
     group: int = Field(default=8, ge=2)
     max_new_tokens: int = Field(default=72, ge=8)
     temperature: float = Field(default=1.0, gt=0)
-    micro_batch: int = Field(default=64, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Rows in memory at once; None: as many as there is memory for."""
     reconstructor_updates: int = Field(default=1, ge=1)
     """Regression steps of the AR for each rollout, each on its share of every vector's samples."""
     kl_coefficient: float = Field(default=0.01, ge=0)

@@ -35,7 +35,13 @@ class Learner:
     """Updates those of `parameters` that are not frozen; a step whose gradients are not finite is
     skipped and counted.
 
-    Of sharded weights (`models.sharding`) it updates, and keeps the state of, this process's parts.
+    Weights in half precision have a float32 master copy here, which takes the updates: most of them
+    are smaller than what bfloat16 can tell apart. Of sharded weights (`models.sharding`) it
+    updates, and keeps the state of, this process's parts.
+
+    Attributes:
+        parameters: what is updated, by name: weights, master copies, or this process's parts.
+        halves: weights in half precision, by name.
     """
 
     def __init__(
@@ -43,10 +49,14 @@ class Learner:
     ):
         trained = {name: p for name, p in parameters.items() if p.requires_grad}
         self.sharded = {name: p for name, p in trained.items() if isinstance(p, DTensor)}
-        self.parameters = {
-            name: nn.Parameter(own_part(p)) if name in self.sharded else p
+        self.halves = {
+            name: p
             for name, p in trained.items()
+            if p.dtype.itemsize == 2 and name not in self.sharded
         }
+        masters = {name: nn.Parameter(p.detach().float()) for name, p in self.halves.items()}
+        parts = {name: nn.Parameter(own_part(p)) for name, p in self.sharded.items()}
+        self.parameters = {**trained, **masters, **parts}
         self.config, self.num_steps = config, num_steps
         use_muon = config.muon_lr is not None
         hidden = {n: p for n, p in self.parameters.items() if use_muon and _is_hidden_matrix(n, p)}
@@ -75,17 +85,36 @@ class Learner:
             group["lr"] = self.config.lr * self.schedule(step)
         norm = self._gradient_norm()
         nn.utils.clip_grads_with_norm_(self.parameters.values(), self.config.max_grad_norm, norm)
-        if torch.isfinite(norm):
+        # The one time that a step waits for the device.
+        found = float(norm)
+        if math.isfinite(found):
             self.optimizer.step()
             self.muon.step((self.config.muon_lr or 0.0) * self.schedule(step))
+            self._write_halves()
         else:
             self.skipped += 1
         for parameter in self.parameters.values():
             parameter.grad = None
-        return float(norm)
+        return found
+
+    @torch.no_grad()
+    def _write_halves(self) -> None:
+        """Round the master copies into the weights."""
+        _copy_all(list(self.halves.values()), [self.parameters[name] for name in self.halves])
+
+    @torch.no_grad()
+    def _widen_gradients(self) -> None:
+        """Give the gradients of weights in half precision to their master copies."""
+        given = {name: p for name, p in self.halves.items() if p.grad is not None}
+        gradients = {name: torch.empty_like(self.parameters[name]) for name in given}
+        _copy_all(list(gradients.values()), [p.grad for p in given.values() if p.grad is not None])
+        for name, parameter in given.items():
+            self.parameters[name].grad = gradients[name]
+            parameter.grad = None
 
     def _sum_gradients(self) -> None:
         """Over processes; of sharded weights each then has the sum of its part."""
+        self._widen_gradients()
         replicated = [p for name, p in self.parameters.items() if name not in self.sharded]
         distributed.sum_gradients(replicated)
         for name, weight in self.sharded.items():
@@ -125,9 +154,16 @@ class Learner:
                     self.optimizer.state[parameter] = {
                         k: table[f"{k}.{name}"].to(parameter.device, copy=True) for k in moments
                     }
+        self._write_halves()
         for name, buffer in self.muon.buffers.items():
             buffer.copy_(table[f"momentum.{name}"])
         self.skipped = int(table["skipped"])
+
+
+def _copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy tensors into others of any dtype: on an accelerator in a few kernels, not one each."""
+    if targets:
+        torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:

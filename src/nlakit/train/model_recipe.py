@@ -132,8 +132,8 @@ class WarmStartConfig(FrozenModel):
     batch_size: int = Field(default=256, ge=1)
     label_tokens: int = Field(default=130, ge=1)
     """Of an explanation of 80 to 100 words, tags included; for the plan only."""
-    micro_batch: int = Field(default=16, ge=1)
-    """Rows of a batch in memory at once."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Rows of a batch in memory at once; without it as many as there is memory for."""
     optimizer: OptimizerConfig
     claim_weight: float = Field(default=1.0, ge=1)
     """AV only: loss weight of the tokens that make a claim; the others weigh 1."""
@@ -195,7 +195,7 @@ class JointRlConfig(FrozenModel):
     group: int = Field(default=8, ge=2)
     max_new_tokens: int = Field(default=150, ge=8)
     temperature: float = Field(default=1.0, gt=0)
-    micro_batch: int = Field(default=16, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
     kl_coefficient: float = Field(default=0.01, ge=0)
     unclosed_reward: float = -2.0
     optimizer: OptimizerConfig

@@ -20,6 +20,7 @@ from nlakit.engines.local import LocalEngine
 from nlakit.models.adapters import adapted, load_adapter
 from nlakit.models.families import backbone_of, truncated
 from nlakit.models.io import load_backbone, load_head, load_sharded, load_tokenizer
+from nlakit.models.precision import compute_dtype
 from nlakit.models.quantized import quantize
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
@@ -54,7 +55,8 @@ class PairModels:
     """Loads the models of a run.
 
     Attributes:
-        dtype: of frozen models; weights that are trained are float32.
+        dtype: of the models in memory. Where it is half precision, trainers keep float32 master
+            copies; sharded weights that are trained are float32.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class PairModels:
     ):
         self.basis, self.settings, self.lora = basis, settings, lora
         self.devices, self.device = devices or DevicesConfig(), device
-        self.dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+        self.dtype = compute_dtype(settings.precision, self.device)
         # One base serves all stages of a process, and with adapters all models.
         self.target = cache(self._load_target)
 
@@ -78,17 +80,25 @@ class PairModels:
 
     def _load_target(self) -> Target:
         """The model under study, from its files; with adapters, the base of everything else."""
-        directory = self.basis.directory
-        return Target(self._load(directory), load_tokenizer(directory), self.site)
+        directory, dtype = self.basis.directory, self.dtype
+        if self.lora is None and self.settings.precision == "auto":
+            # Nothing is trained on it: activations are as exact as they can be.
+            dtype = torch.float32
+        return Target(self._load(directory, dtype=dtype), load_tokenizer(directory), self.site)
 
     def _load(
-        self, directory: Path, num_blocks: int | None = None, *, trained: bool = False
+        self,
+        directory: Path,
+        num_blocks: int | None = None,
+        *,
+        trained: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> Any:
         """A model with weights of its own, on the devices; with `num_blocks` it is headless."""
-        dtype, headless = torch.float32 if trained else self.dtype, num_blocks is not None
+        headless, dtype = num_blocks is not None, dtype or self.dtype
         if self.devices.parallel == "fsdp":
             return load_sharded(
-                directory, num_blocks, dtype,
+                directory, num_blocks, torch.float32 if trained else dtype,
                 device=self.device, headless=headless, trained=trained,
             )  # fmt: skip
         model = load_backbone(directory, num_blocks, dtype, headless=headless)

@@ -26,6 +26,8 @@ BASE_BYTES: dict[int | None, float] = {None: 2.0, 8: 1.0, 4: 0.516}
 of them, 4 bytes for 256 of those."""
 INSTRUCTION_TOKENS = 300
 """Of the teacher's instruction and the frame around the text."""
+PLANNED_ROWS = 16
+"""Of a micro-batch that the recipe leaves to the trainer, which takes more where memory is left."""
 ACTIVATION_FACTOR = 16
 """Numbers kept per token, block and unit of d_model for a backward without checkpointing."""
 
@@ -371,7 +373,8 @@ def _working_memory(recipe: ModelRecipe, num_devices: int) -> dict[str, float]:
     shape, devices = recipe.target.shape, recipe.devices
     width = AV_PREFIX_TOKENS + 1 + AV_SUFFIX_TOKENS + recipe.rl.max_new_tokens
     kept = 2 if devices.gradient_checkpointing else ACTIVATION_FACTOR
-    tokens = recipe.rl.micro_batch * width
+    micro_batch = recipe.rl.micro_batch or PLANNED_ROWS
+    tokens = micro_batch * width
     gated = 3 * shape.intermediate_size if not devices.gradient_checkpointing else 0
     rows = recipe.rl.vectors * recipe.rl.group / num_devices
     per_token = shape.num_layers * 2 * shape.num_kv_heads * shape.head_dim * BYTES
@@ -379,7 +382,7 @@ def _working_memory(recipe: ModelRecipe, num_devices: int) -> dict[str, float]:
         "gathered weights": _gathered(recipe),
         "activations": tokens * shape.num_layers * (kept * shape.d_model + gated) * BYTES,
         "keys and values": rows * (width - AV_PREFIX_TOKENS) * per_token,
-        "logits": recipe.rl.micro_batch * recipe.rl.max_new_tokens * shape.vocab_size * 6.0,
+        "logits": micro_batch * recipe.rl.max_new_tokens * shape.vocab_size * 6.0,
     }
 
 

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from nlakit.claims.grounding import ClaimJudge
+from nlakit.core.attention import to_device
 from nlakit.core.fidelity import reconstruction_mse
 from nlakit.core.losses import group_advantages, kl_k3, policy_loss
 from nlakit.core.scale import resolve_scale
 from nlakit.engines.base import Completion, PolicyEngine, Sampling
 from nlakit.errors import ConfigError
+from nlakit.models.families import backbone_of
 from nlakit.models.likelihood import text_logprobs
-from nlakit.models.precision import autocast
+from nlakit.models.precision import bring_to
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
@@ -30,6 +32,7 @@ from .chooser import Chooser
 from .config import GroundedRlConfig, RlConfig, TrainingSettings
 from .evaluation import HeldOut
 from .learner import Learner
+from .micro_batches import micro_batches, token_budget
 from .run import RunDirectory, generator, train_steps
 
 ROLLOUT_PLACE, VECTOR_PLACE, REWORD_PLACE = 21, 22, 23
@@ -120,6 +123,11 @@ def train_rl(
     """
     if run.done is not None:
         return
+    for model in (engine.verbalizer.model, engine.reconstructor.backbone):
+        bring_to(model, settings.precision)
+    bring_to(reference.model, settings.precision)
+    bring_to(frozen.backbone, settings.precision)
+    engine.refresh()
     rl = JointRl(
         config,
         settings,
@@ -290,20 +298,39 @@ def _score(reconstructor: Reconstructor, rollout: Rollout) -> Tensor:
 
 def _regress(rl: JointRl, rollout: Rollout, rows: list[int]) -> Tensor:
     """Gradients of the mean error over the closed ones of `rows`; returns the error of each row."""
-    ar = rl.reconstructor
+    ar, config = rl.reconstructor, rl.config
     scale = resolve_scale("sqrt_d_model", rollout.vectors_RD.shape[1])
-    mse_R = torch.zeros(len(rollout.ar_ids))
     num_closed = max(1.0, distributed.total(float(rollout.closed_R[rows].sum())))
-    ordered = sorted(rows, key=lambda row: len(rollout.ar_ids[row]))
-    for start in range(0, len(ordered), rl.config.micro_batch):
-        chunk = ordered[start : start + rl.config.micro_batch]
-        with autocast(rl.settings.precision, ar.device):
-            rebuilt = ar.forward([rollout.ar_ids[row] for row in chunk])
-        wanted = rollout.vectors_RD[chunk].to(rebuilt.device)
-        mse = reconstruction_mse(wanted, rebuilt.float(), scale)
-        mse_R[chunk] = mse.detach().cpu()
-        ((mse * rollout.closed_R[chunk].to(mse.device)).sum() / num_closed).backward()
+    tokens = [len(ids) for ids in rollout.ar_ids]
+    budget = token_budget(ar.backbone, ar.recompute)
+    order, errors = [], []
+    for chunk in micro_batches(rows, tokens, config.micro_batch, budget):
+        rebuilt = ar.forward([rollout.ar_ids[row] for row in chunk])
+        wanted = to_device(rollout.vectors_RD[chunk], rebuilt.device)
+        mse = reconstruction_mse(wanted, rebuilt, scale)
+        closed = to_device(rollout.closed_R[chunk], rebuilt.device)
+        ((mse * closed).sum() / num_closed).backward()
+        order += chunk
+        errors.append(mse.detach())
+    mse_R = torch.zeros(len(rollout.ar_ids))
+    if order:
+        mse_R[order] = torch.cat(errors).cpu()
     return mse_R
+
+
+@dataclass
+class PolicySums:
+    """Sums over the tokens of a step, on the device until they are read.
+
+    Attributes:
+        kl: of the policy to the reference, k3.
+        surprise: negative log-probabilities.
+        gap: k3 of the engine's policy to the trainer's.
+    """
+
+    kl: Tensor | float = 0.0
+    surprise: Tensor | float = 0.0
+    gap: Tensor | float = 0.0
 
 
 def update_verbalizer(
@@ -313,43 +340,60 @@ def update_verbalizer(
 
     Raises as `check_policy` does, before a weight of the AV has changed.
     """
-    config, av = rl.config, rl.verbalizer
+    av = rl.verbalizer
     total_tokens = distributed.total(float(rollout.num_tokens_R.sum()))
-    kl_sum = entropy_sum = gap_sum = 0.0
-    for chunk in rollout.num_tokens_R.argsort(stable=True).split(config.micro_batch):
-        rows = chunk.tolist()
-        vectors, responses = rollout.vectors_RD[rows], [rollout.responses[row] for row in rows]
-        with torch.no_grad(), autocast(rl.settings.precision, av.model.device):
-            reference, _ = rl.reference.logprobs(vectors, responses)
-        with autocast(rl.settings.precision, av.model.device):
-            logprobs, mask = av.logprobs(vectors, responses)
-        kl = kl_k3(logprobs, reference) * mask
-        share = mask.sum() / total_tokens
-        # On-policy: the policy that sampled is the one being updated, so the ratio is 1.
-        advantage = advantage_R[rows].to(logprobs.device)
-        gain = policy_loss(logprobs, logprobs.detach(), advantage, mask, clip=None)
-        loss = share * gain + config.kl_coefficient * kl.sum() / total_tokens
-        loss.backward()
-        kl_sum += kl.sum().item()
-        entropy_sum -= (logprobs * mask).sum().item()
-        gap_sum += policy_gap(rollout, rows, logprobs.detach(), mask)
-    gap = check_policy(rl.most_k3, distributed.total(gap_sum) / total_tokens)
+    tokens = [len(av.suffix_ids) + len(response) for response in rollout.responses]
+    budget = token_budget(backbone_of(av.model), av.recompute)
+    sums = PolicySums()
+    for rows in micro_batches(range(len(tokens)), tokens, rl.config.micro_batch, budget):
+        _policy_gradient(rl, rollout, rows, advantage_R, total_tokens, sums)
+    gap = check_policy(rl.most_k3, distributed.total(float(sums.gap)) / total_tokens)
     norm = rl.av.update(number)
     return {
-        "kl": distributed.total(kl_sum) / total_tokens,
-        "surprise": distributed.total(entropy_sum) / total_tokens,
+        "kl": distributed.total(float(sums.kl)) / total_tokens,
+        "surprise": distributed.total(float(sums.surprise)) / total_tokens,
         "av_grad_norm": norm,
         **gap,
     }
 
 
-def policy_gap(
-    rollout: Rollout, rows: Sequence[int], logprobs_BT: Tensor, mask_BT: Tensor
-) -> float:
-    """KL (k3) of the engine's policy to the trainer's, summed over the tokens of `rows`."""
-    written = torch.tensor([each for row in rows for each in rollout.logprobs[row]])
-    trained = logprobs_BT[mask_BT]
-    return float(kl_k3(written.to(trained)[None], trained[None]).sum())
+def _policy_gradient(
+    rl: JointRl,
+    rollout: Rollout,
+    rows: Sequence[int],
+    advantage_R: Tensor,
+    total_tokens: float,
+    sums: PolicySums,
+) -> None:
+    """The gradient of some rows; policy and reference run over the same packed tokens."""
+    av, vectors = rl.verbalizer, rollout.vectors_RD[rows]
+    packed = av.pack([rollout.responses[row] for row in rows])
+    with torch.no_grad():
+        reference, _ = rl.reference.packed_logprobs(vectors, packed)
+    logprobs, mask = av.packed_logprobs(vectors, packed)
+    kl = (kl_k3(logprobs, reference) * mask).sum()
+    # On-policy: the policy that sampled is the one being updated, so the ratio is 1.
+    gain = policy_loss(
+        logprobs, logprobs.detach(), to_device(advantage_R[rows], mask.device), mask, clip=None
+    )
+    share = mask.sum() / total_tokens
+    (share * gain + rl.config.kl_coefficient * kl / total_tokens).backward()
+    logprobs = logprobs.detach()
+    sums.kl += kl.detach()
+    sums.surprise -= (logprobs * mask).sum()
+    sums.gap += policy_gap([rollout.logprobs[row] for row in rows], logprobs, mask)
+
+
+def policy_gap(written: Sequence[Sequence[float]], logprobs_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """KL (k3) of the engine's policy to the trainer's, summed over tokens.
+
+    Args:
+        written: the engine's log-probabilities, of each token of each row.
+    """
+    width = mask_BT.shape[1]
+    padded = torch.tensor([[*row, *[0.0] * (width - len(row))] for row in written])
+    engine_BT = to_device(padded, mask_BT.device)
+    return (kl_k3(engine_BT, logprobs_BT) * mask_BT).sum()
 
 
 def check_policy(most_k3: float | None, k3: float) -> dict[str, float]:

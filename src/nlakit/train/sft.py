@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 from nlakit.claim import Claim
+from nlakit.core.attention import to_device
 from nlakit.core.fidelity import fve, reconstruction_mse
 from nlakit.core.scale import resolve_scale
 from nlakit.data.datasets import PairSet
-from nlakit.models.precision import autocast
+from nlakit.models.families import backbone_of
+from nlakit.models.precision import bring_to
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
 
 from . import distributed
 from .config import SftConfig, TrainingSettings
 from .learner import Learner
+from .micro_batches import micro_batches, token_budget
 from .progress import Example
 from .run import RunDirectory, generator, train_steps
 
@@ -78,24 +81,29 @@ def train_verbalizer(
         for text in pairs.explanations
     ]
     num_train = len(responses) - config.held_out
+    bring_to(verbalizer.model, settings.precision)
     learner = Learner(dict(verbalizer.model.named_parameters()), config.optimizer, config.steps)
     batches = Batches(
         [len(r) for r in responses[:num_train]], config.batch_size, settings.seed, VERBALIZER_PLACE
     )
     held_out = slice(num_train, None)
 
+    tokens = [len(verbalizer.suffix_ids) + len(response) for response in responses]
+
     def step(number: int) -> dict[str, float]:
         rows = batches.rows(number)
-        total, summed = sum(sum(weights[row]) for row in rows), 0.0
-        for chunk in _chunks(_own(rows), config.micro_batch):
-            with autocast(settings.precision, verbalizer.model.device):
-                logprobs, mask = verbalizer.logprobs(
-                    pairs.vectors[chunk], [responses[row] for row in chunk]
-                )
-            weight = mask * _padded([weights[row] for row in chunk], mask.shape[1]).to(mask.device)
+        total, losses = sum(sum(weights[row]) for row in rows), []
+        budget = token_budget(backbone_of(verbalizer.model), verbalizer.recompute)
+        for chunk in micro_batches(_own(rows), tokens, config.micro_batch, budget):
+            logprobs, mask = verbalizer.logprobs(
+                pairs.vectors[chunk], [responses[row] for row in chunk]
+            )
+            weight = to_device(_padded([weights[row] for row in chunk]), mask.device)
             loss = -(logprobs * weight).sum() / total
             loss.backward()
-            summed += loss.item()
+            losses.append(loss.detach())
+        # Read once a step: a figure read in between waits for the device.
+        summed = float(sum(losses))
         metrics = {"loss": distributed.total(summed), "grad_norm": learner.update(number)}
         if (number + 1) % config.evaluate_every == 0 or number + 1 == config.steps:
             metrics |= verbalizer_losses(verbalizer, pairs.vectors[held_out], responses[held_out])
@@ -132,12 +140,12 @@ def _own(rows: list[int]) -> list[int]:
     return [rows[place] for place in distributed.share(len(rows))]
 
 
-def _chunks(rows: list[int], size: int | None) -> Iterator[list[int]]:
-    size = size or max(1, len(rows))
+def _chunks(rows: list[int], size: int) -> Iterator[list[int]]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _padded(rows: list[list[float]], width: int) -> Tensor:
+def _padded(rows: list[list[float]]) -> Tensor:
+    width = max(map(len, rows))
     return torch.tensor([row + [0.0] * (width - len(row)) for row in rows])
 
 
@@ -170,20 +178,24 @@ def train_reconstructor(
     ids = [reconstructor.encode(text) for text in pairs.explanations]
     num_train = len(ids) - config.held_out
     scale = resolve_scale("sqrt_d_model", pairs.vectors.shape[1])
+    bring_to(reconstructor.backbone, settings.precision)
     learner = Learner(dict(reconstructor.named_parameters()), config.optimizer, config.steps)
     batches = Batches(
         [len(row) for row in ids[:num_train]], config.batch_size, settings.seed, RECONSTRUCTOR_PLACE
     )
 
+    tokens = [len(row) for row in ids]
+
     def step(number: int) -> dict[str, float]:
-        rows, summed = batches.rows(number), 0.0
-        for chunk in _chunks(_own(rows), config.micro_batch):
-            with autocast(settings.precision, reconstructor.device):
-                rebuilt = reconstructor.forward([ids[row] for row in chunk])
-            wanted = pairs.vectors[chunk].to(rebuilt.device)
-            loss = reconstruction_mse(wanted, rebuilt.float(), scale).sum() / len(rows)
+        rows, losses = batches.rows(number), []
+        budget = token_budget(reconstructor.backbone, reconstructor.recompute)
+        for chunk in micro_batches(_own(rows), tokens, config.micro_batch, budget):
+            rebuilt = reconstructor.forward([ids[row] for row in chunk])
+            wanted = to_device(pairs.vectors[chunk], rebuilt.device)
+            loss = reconstruction_mse(wanted, rebuilt, scale).sum() / len(rows)
             loss.backward()
-            summed += loss.item()
+            losses.append(loss.detach())
+        summed = float(sum(losses))
         metrics = {"loss": distributed.total(summed), "grad_norm": learner.update(number)}
         if (number + 1) % config.evaluate_every == 0 or number + 1 == config.steps:
             rebuilt = reconstructor.reconstruct(pairs.explanations[num_train:]).cpu()
