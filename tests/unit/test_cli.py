@@ -16,7 +16,7 @@ import pytest
 import nlakit
 from nlakit.cli import run
 from nlakit.cli.explain import parse_positions
-from nlakit.cli.requests import read_text
+from nlakit.cli.requests import ChatOptions, read_request, read_text
 from nlakit.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -177,3 +177,37 @@ def test_rows_outside_the_package_are_refused_by_name(monkeypatch, tmp_path, cap
     monkeypatch.setenv("NLAKIT_ASSETS", str(tmp_path))
     assert run(["eval", "storyworld", "--nla", "plain-rl"]) == 2
     assert "'plain-rl'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--samples", "0"], "samples"),
+        (["--temperature", "-1"], "temperature"),
+        (["--positions", "x"], "--positions"),
+        (["--min-confidence", "2"], "--min-confidence"),
+        (["--add-generation-prompt"], "belongs to messages"),
+        (["--messages"], "--messages"),
+        (["--nla", "nowhere"], "nowhere"),
+        (["--av", "x"], "both --av and --ar"),
+        (["--dtype", "int4"], "int4"),
+    ],
+)
+def test_bad_arguments_are_refused_before_a_model_is_loaded(arguments, said, monkeypatch, capsys):
+    def loaded(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("nlakit.pair.load.load_models", loaded)
+    assert run(["explain", "some text", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_messages_are_told_from_prose(capsys, monkeypatch):
+    text = '[{"role": "user", "content": "When is it high?"}]'
+    assert read_request(text, None).content == [{"role": "user", "content": "When is it high?"}]
+    assert "--no-messages" in capsys.readouterr().err
+    assert read_request(text, None, ChatOptions(messages=False)).content == text
+    assert read_request('["a", "b"]', None).content == '["a", "b"]'
+    assert read_request("{not json", None).content == "{not json"
+    with pytest.raises(InputError, match="tools"):
+        read_request('{"messages": [{"role": "user", "content": "a"}], "tools": 3}', None)
