@@ -18,6 +18,8 @@ READ_NO_PAIR = {
     "storyworld sample": "prints documents",
     "search": "reads a project of readings",
     "themes": "reads a project of readings",
+    "thought-map": "reads a project of readings",
+    "convert": "writes a GGUF file as a directory",
     "dashboards show": "reads a store",
     "dashboards export": "reads a store",
     "dashboards import": "writes a store",
