@@ -39,7 +39,7 @@ GIVE_UP_S = 20.0
 MOST_MB = 1024
 """Beyond what the process has with nothing read."""
 D_MODEL = 8
-MOST_ROWS = 100_000
+MOST_ROWS = 20_000
 
 LLAMA = {
     **{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 64},
