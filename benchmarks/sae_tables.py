@@ -9,6 +9,7 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results" / "sae"
 REPORTS, BESIDE = RESULTS / "reports", RESULTS / "beside.json"
+DUAL = RESULTS / "dual"
 CIRCUIT, SHIFT = RESULTS / "circuit.json", RESULTS / "shift.json"
 
 ORDER = ("standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka")
@@ -108,6 +109,19 @@ def _with_interval(report: dict[str, Any], key: str, interval: str, digits: int 
         return "–"
     low, high = report[interval]
     return f"{report[key]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def dual(text: str) -> str:
+    """Mean largest cosine of each dictionary with the other, and within itself."""
+    lines = [
+        "| dictionaries | first in second | second in first | within first | within second |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for report in json.loads(text):
+        numbers = [*report["mean_across"], *report["mean_within"]]
+        cells = " | ".join(f"{number:.2f}" for number in numbers)
+        lines.append(f"| {report['names'][0]} and {report['names'][1]} | {cells} |")
+    return "\n".join([*lines, ""])
 
 
 def circuit(text: str) -> str:

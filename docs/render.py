@@ -290,6 +290,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "sae_temporal": (sae_tables.REPORTS, sae_tables.temporal),
     "sae_spliced": (sae_tables.REPORTS, sae_tables.spliced),
     "sae_beside": (sae_tables.BESIDE, sae_tables.beside),
+    "sae_dual": (sae_tables.DUAL, sae_tables.dual),
     "sae_circuit": (sae_tables.CIRCUIT, sae_tables.circuit),
     "sae_shift": (sae_tables.SHIFT, sae_tables.shift),
     **{
