@@ -51,6 +51,22 @@ def test_shipped_recipes_of_released_models_parse_and_fit(name):
     assert found.label_dollars is not None
 
 
+def test_the_smollm2_recipe_runs_every_stage_and_its_adapters_fit_the_package():
+    recipe = read_recipe(RECIPES / "smollm2-135m.toml")
+    assert isinstance(recipe, ModelRecipe) and recipe.lora is not None
+    shape, rank = recipe.target.shape, recipe.lora.reconstructor_rank
+    weights = lora_parameters(shape, recipe.lora.rank, shape.num_layers)
+    weights += lora_parameters(shape, rank, recipe.target.layer + 1)
+    assert 2 * weights + 4 * shape.d_model**2 < 45e6
+    assert shape.parameters / 1e6 == pytest.approx(134.5, rel=0.01)
+    found = planned("smollm2-135m")
+    assert [each.name for each in found.stages][-5:] == [
+        "grounded-verbalizer", "grounded-reconstructor", "grounded-rl", "settling", "controls",
+    ]  # fmt: skip
+    documents = recipe.corpus.documents + recipe.corpus.rl_documents + recipe.grounding.documents
+    assert documents < 32_356 * 7 / 8  # those of the corpus that are not held out
+
+
 def test_plain_recipes_are_still_the_storyworlds():
     assert isinstance(read_recipe(RECIPES / "smoke.toml"), StoryworldRecipe)
 
