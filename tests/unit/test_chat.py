@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.chats import FOLDING, JSON_TEXT, MOVING, PLAIN, STRICT, THINKING
-from support.serving import tiny_tokenizer
+from support.serving import tiny_nla, tiny_tokenizer
 
 from nlakit.errors import InputError
 from nlakit.models.chat import Chat, ChatOptions, Veil
@@ -273,6 +273,20 @@ def test_special_tokens_in_messages_are_text_at_their_places():
     assert text == "say <|user|> now"
     assert not set(made.encoded.ids) & set(tiny_tokenizer().all_special_ids)
     assert "<|user|>" in made.notices[-1] and "plain text" in made.notices[-1]
+
+
+def test_a_thought_is_steered_by_its_place_in_the_thinking_section(monkeypatch):
+    pair = tiny_nla()
+    monkeypatch.setattr(pair.target, "tokenizer", with_template(THINKING))
+    messages = [user("a?"), assistant("no", reasoning_content="They hide the cat.")]
+    prompt = pair.prepare(messages)
+    inside = [place for place, span in enumerate(prompt.spans) if span.section == "thinking"]
+    options = {"edit": "A cat by the pier.", "max_new_tokens": 2}
+    assert pair.steer(messages, -1, section="thinking", **options) == pair.steer(
+        messages, inside[-1], **options
+    )
+    with pytest.raises(InputError, match="0 tokens of it"):
+        pair.steer(messages, 0, section="tool_call", **options)
 
 
 def test_what_templates_look_for_is_left_unmarked():

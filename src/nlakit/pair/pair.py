@@ -25,6 +25,7 @@ from nlakit.engines.base import (
     sampling_for,
 )
 from nlakit.errors import InputError
+from nlakit.models.chat_spans import Section
 from nlakit.models.encoded import Encoded
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
@@ -208,6 +209,7 @@ class Pair:
         edit: Edit,
         alpha: float = 1.0,
         *,
+        section: Section | None = None,
         max_new_tokens: int = 20,
         **chat: Unpack[ChatFields],
     ) -> Steered:
@@ -217,7 +219,8 @@ class Pair:
         to the reconstruction. The continuation is greedy and starts after the text's last token.
 
         Args:
-            position: as in `explain`.
+            position: as in `explain`; with a section, counted among its tokens.
+            section: of a conversation, such as "thinking" or "tool_call".
             edit: words and what to put in their place, or the whole new explanation.
             alpha: strength, as a share of the activation's norm.
             chat: as in `explain`.
@@ -225,8 +228,12 @@ class Pair:
         Raises:
             InputError: as `explain`; or the explanation does not say a word that is to be edited.
         """
-        encoded = self.encode(text, **chat)
-        (place,) = _checked_places([position], len(encoded.ids))
+        prompt = self.prepare(text, **chat)
+        encoded = prompt.encoded
+        if section is None:
+            (place,) = _checked_places([position], len(encoded.ids))
+        else:
+            place = _place_in(prompt, section, position)
         sampling = sampling_for(1, None, MAX_NEW_TOKENS, 0)
         ((answer,),) = self.engine.verbalize(self.engine.extract(encoded, [place]), sampling)
         return steer_at(
@@ -337,6 +344,16 @@ def _places(
     if last < 1:
         raise InputError(f"last must be 1 or more, found {last}.")
     return places[-last:]
+
+
+def _place_in(prompt: Prompt, section: Section, position: int) -> int:
+    inside = [place for place, span in enumerate(prompt.spans) if span.section == section]
+    if not -len(inside) <= position < len(inside):
+        raise InputError(
+            f"Token {position} of the section {section!r} was asked for; the conversation has "
+            f"{len(inside)} tokens of it."
+        )
+    return inside[position]
 
 
 def _checked_places(positions: Sequence[int], num_tokens: int) -> list[int]:
