@@ -32,6 +32,10 @@ COSINE_NOTE = (
 )
 
 
+UNBELIEVED = ("doubtful", "worse")
+"""Grades at which nothing is asserted: no confidence was ever right there."""
+
+
 class Score(FrozenModel):
     """How close the vector rebuilt from an explanation comes to the activation."""
 
@@ -287,7 +291,12 @@ def _shown(sample: Sample) -> str:
 
 
 def _claims_line(sample: Sample) -> str:
-    """Each claim with its confidence: `mood calm 97 %, topic sea 99 %`."""
+    """Each claim with its confidence: `mood calm 97 %, topic sea 99 %`.
+
+    None of an explanation that is not to be believed, with the reason in their place.
+    """
+    if grade_named(sample.word).key in UNBELIEVED:
+        return f"claims not shown: the fidelity says {sample.word!r}"
     return ", ".join(
         f"{each.kind} {each.value}"
         + ("" if each.confidence is None else f" {100 * each.confidence:.0f} %")

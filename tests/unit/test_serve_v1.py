@@ -276,7 +276,7 @@ def test_a_calibrated_nla_says_how_likely_each_claim_is(tmp_path, monkeypatch):
     nla = scripted_nla(ScriptedEngine(words=lambda row: "A story"))
     asked = []
 
-    def claims(_, completions, scores, temperature):
+    def claims(_, completions, scores, temperature, vectors_ND=None):
         asked.append((len(completions), scores[0].cosine, temperature))
         return [(ReadClaim(kind="genre", value="story", start=2, end=7, confidence=0.93),)]
 

@@ -27,6 +27,7 @@ from nlakit.errors import CheckpointError, InputError
 from nlakit.models.verbalizer import OPEN_TAG, Verbalizer
 from nlakit.reading import ReadClaim
 
+from .inside import Inside, ReadingFeatures, reading_features
 from .probability import claim_tokens
 from .registry import claim_system
 from .system import ClaimSystem
@@ -164,6 +165,9 @@ class ClaimConfidence(FrozenModel):
     """For explanations of temperature 0."""
     sampled: Calibrator
     """For drawn ones."""
+    greedy_inside: Inside | None = None
+    sampled_inside: Inside | None = None
+    """The chance that a reading is like those fitted on; None: nobody asked what lies outside."""
     source: str
     """Who said what is true, such as "storyworld"."""
     claims: str = "storyworld"
@@ -196,6 +200,11 @@ class ClaimConfidence(FrozenModel):
         """The one for explanations of a temperature."""
         return self.sampled if temperature > 0 else self.greedy
 
+    def chances(self, readings: Sequence[ReadingFeatures], temperature: float) -> list[float]:
+        """Per reading the chance that it lies inside; 1 where nobody asked."""
+        gate = self.sampled_inside if temperature > 0 else self.greedy_inside
+        return [1.0 if gate is None else gate.chance(each) for each in readings]
+
     def score(
         self,
         verbalizer: Verbalizer,
@@ -203,6 +212,7 @@ class ClaimConfidence(FrozenModel):
         completions: Sequence[Completion],
         fidelities: Sequence[float],
         temperature: float = 0.0,
+        vectors_ND: Float[Tensor, "N D"] | None = None,
     ) -> list[tuple[ReadClaim, ...]]:
         """Per completion its claims, each with its confidence.
 
@@ -210,13 +220,16 @@ class ClaimConfidence(FrozenModel):
             mean_D: the pair's training mean; the vector that knows nothing.
             fidelities: of the completions.
             temperature: of the sampling.
+            vectors_ND: the activations; without them their distance from training is not seen.
         """
         calibrator = self.calibrator(temperature)
         system = claim_system(self.claims)
         found = claim_features(verbalizer, mean_D, completions, fidelities, system)
+        readings = reading_features(completions, fidelities, mean_D, vectors_ND)
+        chances = self.chances(readings, temperature)
         return [
-            tuple(read_claim(each.claim, calibrator.confidence(each)) for each in features)
-            for features in found
+            tuple(read_claim(each.claim, inside * calibrator.confidence(each)) for each in features)
+            for features, inside in zip(found, chances, strict=True)
         ]
 
 

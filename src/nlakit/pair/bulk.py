@@ -47,7 +47,9 @@ class BulkReader(NamedTuple):
         answers, scores = self.pair.answers(vectors_ND, self.sampling, first=first)
         claims: Sequence[tuple[ReadClaim, ...]] = [()] * len(answers)
         if self.confidence:
-            claims = self.pair.claims(answers, scores, self.sampling.temperature)
+            repeated_MD = vectors_ND.repeat_interleave(self.sampling.samples, dim=0)
+            temperature = self.sampling.temperature
+            claims = self.pair.claims(answers, scores, temperature, repeated_MD)
         size = self.sampling.samples
         return [
             Described(

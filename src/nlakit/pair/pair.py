@@ -186,7 +186,11 @@ class Pair:
         return self._scores(vectors_ND, [explanation])[0]
 
     def claims(
-        self, completions: Sequence[Completion], scores: Sequence[Score], temperature: float = 0.0
+        self,
+        completions: Sequence[Completion],
+        scores: Sequence[Score],
+        temperature: float = 0.0,
+        vectors_ND: Float[Tensor, "N D"] | None = None,
     ) -> list[tuple[ReadClaim, ...]]:
         """Per explanation its claims, each with its confidence.
 
@@ -195,12 +199,15 @@ class Pair:
         Args:
             scores: of the completions, in their order.
             temperature: that they were sampled at.
+            vectors_ND: the activations, one a completion: how far each is from those of training.
         """
         verbalizer = self.verbalizer
         if self.confidence is None or verbalizer is None:
             return [()] * len(completions)
         fidelities = [score.fidelity for score in scores]
-        return self.confidence.score(verbalizer, self.mean_D, completions, fidelities, temperature)
+        return self.confidence.score(
+            verbalizer, self.mean_D, completions, fidelities, temperature, vectors_ND
+        )
 
     def steer(
         self,
@@ -278,7 +285,8 @@ class Pair:
         on_text: OnText | None,
     ) -> tuple[TokenReading, ...]:
         flat, scores = self.answers(vectors_ND, sampling, on_text)
-        claims = self.claims(flat, scores, sampling.temperature)
+        repeated_MD = vectors_ND.repeat_interleave(sampling.samples, dim=0)
+        claims = self.claims(flat, scores, sampling.temperature, repeated_MD)
         scored = [_sample(*each) for each in zip(flat, scores, claims, strict=True)]
         size = sampling.samples
         groups = [tuple(scored[start : start + size]) for start in range(0, len(scored), size)]

@@ -262,11 +262,15 @@ class Runner:
         completions = [completion for _, completion in ended]
         samples = score(self.nla, vectors_ND, completions)
         for temperature in {row.sampling.temperature for row, _ in ended}:
-            self._add_claims(ended, samples, temperature)
+            self._add_claims(ended, samples, temperature, vectors_ND)
         return samples
 
     def _add_claims(
-        self, ended: list[Ended], samples: list[ScoredSample], temperature: float
+        self,
+        ended: list[Ended],
+        samples: list[ScoredSample],
+        temperature: float,
+        vectors_ND: Tensor,
     ) -> None:
         """How likely each claim is true, for those who asked: one more pass of the verbalizer."""
         scores = {
@@ -279,7 +283,8 @@ class Runner:
         if self.nla.confidence is None or not scores:
             return
         completions = [ended[index][1] for index in scores]
-        claims = self.nla.claims(completions, list(scores.values()), temperature)
+        own_ND = vectors_ND[list(scores)]
+        claims = self.nla.claims(completions, list(scores.values()), temperature, own_ND)
         for index, found in zip(scores, claims, strict=True):
             samples[index] = samples[index]._replace(claims=found)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.table import Table
 
-from nlakit.claims.confidence import ClaimConfidence
+from nlakit.data.corpora import Corpus
+from nlakit.data.corpus_extraction import pass_over
 from nlakit.errors import InputError
 from nlakit.evals.confidence import CALIBRATION_DOCUMENTS, CALIBRATION_SEED, fit_confidence
 from nlakit.evals.confidence import measure as measure_confidence
-from nlakit.evals.eval_set import EvalSet
+from nlakit.evals.outside import confidence_report, with_gates
 from nlakit.evals.rows import read_sample
 
 from ..devices import AUTOMATIC, DeviceOptions
@@ -25,8 +28,11 @@ from .common import (
     Output,
     Seed,
     Temperature,
+    measuring,
     show,
 )
+
+GATE_DOCUMENTS, OUTSIDE_CHARACTERS = 500, 200
 
 
 def confidence(
@@ -35,7 +41,9 @@ def confidence(
     seed: Seed = 1,
     temperature: Temperature = 0.0,
     thorough: Annotated[bool, Parameter(negative=())] = False,
+    outside: Annotated[bool, Parameter(negative=())] = False,
     write: Annotated[bool, Parameter(negative=())] = False,
+    outside_corpus: str | None = None,
     pair: PairOptions = BUNDLED,
     devices: DeviceOptions = AUTOMATIC,
     on: CorpusOptions = STORYWORLD_DOCUMENTS,
@@ -48,12 +56,20 @@ def confidence(
     ----------
     thorough
         Also read each row four times and its neighbours, for agreement and recurrence.
+    outside
+        Report confidences as readings show them, and how many claims still carry one on Gaussian
+        vectors and on ordinary prose, where all of them count as wrong.
     write
         First fit the calibrator on other held-out documents, and leave it beside the pair as
-        calibrator.json.
+        calibrator.json, with gates that doubt what lies outside of what the pair knows.
+    outside_corpus
+        With --write: other text that the gates are fitted on; by default a few texts of ours.
     """
     if write:
-        _write(pair, devices, on)
+        _write(pair, devices, on, outside_corpus)
+    if outside:
+        _outside(pair, devices, on, documents, seed, temperature, json)
+        return
     show(
         pair,
         devices,
@@ -66,7 +82,35 @@ def confidence(
     )
 
 
-def _write(pair: PairOptions, devices: DeviceOptions, on: CorpusOptions) -> None:
+def _outside(
+    pair: PairOptions,
+    devices: DeviceOptions,
+    on: CorpusOptions,
+    documents: int,
+    seed: int,
+    temperature: float,
+    json: bool,
+) -> None:
+    pair.check()
+    with measuring():
+        eval_set = on.eval_set(pair)
+        loaded = pair.load_for_evaluation(eval_set, devices)
+        report = confidence_report(read_sample(loaded, eval_set, documents, seed, temperature))
+    if json:
+        sys.stdout.write(report.model_dump_json(indent=2) + "\n")
+        return
+    table = Table(title=f"{report.nla}: {report.claims} claims inside, ECE {report.ece:.3f}")
+    for name in ("where", "claims", "confidence ≥ 0.9", "≥ 0.5", "mean fidelity"):
+        table.add_column(name, justify="left" if name == "where" else "right")
+    for name, found in (("text", report.outside.text), ("Gaussian", report.outside.gaussian)):
+        shares = (f"{found.share_at_90:.1%}", f"{found.share_at_50:.1%}")
+        table.add_row(name, str(found.claims), *shares, f"{found.mean_fidelity:.2f}")
+    Console().print(table)
+
+
+def _write(
+    pair: PairOptions, devices: DeviceOptions, on: CorpusOptions, outside_corpus: str | None
+) -> None:
     pair.check()
     paths = pair.paths()
     if paths is None:
@@ -74,15 +118,16 @@ def _write(pair: PairOptions, devices: DeviceOptions, on: CorpusOptions) -> None
             "--write leaves calibrator.json beside an NLA, and a released pair lies nowhere "
             "that is its own. Leave out --write: a calibrator is then fitted for this report."
         )
-    path = _fit(pair, devices, on.eval_set(pair)).save(paths.pair)
+    eval_set = on.eval_set(pair)
+    with Console(stderr=True).status(f"fitting on {CALIBRATION_DOCUMENTS} documents …"):
+        loaded = pair.load_for_evaluation(eval_set, devices)
+        fitted = fit_confidence(loaded, eval_set, CALIBRATION_DOCUMENTS, CALIBRATION_SEED)
+        other = () if outside_corpus is None else _texts(outside_corpus)
+        path = with_gates(loaded, fitted, eval_set, GATE_DOCUMENTS, other).save(paths.pair)
     sys.stderr.write(f"wrote {path}\n")
 
 
-def _fit(pair: PairOptions, devices: DeviceOptions, eval_set: EvalSet) -> ClaimConfidence:
-    with Console(stderr=True).status(f"fitting on {CALIBRATION_DOCUMENTS} documents …"):
-        return fit_confidence(
-            pair.load_for_evaluation(eval_set, devices),
-            eval_set,
-            CALIBRATION_DOCUMENTS,
-            CALIBRATION_SEED,
-        )
+def _texts(source: str) -> Iterator[str]:
+    """Training texts of a corpus, cut to what a small context holds."""
+    found = Corpus(source).documents("train", on_refused=pass_over)
+    return (each.text[:OUTSIDE_CHARACTERS] for each in found if each.text)

@@ -1,0 +1,223 @@
+"""Confidence where a pair knows nothing: on other text and on vectors that no text has.
+
+Every claim there counts as wrong. Fitting gives a calibrator its gate (`claims.inside`); measuring
+says how many claims still carry a confidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nlakit.claims.calibration import calibration
+from nlakit.claims.confidence import ClaimConfidence
+from nlakit.claims.inside import Inside, ReadingFeatures, fit_inside, reading_features
+from nlakit.config import FrozenModel
+from nlakit.errors import InputError
+from nlakit.pair.pair import Pair
+
+from .confidence import CALIBRATION_SEED, SAMPLED, judged_claims
+from .eval_set import EvalSet
+from .outside_texts import TEXTS
+from .readings import RowReadings, read_rows
+from .rows import ReadSample
+
+FIT_TEXTS, FIT_POSITIONS, FIT_VECTORS = 200, 3, 240
+MEASURED_POSITIONS, MEASURED_VECTORS, SEED = 8, 64, 70_008
+NORMS = (1.0, 1.0, 0.3, 3.0, 0.04)
+"""Of Gaussian vectors, as shares of the mean norm of the activations inside, by turns."""
+SURE, LIKELY = 0.9, 0.5
+
+
+class OutsideShares(FrozenModel):
+    """How many claims carry a confidence where all of them count as wrong."""
+
+    claims: int
+    share_at_90: float
+    """Of the claims, those with a confidence of 0.9 or more."""
+    share_at_50: float
+    mean_fidelity: float
+
+
+class Outside(FrozenModel):
+    """On Gaussian vectors, and on ordinary prose."""
+
+    gaussian: OutsideShares
+    text: OutsideShares
+
+
+class ConfidenceReport(FrozenModel):
+    """What `nlakit eval confidence --outside` prints; confidences as a reading shows them."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["nla_confidence_report"] = "nla_confidence_report"
+    nla: str
+    documents: int
+    seed: int
+    temperature: float
+    claims: int
+    ece: float
+    """Expected calibration error on the held-out documents that the pair knows."""
+    brier: float
+    auroc: float | None
+    share_at_90: float
+    """Of the claims there, those with a confidence of 0.9 or more."""
+    outside: Outside
+
+
+class _Vectors(NamedTuple):
+    """Activations outside: of text, and Gaussian ones."""
+
+    text_ND: Float[Tensor, "N D"]
+    gaussian_ND: Float[Tensor, "M D"]
+
+
+def with_gates(
+    pair: Pair, known: ClaimConfidence, eval_set: EvalSet, documents: int, texts: Iterable[str] = ()
+) -> ClaimConfidence:
+    """A calibrator with gates between what it was fitted on and everything else.
+
+    Args:
+        documents: held-out documents inside, of the calibrator's own seed.
+        texts: other text, as much as is there up to `FIT_TEXTS`; by default half of `TEXTS`.
+    """
+    rows = eval_set.calibration(pair.target, known.seed, documents)
+    norm = rows.vectors_ND.norm(dim=-1).mean().item()
+    given = list(islice(texts, FIT_TEXTS)) or list(TEXTS[::2])
+    outside = _Vectors(
+        text_vectors(pair, given, FIT_POSITIONS if len(given) > 50 else 20),
+        gaussian_vectors(FIT_VECTORS, pair.card.d_model, norm, CALIBRATION_SEED),
+    )
+    gates = [
+        _gate(pair, rows.vectors_ND, torch.cat(outside), temperature)
+        for temperature in (0.0, SAMPLED)
+    ]
+    return known.model_copy(update={"greedy_inside": gates[0], "sampled_inside": gates[1]})
+
+
+def _gate(pair: Pair, inside_ND: Tensor, outside_ND: Tensor, temperature: float) -> Inside:
+    found = [
+        _features(pair, vectors, read_rows(pair, pair.engine, vectors, temperature, 0))
+        for vectors in (inside_ND, outside_ND)
+    ]
+    return fit_inside(*found)
+
+
+def confidence_report(sample: ReadSample) -> ConfidenceReport:
+    """The calibration of N readings inside, and what is asserted outside.
+
+    Raises:
+        InputError: the pair has no calibrator, its engine gives no probabilities, or nobody can
+            check the claims.
+    """
+    pair = sample.pair
+    if pair.confidence is None or pair.verbalizer is None:
+        raise InputError(
+            f"{pair.name!r} has no calibrator.json. Make one with `nlakit eval confidence --write`."
+        )
+    system, temperature = sample.claims, sample.temperature
+    judged = judged_claims(pair, pair.verbalizer, sample.reading, sample.known_states(), system)
+    chances = pair.confidence.chances(
+        _features(pair, sample.vectors_ND, sample.reading), temperature
+    )
+    calibrator = pair.confidence.calibrator(temperature)
+    claimed = zip(judged.features, judged.rows, strict=True)
+    confidences = [calibrator.confidence(each) * chances[row] for each, row in claimed]
+    found = calibration(confidences, judged.outcomes)
+    if found is None:
+        raise InputError(f"{pair.name!r} makes no claim that could be checked.")
+    return ConfidenceReport(
+        nla=pair.name,
+        documents=len(set(sample.doc_ids)),
+        seed=sample.seed,
+        temperature=temperature,
+        claims=found.count,
+        ece=found.ece,
+        brier=found.brier,
+        auroc=found.auroc,
+        share_at_90=_share(confidences, SURE),
+        outside=_outside(sample, _measured(sample)),
+    )
+
+
+def _measured(sample: ReadSample) -> _Vectors:
+    norm = sample.vectors_ND.norm(dim=-1).mean().item()
+    d_model = sample.pair.card.d_model
+    return _Vectors(
+        text_vectors(sample.pair, TEXTS[1::2], MEASURED_POSITIONS),
+        gaussian_vectors(MEASURED_VECTORS, d_model, norm, SEED + sample.seed),
+    )
+
+
+def _outside(sample: ReadSample, vectors: _Vectors) -> Outside:
+    return Outside(
+        text=_shares(sample, vectors.text_ND), gaussian=_shares(sample, vectors.gaussian_ND)
+    )
+
+
+def _shares(sample: ReadSample, vectors_ND: Tensor) -> OutsideShares:
+    pair = sample.pair
+    assert pair.confidence is not None and pair.verbalizer is not None
+    reading = read_rows(pair, pair.engine, vectors_ND, sample.temperature, sample.seed)
+    fidelities = [each.fidelity for each in _features(pair, vectors_ND, reading)]
+    claims = pair.confidence.score(
+        pair.verbalizer,
+        pair.mean_D,
+        reading.completions,
+        fidelities,
+        sample.temperature,
+        vectors_ND,
+    )
+    confidences = [each.confidence or 0.0 for row in claims for each in row]
+    return OutsideShares(
+        claims=len(confidences),
+        share_at_90=_share(confidences, SURE),
+        share_at_50=_share(confidences, LIKELY),
+        mean_fidelity=sum(fidelities) / len(fidelities),
+    )
+
+
+def _share(confidences: Sequence[float], least: float) -> float:
+    return sum(each >= least for each in confidences) / max(1, len(confidences))
+
+
+def _features(pair: Pair, vectors_ND: Tensor, reading: RowReadings) -> list[ReadingFeatures]:
+    """As a reading would have them: fidelity is against the card's variance, not the rows' own."""
+    fidelities = (1 - reading.errors.mse_N / pair.card.variance).tolist()
+    return reading_features(reading.completions, fidelities, pair.mean_D, vectors_ND)
+
+
+def text_vectors(pair: Pair, texts: Sequence[str], positions: int) -> Float[Tensor, "N D"]:
+    """Activations spread over each of some texts, which are cut at the target's context."""
+    ids = [_head(pair, text) for text in texts]
+    places = [
+        sorted({(len(row) - 1) * turn // positions for turn in range(1, positions + 1)} - {0})
+        for row in ids
+    ]
+    kept = [row for row, found in enumerate(places) if found]
+    vectors = pair.target.activations([ids[row] for row in kept], [places[row] for row in kept])
+    return torch.cat(vectors).float().cpu()
+
+
+def _head(pair: Pair, text: str) -> list[int]:
+    """The tokens of a text's head, as much of it as fits the target's context."""
+    size = len(text)
+    while True:
+        try:
+            return pair.target.encode(text[:size]).ids
+        except InputError:
+            if size < 2:
+                raise
+            size //= 2
+
+
+def gaussian_vectors(num: int, d_model: int, norm: float, seed: int) -> Float[Tensor, "N D"]:
+    """Random directions, of the norm of activations, and of much smaller and larger ones."""
+    drawn_ND = torch.randn(num, d_model, generator=torch.Generator().manual_seed(seed))
+    sizes_N = torch.tensor([NORMS[row % len(NORMS)] * norm for row in range(num)])
+    return drawn_ND * (sizes_N / d_model**0.5)[:, None]
