@@ -217,6 +217,10 @@ def answer(world: World, path: str, body: dict[str, Any]) -> Any:
     if path == "/v1/explain":
         results = [frame for frame in frames_of(world, body) if "description" in frame]
         return {"layer_index": 4, "results": results}
+    if path == "/v1/steer":
+        words = {"original": body["explanation"], "edited": body["edit"], "alpha": body["alpha"]}
+        found = {"before": " by the mouse.", "after": " by the night.", "changed": True}
+        return {**words, **found, "shift": 0.4, "kl_unrelated": 0.64, "position": body["position"]}
     if path == "/v1/extract":
         tokens = tokens_of(body)
         return {"layer_index": 4, "tokens": [_activation(tokens[p]) for p in body["positions"]]}
@@ -257,6 +261,7 @@ def models() -> list[dict[str, Any]]:
     more = {
         "target": "storyworld",
         "can_chat": True,
+        "can_complete": True,
         "warnings": [],
         "scale": scale(),
         "floors": FLOORS,

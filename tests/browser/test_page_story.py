@@ -170,6 +170,23 @@ def test_the_target_answers_in_a_streaming_chat_with_its_thinking_apart(stub, vi
     page.locator(".transcript").wait_for()
 
 
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+def test_an_edited_explanation_steers_the_model(stub, visit, size):
+    address, world = stub()
+    page = visit(address, size)
+    _read(page)
+    page.locator(".summary-row").first.click()
+    page.get_by_text("Edit it and steer the model").click()
+    assert page.get_by_role("button", name="Steer", exact=True).is_disabled()
+    page.get_by_label("The edited explanation").fill("A poem about the night.")
+    page.get_by_role("button", name="Steer", exact=True).click()
+    page.locator(".steered").wait_for()
+    told = page.locator(".steered").inner_text()
+    assert "by the mouse." in told and "by the night." in told and "0.64 nats" in told
+    asked = [body for path, body in world.requests if path == "/v1/steer"][-1]
+    assert asked["edit"] == "A poem about the night." and asked["alpha"] == 1
+
+
 def test_about_explains_every_figure_of_the_card(stub, visit):
     page = visit(stub()[0])
     page.get_by_role("button", name="About this NLA").click()

@@ -17,7 +17,7 @@ from torch import Tensor
 from nlakit.core.scale import to_norm
 from nlakit.engines.base import Engine
 from nlakit.errors import InputError
-from nlakit.models.patch import continuations
+from nlakit.models.patch import continuations, next_logprobs
 from nlakit.models.target import Target
 
 Edit = str | Mapping[str, str]
@@ -34,6 +34,7 @@ class Steered:
         alpha: strength, as a share of the activation's norm.
         shift: length of `unit(AR(edited)) - unit(AR(original))`: near 0, the AR makes nothing of
             the edit, and what is added is noise brought to size.
+        side_effect: mean KL in nats at the next token of unrelated texts: what the edit costs.
     """
 
     original: str
@@ -42,6 +43,7 @@ class Steered:
     steered: str
     alpha: float
     shift: float
+    side_effect: float
 
     @property
     def changed(self) -> bool:
@@ -92,6 +94,26 @@ def steering_vector(
     return alpha * activation_D.norm() * to_norm(direction_D, 1.0)
 
 
+UNRELATED = (
+    "It had rained all night, and the road to the station was",
+    "To make the bread, mix the flour with warm water and",
+    "The committee will meet again on Monday to",
+    "She opened the letter, read it twice, and then",
+)
+"""Texts that have nothing to do with an edit: what a steering vector does to them is its cost."""
+
+
+def side_effect(target: Target, direction_D: Float[Tensor, " D"], alpha: float) -> float:
+    """Mean KL(untouched ‖ steered) at the next token of `UNRELATED`, in nats."""
+    ids = [target.encode(text).ids for text in UNRELATED]
+    at_last = [[len(row) - 1] for row in ids]
+    vectors_ND = torch.cat([found.cpu() for found in target.activations(ids, at_last)])
+    added_ND = torch.stack([steering_vector(direction_D, each, alpha) for each in vectors_ND])
+    clean_NV = next_logprobs(target, ids)
+    steered_NV = next_logprobs(target, ids, vectors_ND + added_ND)
+    return (clean_NV.exp() * (clean_NV - steered_NV)).sum(-1).mean().item()
+
+
 def steer_at(
     engine: Engine,
     target: Target,
@@ -126,4 +148,5 @@ def steer_at(
         steered=str(target.tokenizer.decode(steered)),
         alpha=alpha,
         shift=torch.linalg.vector_norm(direction_D).item(),
+        side_effect=side_effect(target, direction_D, alpha),
     )

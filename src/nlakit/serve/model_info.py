@@ -10,7 +10,16 @@ from nlakit.serve.schemas_v1 import FloorInfo, GradeInfo, ModelInfo, ScaleInfo
 from nlakit.serve.service import Service
 
 OWN_FIELDS = {
-    *("scale", "target", "can_chat", "max_tokens", "max_new_tokens", "contract", "warnings")
+    *(
+        "scale",
+        "target",
+        "can_chat",
+        "can_complete",
+        "max_tokens",
+        "max_new_tokens",
+        "contract",
+        "warnings",
+    )
 }
 """Fields of `ModelInfo` that are not the card's."""
 
@@ -25,6 +34,7 @@ def model_info(service: Service) -> ModelInfo:
         scale=None if card.baseline == "none" else scale_info(FidelityScale(card.floors)),
         target=target_name(card.provenance, contract) or card.name,
         warnings=list(service.nla.notes),
+        can_complete=service.can_complete,
         can_chat=bool(target.tokenizer.chat_template),
         max_tokens=target.max_tokens,
         max_new_tokens=service.longest_answer,

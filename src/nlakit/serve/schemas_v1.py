@@ -83,6 +83,41 @@ class ExtractRequestV1(PromptRequest):
     """None or []: all tokens."""
 
 
+class SteerRequest(PromptRequest):
+    """Edit the explanation at a token, and see what the target writes then."""
+
+    position: int = -1
+    """The token; negative ones count from the end."""
+    explanation: Annotated[str, Field(max_length=LIMITS.max_description_chars)] | None = None
+    """The explanation that is edited; None: the verbalizer writes it, greedily."""
+    edit: (
+        Annotated[str, Field(max_length=LIMITS.max_description_chars)]
+        | Annotated[dict[str, str], Field(max_length=32)]
+    )
+    """The whole new explanation, or words of it and what to put in their place."""
+    alpha: Annotated[float, Field(ge=-16, le=16, allow_inf_nan=False)] = 1.0
+    """Strength, as a share of the activation's norm; negative: the opposite of the edit."""
+    completion_tokens: Annotated[int, Field(ge=1, le=64)] = 20
+
+
+class SteerResult(WireModel):
+    layer_index: int
+    position: int
+    original: str
+    edited: str
+    before: str
+    """What the target writes after the prompt, greedily."""
+    after: str
+    """The same, with the edit's direction added at the site of the token."""
+    changed: bool
+    alpha: float
+    shift: float
+    """Norm of the difference of the two reconstructions, each of norm 1: near 0 the AR makes
+    nothing of the edit."""
+    kl_unrelated: float
+    """Mean KL in nats at the next token of unrelated texts: what the edit costs elsewhere."""
+
+
 class ProbeReading(WireModel):
     """What a linear probe reads from the activation itself, whatever the words say."""
 
@@ -223,6 +258,8 @@ class ModelInfo(WireModel):
     """The model that is read."""
     can_chat: bool
     """Whether the target has a chat template."""
+    can_complete: bool
+    """Whether it can write: a target that was truncated at the site cannot."""
     max_tokens: int
     num_training_rows: int
     max_new_tokens: int

@@ -2,7 +2,7 @@
 import { signal } from "@preact/signals";
 import type {
   Compared, Described, ExtractedToken, Frame, ModelInfo, Passage, SavedHead, SavedList, SavedReading,
-  Scored, TokenInfo, Tokenized,
+  Scored, Steered, TokenInfo, Tokenized,
 } from "./types";
 import { frames } from "./sse";
 
@@ -92,6 +92,7 @@ export const api = {
   complete: (body: object) => postJson<Tokenized>("/completion", body),
   describe: (body: object) => postJson<{ results: Described[] }>("/v1/describe", body),
   compare: (body: object) => postJson<Compared>("/compare", body),
+  steer: (body: object) => postJson<Steered>("/v1/steer", body),
   score: (body: object) =>
     postJson<Scored>("/score", body),
   extract: (body: object) => postJson<{ tokens: ExtractedToken[] }>("/v1/extract", body),

@@ -353,6 +353,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/steer": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Steer
+         * @description What the target writes once the words of an explanation were changed, and before.
+         */
+        post: operations["steer_v1_steer_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -992,6 +1012,8 @@ export interface components {
         ModelInfo: {
             /** Can Chat */
             can_chat: boolean;
+            /** Can Complete */
+            can_complete: boolean;
             /** Contract */
             contract: {
                 [key: string]: components["schemas"]["JsonValue"];
@@ -1288,6 +1310,91 @@ export interface components {
              * @default false
              */
             verbalizer_torch_compile: boolean;
+        };
+        /**
+         * SteerRequest
+         * @description Edit the explanation at a token, and see what the target writes then.
+         */
+        SteerRequest: {
+            /**
+             * Add Generation Prompt
+             * @default true
+             */
+            add_generation_prompt: boolean;
+            /**
+             * Alpha
+             * @default 1
+             */
+            alpha: number;
+            /**
+             * Completion Tokens
+             * @default 20
+             */
+            completion_tokens: number;
+            /**
+             * Continue Final Message
+             * @default false
+             */
+            continue_final_message: boolean;
+            /** Edit */
+            edit: string | {
+                [key: string]: string;
+            };
+            /**
+             * Enable Thinking
+             * @default null
+             */
+            enable_thinking: boolean | null;
+            /**
+             * Explanation
+             * @default null
+             */
+            explanation: string | null;
+            /**
+             * Messages
+             * @default null
+             */
+            messages: components["schemas"]["WireMessage"][] | null;
+            /**
+             * Position
+             * @default -1
+             */
+            position: number;
+            /**
+             * Text
+             * @default null
+             */
+            text: string | null;
+            /**
+             * Tools
+             * @default null
+             */
+            tools: {
+                [key: string]: unknown;
+            }[] | null;
+        };
+        /** SteerResult */
+        SteerResult: {
+            /** After */
+            after: string;
+            /** Alpha */
+            alpha: number;
+            /** Before */
+            before: string;
+            /** Changed */
+            changed: boolean;
+            /** Edited */
+            edited: string;
+            /** Kl Unrelated */
+            kl_unrelated: number;
+            /** Layer Index */
+            layer_index: number;
+            /** Original */
+            original: string;
+            /** Position */
+            position: number;
+            /** Shift */
+            shift: number;
         };
         /** TokenInfo */
         TokenInfo: {
@@ -3044,6 +3151,111 @@ export interface operations {
             };
             /** @description The engine has stopped or the server is shutting down; Retry-After. */
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    steer_v1_steer_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SteerRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SteerResult"];
+                };
+            };
+            /** @description The request cannot be read: no text, a position outside it, a vector of another length. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body has other fields than it should: FastAPI's list */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not finished within the server's deadline. */
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };

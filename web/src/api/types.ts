@@ -24,6 +24,7 @@ export type Scored = Schemas["Scored"];
 export type Sample = Schemas["SampleResult"];
 export type Described = Schemas["DescribeResultV1"];
 export type Word = NonNullable<Result["word"]>;
+export type Steered = Schemas["SteerResult"];
 export type Fact = Schemas["FactResult"];
 export type ScaleInfo = Schemas["ScaleInfo"];
 export type GradeInfo = Schemas["GradeInfo"];

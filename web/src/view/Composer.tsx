@@ -70,7 +70,7 @@ export function Composer() {
       <div class="tabs" role="group" aria-label="Kind of text">
         <button type="button" aria-pressed={kind === "text"} onClick={() => setKind("text")}>Text</button>
         <button type="button" aria-pressed={kind === "turns"} onClick={() => setKind("turns")}>Conversation</button>
-        {model.value?.can_chat && (
+        {model.value?.can_chat && model.value.can_complete && (
           <button type="button" aria-pressed={kind === "chat"} onClick={() => setKind("chat")}>Chat with the model</button>
         )}
         {before && (

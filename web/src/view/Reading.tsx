@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Result, Sample } from "../api/types";
 import { explain } from "../state/explain";
-import { focus, moveTo, pin, pins, progress, select, type Entry, type Session } from "../state/session";
+import { focus, model, moveTo, pin, pins, progress, select, type Entry, type Session } from "../state/session";
 import { agreedClaims, shared } from "../text/agree";
 import { number } from "../text/fidelity";
 import { untagged } from "../text/parts";
@@ -13,6 +13,7 @@ import { Icon } from "./Icon";
 import { OwnWords } from "./OwnWords";
 import { Pins } from "./Pins";
 import { Shown } from "./Shown";
+import { Steer } from "./Steer";
 import { Summary } from "./Summary";
 
 export function Reading({ of }: { of: Session }) {
@@ -141,6 +142,9 @@ function Scored({ of, result }: { of: Session; result: Result }) {
       {claims && (claims.length > 0 || (result.unsaid ?? []).length > 0) && (
         <Claims claims={claims} fidelity={sample.fidelity} unsaid={chosen === first ? result.unsaid : null}
           samples={several ? samples : []} />
+      )}
+      {model.value?.can_complete && of.windows.length === 0 && (
+        <Steer key={sample.description} of={of} position={result.position} explanation={sample.description} claims={claims ?? []} />
       )}
       <OwnWords of={of} position={result.position} first={sample.description} />
       <Details result={result} sample={sample} />
