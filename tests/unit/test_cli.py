@@ -211,3 +211,11 @@ def test_messages_are_told_from_prose(capsys, monkeypatch):
     assert read_request("{not json", None).content == "{not json"
     with pytest.raises(InputError, match="tools"):
         read_request('{"messages": [{"role": "user", "content": "a"}], "tools": 3}', None)
+
+
+def test_a_byte_order_mark_in_a_file_is_no_token(tmp_path):
+    from nlakit.cli.requests import read_text
+
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"\xef\xbb\xbfMary had")
+    assert read_text(None, path) == "Mary had"

@@ -108,12 +108,13 @@ def read_text(text: str | None, file: Path | None) -> str:
         raise InputError("Both a text and --file were given. Give one of them.")
     try:
         if file is not None:
-            return file.read_text(encoding="utf-8")
+            # A byte order mark at the start of a file is no token of the text.
+            return file.read_text(encoding="utf-8-sig")
         if text is not None and text != "-":
             return text
         if text is None and sys.stdin.isatty():
             raise InputError("No text was given. Give one, or --file, or pipe it in.")
-        return sys.stdin.buffer.read().decode("utf-8")
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}). Check the path.") from error
     except UnicodeDecodeError as error:

@@ -104,7 +104,7 @@ def make_settings(**chosen: Any) -> Settings:
 def read_secret(path: Path) -> str:
     """The one word in a file. Raises `InputError`."""
     try:
-        secret = path.read_text(encoding="utf-8").strip()
+        secret = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--secret-file {path} cannot be read: {error}.") from error
     if not secret:
