@@ -66,9 +66,10 @@ def kl_k3(
 
 
 # -- the language head -----------------------------------------------------------------------------
-CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
-"""Logits made at once in float32: on a CPU 32 MB, few enough to stay in its cache between passes,
-and rows enough for a product at full speed."""
+CHUNK = {"cpu": 1 << 24}
+"""Logits made at once in float32, where it is not `CHUNK_ON_ACCELERATORS`: 64 MB, so that they stay
+near a CPU's cache between passes, and are rows enough for a product at full speed."""
+CHUNK_ON_ACCELERATORS = 1 << 26
 
 
 def head_logprobs(
@@ -92,57 +93,57 @@ def head_logprobs(
 
 class _HeadLogprobs(Function):
     """What is kept is `exp(logit - largest)`. The gradient is linear in it, so that its rows'
-    factors go to the small operand of each product."""
+    factors go to the small operand of each product. What has one number a row is computed for all
+    chunks together."""
 
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, ids_N: Tensor, kept: int) -> Tensor:
-        wanted = any(ctx.needs_input_grad)
-        chunks, found = [], []
-        for hidden, ids in _chunks(weight_VD, hidden_ND, ids_N):
-            logits = _logits(hidden, weight_VD)
-            chosen = logits.gather(1, ids[:, None])[:, 0]
-            largest = logits.amax(dim=-1, keepdim=True)
-            total = logits.sub_(largest).exp_().sum(dim=-1)
-            log_total = total.log() + largest[:, 0]
-            found.append(chosen - log_total)
+        wanted, weight_DV = any(ctx.needs_input_grad), weight_VD.t()
+        chosen, largest, totals = [], [], []
+        chunks: list[Tensor | None] = []
+        for hidden, ids_C1 in _chunks(weight_VD, hidden_ND, ids_N[:, None]):
+            logits = _logits(hidden, weight_DV)
+            chosen.append(logits.gather(1, ids_C1))
+            largest.append(logits.amax(dim=-1, keepdim=True))
+            totals.append(logits.sub_(largest[-1]).exp_().sum(dim=-1, keepdim=True))
             kept -= logits.numel()
-            keeps = wanted and kept >= 0
-            chunks.append((logits.to(hidden.dtype), total) if keeps else (None, log_total))
-        ctx.save_for_backward(hidden_ND, weight_VD, ids_N)
+            chunks.append(logits.to(hidden.dtype) if wanted and kept >= 0 else None)
+        total_N1, largest_N1 = torch.cat(totals), torch.cat(largest)
+        log_total_N1 = total_N1.log() + largest_N1
+        ctx.save_for_backward(hidden_ND, weight_VD, ids_N, largest_N1, total_N1)
         ctx.chunks = chunks
-        return torch.cat(found)
+        return (torch.cat(chosen) - log_total_N1)[:, 0]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        hidden_ND, weight_VD, ids_N = ctx.saved_tensors
-        d_hidden_ND = torch.empty_like(hidden_ND)
+        hidden_ND, weight_VD, ids_N, largest_N1, total_N1 = ctx.saved_tensors
+        d_hidden_ND, weight_DV = torch.empty_like(hidden_ND), weight_VD.t()
+        gradient_N1 = gradients[0][:, None]
+        factor_N1 = -gradient_N1 / total_N1
         d_weight_VD = None
         if ctx.needs_input_grad[1]:
             # Chunks add up in float32: a sum of hundreds in bfloat16 would lose most of them.
-            d_weight_VD = torch.zeros_like(weight_VD, dtype=gradients[0].dtype)
-        parts = _chunks(weight_VD, hidden_ND, ids_N, gradients[0], d_hidden_ND)
-        for (hidden, ids, gradient, d_hidden), (weights, total) in zip(
-            parts, ctx.chunks, strict=True
-        ):
+            d_weight_VD = torch.zeros_like(weight_VD, dtype=factor_N1.dtype)
+        parts = _chunks(weight_VD, hidden_ND, largest_N1, factor_N1, d_hidden_ND)
+        for (hidden, largest, factor, d_hidden), weights in zip(parts, ctx.chunks, strict=True):
             if weights is None:
-                logits = _logits(hidden, weight_VD)
-                weights = logits.sub_(total[:, None]).exp_().to(hidden.dtype)
-                total = torch.ones_like(total)
-            factor = (gradient / total)[:, None]
-            torch.mm(weights, weight_VD, out=d_hidden)
-            d_hidden.mul_(-factor).addcmul_(weight_VD[ids], gradient[:, None].to(hidden.dtype))
+                weights = _logits(hidden, weight_DV).sub_(largest).exp_().to(hidden.dtype)
+            torch.mm(weights, weight_VD, out=d_hidden).mul_(factor)
             if d_weight_VD is not None:
-                d_weight_VD += torch.mm(weights.t(), (hidden * -factor).to(hidden.dtype))
-                d_weight_VD.index_add_(0, ids, hidden * gradient[:, None])
+                d_weight_VD += torch.mm(weights.t(), (hidden * factor).to(hidden.dtype))
+        d_hidden_ND.addcmul_(weight_VD.index_select(0, ids_N), gradient_N1.to(hidden_ND.dtype))
+        if d_weight_VD is not None:
+            d_weight_VD.index_add_(0, ids_N, hidden_ND * gradient_N1)
         return d_hidden_ND, d_weight_VD, None, None
 
 
-def _logits(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
+def _logits(hidden_CD: Tensor, weight_DV: Tensor) -> Tensor:
     """Of a chunk, in float32 at least."""
-    logits_NV = torch.mm(hidden_ND, weight_VD.t())
-    return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    logits_CV = torch.mm(hidden_CD, weight_DV)
+    return logits_CV.float() if logits_CV.dtype.itemsize == 2 else logits_CV
 
 
 def _chunks(weight_VD: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    rows = max(1, CHUNK.get(weight_VD.device.type, CHUNK["cpu"]) // len(weight_VD))
+    size = CHUNK.get(weight_VD.device.type, CHUNK_ON_ACCELERATORS)
+    rows = max(1, size // len(weight_VD))
     return zip(*(column.split(rows) for column in columns), strict=True)

@@ -67,10 +67,14 @@ def _is_plain(backbone: Any) -> bool:
     base = {each.dtype for name, each in weights.items() if ".lora_" not in name}
     return (
         len(base) == 1
-        and not torch.is_autocast_enabled(next(iter(weights.values())).device.type)
+        and not _autocasts(next(iter(weights.values())).device.type)
         and not any(m._forward_hooks or m._forward_pre_hooks for m in blocks.modules())
         and joined_blocks(backbone) is not None
     )
+
+
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def run_packed(
