@@ -23,8 +23,8 @@ ENCLOSED = range(0x3200, 0x3400)
 """Enclosed letters and squared units, looked at first: few texts have them, many tokenizers do."""
 CATEGORIES = ("So", "Sm", "Sc", "Lo")
 """Unicode's symbols, and letters without case: kinds of characters that may mark, best first."""
-BLANK = "\u2800"
-"""A braille pattern without dots, which nobody sees."""
+UNFIT = frozenset("\u2800\ufffd")
+"""Symbols that nobody reads as one: braille without dots, and what stands for broken bytes."""
 
 
 def find_marker(
@@ -59,7 +59,7 @@ def _candidates(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     special = set(tokenizer.all_special_ids)
     for token_id in sorted(set(tokenizer.get_vocab().values()) - special, reverse=True):
         text = str(tokenizer.decode([token_id])).strip()
-        if len(text) == 1 and text > "\x7f" and text != BLANK:
+        if len(text) == 1 and text > "\x7f" and text not in UNFIT:
             found.get(unicodedata.category(text), []).append(text)
     for character in dict.fromkeys(c for category in CATEGORIES for c in found[category]):
         if ord(character) not in ENCLOSED and _is_one_token(tokenizer, character):
