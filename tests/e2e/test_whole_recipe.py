@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 from support.families import make
 from support.recipes import RECIPES
 from support.serving import tiny_tokenizer
@@ -103,3 +104,19 @@ def test_what_comes_later_may_change_and_what_is_done_may_not(command, trained, 
     assert run([*changed, "--only", "grounded-rl"]) == 0
     assert run([*changed, "--only", "settling"]) == 2
     assert "settling.steps was 2, is 3" in capsys.readouterr().err
+
+
+def test_the_pair_lies_beside_as_adapters_of_a_named_base(trained):
+    adapters, merged = trained / "nla-adapters", trained / "nla"
+    files = {path.name for path in adapters.rglob("*.safetensors")}
+    assert files == {"adapter_model.safetensors", "value_head.safetensors", "mean.safetensors"}
+    assert not (adapters / "target").exists()
+    for path in ("control_ar", "rows/plain-rl/av", "rows/plain-rl/control_ar", "warm_start/ar"):
+        assert (adapters / path / "adapter_config.json").is_file()
+    one, other = (nlakit.load(each) for each in (adapters, merged))
+    texts = ["A novel about the sea.", 'It stops at "sang".']
+    found, expected = (each.engine.reconstruct(texts) for each in (one, other))
+    # The merged weights were rounded to bfloat16 once more.
+    assert torch.cosine_similarity(found, expected).min() > 0.999
+    assert one.explain("Basil rowed.", last=1, max_new_tokens=4).tokens
+    assert one.notes == ()

@@ -112,7 +112,7 @@ class CorpusWorld:
         self.models = PairModels(
             Basis(
                 directory=locate(asked.checkpoint),
-                name=asked.checkpoint,
+                name=asked.called,
                 layer=asked.layer,
                 templates=PromptTemplates(av=INSTRUCTED_AV_TEMPLATE, ar=AR_TEMPLATE),
                 injection_scale=asked.injection_scale,
@@ -305,14 +305,14 @@ class CorpusWorld:
     # -- the result --------------------------------------------------------------------------------
     def provenance(self) -> dict[str, JsonValue]:
         return {
-            "base_model": self.recipe.target.checkpoint,
+            "base_model": self.recipe.target.called,
             "teacher": self.recipe.teacher.model,
         }
 
     @property
     def description(self) -> str:
         asked = self.recipe.target
-        return f"Reads {asked.checkpoint} after block {asked.layer}."
+        return f"Reads {asked.called} after block {asked.layer}."
 
     def furnish(self, directory: Path) -> None:
         """Nothing lies beside the models of such a pair."""

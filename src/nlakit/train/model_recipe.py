@@ -70,7 +70,9 @@ class ModelTarget(FrozenModel):
     """The model under study."""
 
     checkpoint: str = Field(min_length=1)
-    """A directory, or a name on the hub."""
+    """A directory, a name on the hub, or a GGUF file."""
+    name: str | None = None
+    """What contracts and cards call it, such as its name on the hub; None: `checkpoint`."""
     layer: int = Field(ge=0)
     """Output of decoder block `layer`, counted from 0."""
     injection_scale: float | None = Field(default=None, gt=0)
@@ -80,6 +82,11 @@ class ModelTarget(FrozenModel):
     finds one."""
     shape: ModelShape
     """For `nlakit plan`, which opens no checkpoint."""
+
+    @property
+    def called(self) -> str:
+        """Its name for others."""
+        return self.name or self.checkpoint
 
     @pydantic.model_validator(mode="after")
     def _has_the_layer(self) -> Self:

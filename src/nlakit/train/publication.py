@@ -42,6 +42,8 @@ from .world import World
 
 PLAIN_WARM_START_ROW, PLAIN_RL_ROW = (f"{ROWS}/{name}" for name in (PLAIN_WARM_START, PLAIN_RL))
 REPORT_NAME = "report.json"  # written last
+ADAPTERS_NAME = "nla-adapters"
+"""Beside the pair of a recipe with `[lora]`."""
 LOGS = ("metrics.jsonl", "curves.json", COUNTS_NAME)
 """Files of a stage that go into the pair's directory."""
 
@@ -59,6 +61,8 @@ def publish(world: World) -> None:
     pair = world.published_pair(nla)
     if distributed.is_first():
         measure(world, pair, nla)
+        if world.models.lora is not None:
+            write_adapters(world, nla)
     distributed.wait()
 
 
@@ -129,6 +133,19 @@ def published_pairs(world: World) -> dict[str, tuple[Path, Path]]:
     return found
 
 
+def published_controls(world: World) -> dict[str, Path]:
+    """The control AR of the pair (`.`), and that of the plain row."""
+    if not world.recipe.has_rows:
+        return {}
+    directories = {
+        "." if name == main_control(world) else PLAIN_RL_ROW: (
+            world.space.stage("controls") / name / "model"
+        )
+        for name in ("plain", "grounded")
+    }
+    return {row: directory for row, directory in directories.items() if directory.is_dir()}
+
+
 def _assemble(world: World, nla: Path) -> None:
     """Everything but the report, in bfloat16, under a temporary name until it is whole."""
     temporary = nla.with_name(f"{nla.name}.new")
@@ -155,13 +172,28 @@ def _save_pairs(world: World, directory: Path) -> None:
     for name, (av, ar) in published_pairs(world).items():
         Verbalizer.load(av, models.dtype, base).save(directory / name / "av", dtype)
         Reconstructor.load(ar, models.dtype, base).save(directory / name / "ar", dtype)
-    if world.recipe.has_rows:
-        for name in ("plain", "grounded"):
-            row = "." if name == main_control(world) else PLAIN_RL_ROW
-            control = world.space.stage("controls") / name / "model"
-            if control.is_dir():
-                made = Reconstructor.load(control, models.dtype, base)
-                made.save(directory / row / CONTROL_AR, dtype)
+    for name, control in published_controls(world).items():
+        Reconstructor.load(control, models.dtype, base).save(directory / name / CONTROL_AR, dtype)
+
+
+def write_adapters(world: World, nla: Path) -> None:
+    """The same pair, with what it is compared with, as adapters of a base that is named alone.
+
+    Megabytes in place of gigabytes; `nlakit.load` finds the base by its name in the contract.
+    """
+    output = nla.with_name(ADAPTERS_NAME)
+    temporary = output.with_name(f"{output.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    models, dtype = {"target", "av", "ar", CONTROL_AR, WARM_START, ROWS}, torch.bfloat16
+    shutil.copytree(nla, temporary, ignore=lambda path, names: models & set(names))
+    load = world.models
+    for name, (av, ar) in published_pairs(world).items():
+        load.verbalizer(av, frozen=True).save(temporary / name / "av", dtype)
+        load.reconstructor(ar, frozen=True).save(temporary / name / "ar", dtype)
+    for name, control in published_controls(world).items():
+        load.reconstructor(control, frozen=True).save(temporary / name / CONTROL_AR, dtype)
+    shutil.rmtree(output, ignore_errors=True)
+    temporary.rename(output)
 
 
 def _card(world: World, vectors_ND: Tensor, mean_D: Tensor) -> NlaCard:
