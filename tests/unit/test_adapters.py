@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +208,21 @@ def test_recomputed_blocks_give_the_same_gradients(base):
     for kept, remade in zip(gradients(False), gradients(True), strict=True):
         assert (remade - kept).norm() < 1e-4 * kept.norm()
     assert not any(m.training for m in (*av.model.modules(), *ar.backbone.modules()))
+
+
+def test_an_adapter_is_written_alike_by_every_process(tmp_path):
+    """PEFT keeps the adapted matrices as a set, whose order is each process's own."""
+    code = (
+        "import sys; from support.families import make; from support.serving import tiny_tokenizer;"
+        "from nlakit.models.adapters import adapted; from nlakit.models.io import save_model;"
+        "from pathlib import Path; out = Path(sys.argv[1]); out.mkdir();"
+        "save_model(out, adapted(make('qwen2', 512), 2, 4, 0, 'base'), tiny_tokenizer(), None)"
+    )
+    written = []
+    for seed in ("1", "2", "3"):
+        out = tmp_path / seed
+        path = os.pathsep.join(sys.path)
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path}
+        subprocess.run([sys.executable, "-c", code, str(out)], check=True, env=environment)
+        written.append({each.name: each.read_bytes() for each in out.iterdir()})
+    assert written[0] == written[1] == written[2]

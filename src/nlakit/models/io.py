@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import json
 import os
 import shutil
 import sys
@@ -21,6 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
+from nlakit.card import ADAPTER_CONFIG
+from nlakit.config import write_text_atomic
 from nlakit.errors import CheckpointError, MissingExtraError
 from nlakit.files import read_json_object
 from nlakit.models.configs import BUILD_ERRORS, CONFIG_NAME, load_config, read_config
@@ -237,7 +240,7 @@ def save_model(
     if is_adapted(model):
         named = {PREFIX + key: tensor for key, tensor in adapter_state(model).items()}
         save_tensors(directory / ADAPTER_NAME, named, dtype)
-        model.peft_config[IN_MEMORY].save_pretrained(str(directory))
+        _save_adapter_config(directory, model.peft_config[IN_MEMORY])
         return
     family = family_of(model.config.model_type)
     prefix = "" if hasattr(model, family.backbone) else f"{family.backbone}."
@@ -252,6 +255,16 @@ def save_model(
         config.architectures = [type(model).__name__]
     config.save_pretrained(str(directory))
     save_endings(directory, model)
+
+
+def _save_adapter_config(directory: Path, config: Any) -> None:
+    """PEFT's file, with its lists in order: the adapted matrices are a set, which each process
+    would write in an order of its own."""
+    config.save_pretrained(str(directory))
+    path = directory / ADAPTER_CONFIG
+    raw = read_json_object(path, CheckpointError)
+    ordered = {key: sorted(each) if isinstance(each, list) else each for key, each in raw.items()}
+    write_text_atomic(path, json.dumps(ordered, indent=2, sort_keys=True) + "\n")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
