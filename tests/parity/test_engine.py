@@ -2,13 +2,17 @@
 
 import pytest
 import torch
+from support.families import make
 
 from nlakit.core.site import Site
 from nlakit.engines.base import Sampling
 from nlakit.engines.decode import Decoder
 from nlakit.engines.fake import FakeEngine
 from nlakit.engines.local import Ending, LocalEngine
+from nlakit.engines.modules import ModuleDecoder, decoder_for
 from nlakit.errors import InputError
+from nlakit.models.adapters import adapted
+from nlakit.models.lora import adapter_state
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
@@ -62,8 +66,8 @@ def test_packed_weights_compute_the_same(model, monkeypatch):
     monkeypatch.setattr("nlakit.engines.decode.WIDE", 300)
     embeds = torch.randn(3, 5, 32)
     logits = []
-    for pack_below in (0, 10**9):
-        decoder = Decoder(model, pack_below)
+    for copy_below in (0, 10**9):
+        decoder = Decoder(model, copy_below)
         prefix, cache = decoder.run_prefix([4, 8]), decoder.new_cache(3, 5)
         starts = torch.zeros(3, dtype=torch.long)
         normed = decoder.forward(embeds, starts, slice(0, 3), cache, prefix, 5)
@@ -71,6 +75,26 @@ def test_packed_weights_compute_the_same(model, monkeypatch):
     assert [len(Decoder(model, below).head.pieces) for below in (0, 10**9)] == [1, 4]
     assert torch.allclose(logits[1], model.lm_head(normed), atol=1e-5)
     assert torch.allclose(*logits, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_adapters_are_decoded_merged_or_beside_the_base_as_their_modules_do(family, tokenizer):
+    view = adapted(make(family, len(tokenizer)), 4, 8, 0, "base")
+    for each in adapter_state(view).values():
+        each.copy_(torch.randn(each.shape, generator=torch.Generator().manual_seed(3)) * 0.2)
+    base = [each.clone() for each in view.parameters()]
+    embeds, starts = torch.randn(3, 5, 32), torch.zeros(3, dtype=torch.long)
+    found = []
+    for decoder in (ModuleDecoder(view), Decoder(view, 10**9), Decoder(view, 0)):
+        prefix, cache = decoder.run_prefix([4, 8]), decoder.new_cache(3, 5)
+        normed = decoder.forward(embeds, starts, slice(0, 3), cache, prefix, 5)
+        found.append(decoder.head(normed))
+    assert type(decoder_for(view)) is Decoder
+    assert torch.allclose(found[1], found[0], atol=1e-4)
+    assert torch.allclose(found[2], found[0], atol=1e-4)
+    # What is merged is a copy.
+    assert all(torch.equal(a, b) for a, b in zip(base, view.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])

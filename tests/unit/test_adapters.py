@@ -23,12 +23,14 @@ from nlakit.errors import CheckpointError
 from nlakit.models.adapters import adapted, load_adapter, shared_copy
 from nlakit.models.families import FAMILIES, backbone_of, truncated
 from nlakit.models.lora import adapter_state
+from nlakit.models.precision import bring_to
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.train.model_recipe import ModelShape
 from nlakit.train.plan import lora_parameters
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
+from nlakit.train.rl import policy_gap
 from nlakit.worlds.storyworld.tokenizer import MARKER
 
 BLOCKS, RANK = 2, 4
@@ -150,6 +152,22 @@ def test_the_engine_writes_with_the_adapter(base):
     with torch.no_grad():
         scored, _ = av.logprobs(vectors(1), [list(answer.ids)])
     assert torch.tensor(answer.logprobs).allclose(scored[0], atol=1e-4)
+
+
+def test_a_merged_policy_in_bfloat16_is_the_trainers():
+    """k3 of the engine's log-probabilities to the training forward's, as RL takes it."""
+    av = verbalizer_on(make("llama", len(tiny_tokenizer())))
+    stir(av.model, 0.1)
+    bring_to(av.model, "bfloat16")
+    engine = LocalEngine(None, av, reconstructor_on(make("llama", len(tiny_tokenizer()))))
+    sampling = Sampling(samples=4, temperature=1.0, max_new_tokens=16)
+    answers = [each for group in engine.verbalize(vectors(8), sampling) for each in group]
+    with torch.no_grad():
+        trained, mask = av.logprobs(
+            vectors(8).repeat_interleave(4, 0), [list(each.ids) for each in answers]
+        )
+    gap = policy_gap([list(each.logprobs) for each in answers], trained, mask)
+    assert 0 < gap / mask.sum() < 0.01
 
 
 def test_merged_checkpoints_say_what_the_views_said(base, tmp_path):

@@ -97,7 +97,7 @@ class _Projection(Function):
             y_SN.add_(maps.bias)
         reduced_SR = None
         if maps.adapters is not None:
-            reduced_SR = _add_adapters(x_SD, maps.adapters, _split(y_SN, maps.widths))
+            reduced_SR = add_adapters(x_SD, maps.adapters, _split(y_SN, maps.widths))
         # The parameters, so that autograd notices where one has changed since.
         ctx.save_for_backward(x_SD, reduced_SR, *parameters)
         ctx.maps = maps
@@ -123,7 +123,20 @@ class _Projection(Function):
         return dx_SD, g_SN if ctx.needs_input_grad[1] else None, None, *found
 
 
-def _add_adapters(x_SD: Tensor, adapters: Adapters, outputs: Sequence[Tensor]) -> Tensor:
+def merged(maps: Maps) -> Tensor:
+    """A copy of the matrices with the adapters' changes in them, made in float32."""
+    whole_ND = maps.weight.clone()
+    if maps.adapters is None:
+        return whole_ND
+    rows, adapters = whole_ND.split(list(maps.widths)), maps.adapters
+    downs = adapters.down.split(adapters.ranks)
+    for index, down, up in zip(adapters.of, downs, adapters.ups, strict=True):
+        change = adapters.scale * (up.float() @ down.float())
+        rows[index].copy_(rows[index].float().add_(change))
+    return whole_ND
+
+
+def add_adapters(x_SD: Tensor, adapters: Adapters, outputs: Sequence[Tensor]) -> Tensor:
     """Add the adapters' changes to the outputs; returns the input in rank R."""
     given = adapters.to(x_SD.dtype)
     reduced_SR = torch.mm(x_SD, given.down_t)

@@ -16,13 +16,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from nlakit.core.projection import Adapters, Maps, add_adapters, merged
 from nlakit.errors import InputError
 from nlakit.models.families import backbone_of, embedding_of, family_of, head_of
+from nlakit.models.joined import BlockMaps, join, joined_blocks
 
-PACK_BELOW = 1_000_000_000
-"""Packed weights are copies: worth their memory only for models of fewer parameters."""
+COPY_BELOW = 1_000_000_000
+"""A copy of the weights is worth its memory only for models of fewer parameters."""
 
 PIECE, WIDE = 256, 2048
 """On a CPU a packed weight of more than `WIDE` columns is split into blocks of `PIECE`: one fits
@@ -37,30 +39,40 @@ class Projection:
     """Linear maps of the same input, their outputs side by side.
 
     Attributes:
-        pieces: the maps transposed, D x n each; packed, they are joined, and cut by `PIECE`.
+        pieces: the maps transposed, D x n each; joined, or cut by `PIECE` where they are packed.
         bias: of all of them, or None.
+        adapters: what is added to the maps, where it is not merged into them.
+        widths: n of each map.
     """
 
     pieces: tuple[Tensor, ...]
     bias: Tensor | None
+    adapters: Adapters | None = None
+    widths: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, linears: list[nn.Linear], pack: bool) -> Projection:
-        """The maps of some modules, as their weights are now."""
-        weights = [linear.weight.detach() for linear in linears]
-        biases: list[Tensor | None] = [linear.bias for linear in linears]
-        there = [bias.detach() for bias in biases if bias is not None]
-        assert len(there) in (0, len(linears)), "some of the maps have a bias, some have none"
-        bias = torch.cat(there) if there else None
-        if not pack:
-            return cls(tuple(weight.t() for weight in weights), bias)
-        joined_ND = torch.cat(weights)
-        is_cut = joined_ND.device.type == "cpu" and len(joined_ND) > WIDE
-        parts = joined_ND.split(PIECE) if is_cut else [joined_ND]
-        return cls(tuple(part.t().contiguous() for part in parts), bias)
+    def of(cls, maps: Maps, copy: bool) -> Projection:
+        """Some maps as their weights are now.
+
+        Args:
+            copy: adapters are merged into a copy of the weights, and on a CPU in float32 the copy
+                has the layout that is fastest there. Otherwise the weights are used where they are.
+        """
+        adapters = maps.adapters and maps.adapters.to(maps.weight.dtype)
+        if not copy:
+            return cls((maps.weight_t,), maps.bias, adapters, maps.widths)
+        weight_ND = maps.weight if adapters is None else merged(maps)
+        # In half precision a product is as fast on a matrix that is not transposed.
+        if weight_ND.device.type != "cpu" or weight_ND.dtype != torch.float32:
+            return cls((weight_ND.t(),), maps.bias)
+        parts = weight_ND.split(PIECE) if len(weight_ND) > WIDE else [weight_ND]
+        return cls(tuple(part.t().contiguous() for part in parts), maps.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         output = x @ self.pieces[0] if len(self.pieces) == 1 else self._side_by_side(x)
+        if self.adapters is not None:
+            parts = output.flatten(0, -2).split(list(self.widths), dim=1)
+            add_adapters(x.flatten(0, -2), self.adapters, parts)
         return output if self.bias is None else output.add_(self.bias)
 
     def _side_by_side(self, x: Tensor) -> Tensor:
@@ -143,7 +155,9 @@ class Decoder:
     optimizer step.
 
     Args:
-        pack_below: models of fewer parameters are copied into the layout that is fastest here.
+        copy_below: models of fewer parameters are copied: adapters are merged, and on a CPU in
+            float32 the layout is the fastest. Of a larger one no copy is made: an adapter is run
+            beside each matrix, eight operations more a block, and 13 GiB less for 7 B parameters.
 
     Attributes:
         head: residuals N x D to logits N x V.
@@ -152,17 +166,21 @@ class Decoder:
         InputError: the family's blocks have another shape.
     """
 
-    def __init__(self, model: Any, pack_below: int = PACK_BELOW) -> None:
+    def __init__(self, model: Any, copy_below: int = COPY_BELOW) -> None:
         family = family_of(model.config.model_type)
-        if not family.llama_shape:
-            raise InputError(f"The local engine cannot decode {family.model_type!r} models.")
         backbone = backbone_of(model)
-        pack = sum(p.numel() for p in model.parameters()) < pack_below
-        self.blocks = [_read_block(layer, pack) for layer in getattr(backbone, family.blocks)]
+        joined = joined_blocks(backbone) if family.llama_shape else None
+        if joined is None:
+            raise InputError(f"The local engine cannot decode {family.model_type!r} models.")
+        copy = sum(p.numel() for p in model.parameters()) < copy_below
+        pairs = zip(getattr(backbone, family.blocks), joined, strict=True)
+        self.blocks = [_read_block(layer, maps, copy) for layer, maps in pairs]
         self.norm = getattr(backbone, family.final_norm)
         self.embed = embedding_of(backbone)
         self.rotary = getattr(backbone, family.position_embedding)
-        self.head = Projection.of([head_of(model)], pack)
+        head = join([head_of(model)])
+        assert head is not None, "a language head is a plain matrix"
+        self.head = Projection.of(head, copy)
         attention = getattr(backbone, family.blocks)[0].self_attn
         self.head_dim: int = attention.head_dim
         self.num_kv_heads: int = attention.k_proj.out_features // self.head_dim
@@ -285,16 +303,15 @@ def _mlp(block: Block, x: Tensor) -> Tensor:
     return block.down(block.activation(gate) * up)
 
 
-def _read_block(layer: Any, pack: bool) -> Block:
-    attention, mlp = layer.self_attn, layer.mlp
+def _read_block(layer: Any, maps: BlockMaps, copy: bool) -> Block:
     return Block(
         attention_norm=layer.input_layernorm,
-        qkv=Projection.of([attention.q_proj, attention.k_proj, attention.v_proj], pack),
-        out=Projection.of([attention.o_proj], pack),
+        qkv=Projection.of(maps.qkv, copy),
+        out=Projection.of(maps.out, copy),
         mlp_norm=layer.post_attention_layernorm,
-        gate_up=Projection.of([mlp.gate_proj, mlp.up_proj], pack),
-        down=Projection.of([mlp.down_proj], pack),
-        activation=mlp.act_fn,
+        gate_up=Projection.of(maps.gate_up, copy),
+        down=Projection.of(maps.down, copy),
+        activation=layer.mlp.act_fn,
     )
 
 

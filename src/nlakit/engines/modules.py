@@ -15,8 +15,7 @@ from torch import Tensor
 
 from nlakit.engines.decode import Decoder, Prefix, RowCache
 from nlakit.models.families import backbone_of, blocks_of, embedding_of, family_of, head_of
-from nlakit.models.lora import is_adapted
-from nlakit.models.sharding import is_sharded
+from nlakit.models.joined import joined_blocks
 
 SHORT_WINDOW = 1024
 """`Decoder` refuses texts beyond a sliding window; a prompt and its answer fit into this one."""
@@ -31,9 +30,10 @@ def decoder_for(model: Any, *, through_modules: bool = False) -> Decoder:
     family = family_of(model.config.model_type)
     window = getattr(model.config, "sliding_window", None)
     has_short_window = window is not None and window < SHORT_WINDOW
-    # `Decoder` reads the weights of the base: it knows nothing of adapters, nor of pieces.
-    through_modules = through_modules or is_adapted(model) or is_sharded(model)
     if through_modules or has_short_window or not family.llama_shape:
+        return ModuleDecoder(model)
+    # Quantized and sharded matrices, and adapters of special kinds, are run by their modules.
+    if joined_blocks(backbone_of(model)) is None:
         return ModuleDecoder(model)
     return Decoder(model)
 
