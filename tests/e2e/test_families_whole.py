@@ -16,7 +16,8 @@ from nlakit.cli import run
 from nlakit.engines.base import Completion, Sampling
 from nlakit.engines.local import LocalEngine
 from nlakit.models.families import FAMILIES, WRAPPERS
-from nlakit.publish.export import export, source_of_nla
+from nlakit.pair.source import find_pair
+from nlakit.publish.export import export
 from nlakit.storyworld.grammar import generate
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "qwen2.5-0.5b-1gpu.toml"
@@ -85,7 +86,7 @@ def test_words_are_equal_from_training_to_a_server(family, corpus, tmp_path):
     # Random models may repeat one token whatever the vector; their probabilities still tell.
     first, second = answers(trained)
     assert first.logprobs != second.logprobs
-    export(source_of_nla(pair), tmp_path / "out")
+    export(find_pair(pair), tmp_path / "out")
     again = nlakit.load(tmp_path / "out")
     assert again.explain(TEXT, last=2, max_new_tokens=10) == before
     assert answers(again) == [first, second]

@@ -39,4 +39,4 @@ def test_minimal_learns_and_fits_on_a_page_or_five():
     assert all(warm[floor] < 0.1 for floor in ("mean", "shuffled", "empty", "zero_vector"))
     assert found["untrained"]["fve"] < 0 < found["joint RL"]["fve"]
     source = (ROOT / "recipes" / "minimal.py").read_text(encoding="utf-8")
-    assert source.count("\n") < 300
+    assert source.count("\n") <= 300

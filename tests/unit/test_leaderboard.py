@@ -255,7 +255,7 @@ def test_page_tells_greedy_submissions_from_sampled_ones(render, submission, tmp
 
 
 def test_pages_have_every_block_of_the_storyworld(render):
-    pages = [ROOT / "docs" / name for name in ("grounding.md", "results-storyworld.md")]
+    pages = (ROOT / "docs").glob("*.md")
     names = {
         match[2]
         for page in pages
@@ -271,8 +271,7 @@ def test_pages_have_every_block_of_the_storyworld(render):
         "differences",
     }
     sections = {path.stem.replace("-", "_") for path in render.SECTIONS.glob("*.json")}
-    assert names == ours | sections <= set(render.SOURCES)
-    assert len(sections) == 9
+    assert ours | sections <= names <= set(render.SOURCES)
 
 
 def test_curves_stand_side_by_side(render):

@@ -195,7 +195,7 @@ def gather(source: PairSource, card: NlaCard, license_name: str | None, data: st
         variance=report.get("variance", card.variance if known else None),
         documents=report.get("documents"),
         floors=card.floors,
-        claims=report.get("claims", {}),
+        claims=report.get("claims") or {},
     )
 
 
