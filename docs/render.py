@@ -29,7 +29,7 @@ from nlakit.worlds.storyworld.leaderboard import Submission
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for `benchmarks`, which is not installed
 
-from benchmarks import ablation_rows, sae_tables, tables  # noqa: E402
+from benchmarks import ablation_rows, compatibility, sae_tables, tables  # noqa: E402
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -41,6 +41,7 @@ CURVES = ROOT / "assets" / "storyworld" / "run" / "curves.json"
 SUBMISSIONS = ROOT / "benchmarks" / "truth"
 COMPARISONS = ROOT / "benchmarks" / "results" / "compare"
 SECTIONS = ROOT / "benchmarks" / "results" / "sections"
+COMPATIBILITY = ROOT / "benchmarks" / "results" / "compatibility.json"
 ABLATION = ROOT / "benchmarks" / "results" / "ablation.json"
 
 BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
@@ -286,6 +287,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "grounding_curve": (CURVES, grounding_curve),
     "differences": (COMPARISONS, differences),
     "ablation": (ABLATION, ablation_rows.table),
+    "compatibility": (COMPATIBILITY, compatibility.table),
     "sae_metrics": (sae_tables.REPORTS, sae_tables.metrics),
     "sae_temporal": (sae_tables.REPORTS, sae_tables.temporal),
     "sae_spliced": (sae_tables.REPORTS, sae_tables.spliced),
