@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from browser.stub import World, serve
 from support.serving import save_nla
+
+from browser.stub import World, serve
 
 FLAGS = [
     "--headless",

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from browser.stub import VARIANCE, World, answer
 
+from browser.stub import VARIANCE, World, answer
 from nlakit.fidelity_scale import FidelityScale
 from nlakit.reading import Reading
 

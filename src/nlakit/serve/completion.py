@@ -37,8 +37,8 @@ def scaffolding(target: Target, contract: NlaMeta | None) -> list[int]:
     templates = contract.prompt_templates
     tags = {tag for text in (templates.av, templates.ar) for tag in TAG.findall(text or "")}
     tags |= {"<explanation>", "</explanation>", contract.tokens.injection_char or ""}
-    added = target.tokenizer.added_tokens_encoder
-    return sorted(added[tag] for tag in tags if tag in added)
+    added = target.tokenizer.added_tokens_decoder
+    return sorted(number for number, token in added.items() if token.content in tags)
 
 
 class Continuation:
