@@ -37,6 +37,7 @@ LLAMA = (["q_proj", "v_proj", "down_proj"], "input_layernorm")
 
 def trained(directory: Path, kind: str, config: dict[str, Any], tied: bool = False) -> Path:
     """A base in `directory/base` and an adapter in `directory/adapter`, every tensor random."""
+    torch.manual_seed(3)
     base = make(kind, VOCABULARY)
     base.config.tie_word_embeddings = tied
     if not tied:
@@ -76,11 +77,21 @@ def assert_as_peft(directory: Path) -> None:
         expected = theirs(IDS, output_hidden_states=True)
     assert not torch.allclose(expected.logits, plain, atol=1e-2)
     mine = load_backbone(directory / "base", adapter=directory / "adapter")
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         found = mine(IDS, output_hidden_states=True)
-    for one, two in zip(found.hidden_states, expected.hidden_states, strict=True):
-        assert (one - two).abs().max() < 1e-5 * max(1.0, float(two.abs().max()))
-    assert (found.logits - expected.logits).abs().max() < 1e-5 * float(expected.logits.abs().max())
+        merged = theirs.merge_and_unload()(IDS, output_hidden_states=True)
+    states = zip(
+        (*found.hidden_states, found.logits),
+        (*expected.hidden_states, expected.logits),
+        (*merged.hidden_states, merged.logits),
+        strict=True,
+    )
+    for one, two, three in states:
+        # Some random models amplify rounding: PEFT's own merge, where it can, tells how much.
+        size, rounding = max(1.0, float(two.abs().max())), float((three - two).abs().max())
+        most = max(1e-5 * size, 8 * rounding if rounding < 1e-4 * size else 0.0)
+        assert (one - two).abs().max() < most
 
 
 @st.composite
