@@ -80,7 +80,6 @@ class ClaimFeatures:
 
 READING_FEATURES = ("logit", "probability", "lowest", "information", "fidelity")
 """Those that a reading has at no cost but one pass of the verbalizer over its own words."""
-FEATURES = (*READING_FEATURES, "agreement", "recurrence")
 
 
 def logit(logprob: float) -> float:

@@ -48,7 +48,7 @@ class ClaimSystem:
         control_kinds: facts that no activation has a reason to hold; they count in their own line
             only.
         checker: None where nobody knows what is true.
-        reword: (explanation, seed) to the same claims in other words; None: it cannot.
+        reword: (explanation, seed) to a paraphrase that makes the same claims; None: it cannot.
         without: an explanation without some of its claims; "" where nothing is left. None: it
             cannot.
     """

@@ -124,7 +124,7 @@ def private_code(sample: ReadSample, extra: Mapping[str, Change] | None = None) 
 
 
 def changes_of(system: ClaimSystem, extra: Mapping[str, Change]) -> dict[str, Change]:
-    """All changes by name; those of a claim system that can put its claims in other words too."""
+    """All changes by name; those of a claim system that can paraphrase its claims too."""
     own = {} if system.reword is None else {REWORDED: system.reword}
     return {SHUFFLED: shuffled, **own, **CHANGES, **extra}
 

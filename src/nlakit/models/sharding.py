@@ -1,4 +1,4 @@
-"""A model in pieces: each process keeps its part of every block; a block is whole while it runs.
+"""A sharded model: each process keeps its part of every block; a block is whole while it runs.
 
 FSDP2 (`torch.distributed.fsdp.fully_shard`) cuts the weights, keeps the parts and gathers them.
 When to gather is decided here, since processes do not run the same forwards: one has more rows than
@@ -278,7 +278,7 @@ def write_weight(weight: Tensor, whole: Tensor) -> None:
 def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of a model's `state_dict`, sorted.
 
-    Of a model in pieces they are whole copies on the CPU, which one process can go through while
+    Of a sharded model they are whole copies on the CPU, which one process can go through while
     the others `settle`.
     """
     if not is_sharded(model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -12,7 +12,6 @@ from nlakit.config import FrozenModel
 Inference = Literal["standard", "topk", "jumprelu", "gated"]
 """How a saved autoencoder encodes, by SAELens's names. BatchTopK, Matryoshka and temporal ones are
 trained so and saved as `jumprelu`; `trained_as` remembers."""
-INFERENCE: tuple[str, ...] = get_args(Inference)
 
 Normalization = Literal["none", "layer_norm", "constant_norm_rescale"]
 

@@ -80,7 +80,7 @@ class GroundedRlConfig(RlConfig):
     judge_neutral: float = Field(default=0.8, gt=0, le=1)
     """The probability at which a claim is worth as much as silence."""
     reword_share: float = Field(default=0.5, ge=0, le=1)
-    """Share of the vectors whose explanations the AR is given in other words."""
+    """Share of the vectors whose explanations the AR is given paraphrased."""
     independent_share: float = Field(default=0, ge=0, le=1)
     """Share of the reconstruction that is rewarded by the AR that saw labels only, and is frozen
     as RL found it."""

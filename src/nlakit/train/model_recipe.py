@@ -218,7 +218,7 @@ class JointRlConfig(FrozenModel):
     judge_neutral: float | None = Field(default=None, gt=0, le=1)
     """The probability at which a claim is worth as much as silence."""
     reword_share: float = Field(default=0.0, ge=0, le=1)
-    """With a judge, and labels whose teacher can say a claim in other words."""
+    """With a judge, and labels whose teacher can paraphrase a claim."""
     evaluate_every: int = Field(default=50, ge=1)
     rollouts: Literal["local", "vllm"] = "local"
     """Who writes the explanations. A run may go on with the other: both sample the same policy."""

@@ -260,7 +260,7 @@ def settle(world: World) -> None:
 def _explanations_to_settle_on(
     world: World, config: RlConfig, best: Path, vectors_ND: Tensor
 ) -> list[str]:
-    """The AV's, a share of them in other words as in RL; kept, so that they are written once."""
+    """The AV's, a share of them paraphrased as in RL; kept, so that they are written once."""
     kept, seed = world.space.stage("settling") / EXPLANATIONS_NAME, world.recipe.settings.seed
     if not kept.exists():
         rows = config.vectors * config.group

@@ -43,7 +43,7 @@ class TruthTerms:
     """What is rewarded besides reconstruction, and who judges it; none of them is trained.
 
     Attributes:
-        reword: says an explanation in other words, by a number; None where nobody can.
+        reword: paraphrases an explanation, by a number; None where nobody can.
     """
 
     config: GroundedRlConfig
@@ -217,7 +217,7 @@ def roll_out(rl: JointRl, vectors_ND: Tensor, number: int, first: int) -> Rollou
 
 
 def reworded(rl: JointRl, truth: TruthTerms, texts: list[str], number: int) -> list[str]:
-    """The explanations with those of some vectors in other words: a private code earns nothing.
+    """The explanations with those of some vectors paraphrased: a private code earns nothing.
 
     All samples of a vector are re-worded or none, since they are compared with one another.
     """

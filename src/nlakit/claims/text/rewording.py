@@ -1,4 +1,4 @@
-"""Says an explanation again: the same claims in other words, or without some of them."""
+"""Rewrites an explanation: its claims paraphrased, or without some of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .wording import Told, describe
 
 
 def reword(explanation: str, seed: int) -> str:
-    """The claims of `explanation` in other words; one that claims nothing comes back as it is.
+    """A paraphrase of the claims of `explanation`; one that claims nothing comes back as it is.
 
     What the finder does not understand cannot be said again and is left out; so is a second value
     of a kind that has one.

@@ -42,8 +42,8 @@ def ground(
 ) -> list[Grounded]:
     """Write a label for each state, judge its claims, and write it again without the unread ones.
 
-    Each state is worded twice, in other words where there are any, and a claim is judged by its
-    mean: a judge that likes one wording better is not one that doubts the claim.
+    Each state is worded twice, the second time paraphrased where possible, and a claim is judged by
+    its mean: a judge that likes one wording better is not one that doubts the claim.
     """
     first = [_full(state, seed, row) for row, state in enumerate(states)]
     second = [_full(state, seed, row, avoid=first[row].text) for row, state in enumerate(states)]
