@@ -1,6 +1,6 @@
-"""Finds an NLA by its path, or the one in the package by name.
+"""Finds an NLA by its path, or one in the package by name.
 
-The package holds what a reader needs of the bundled NLA. What it is compared with (rows of other
+The package holds what a reader needs of each bundled NLA. What it is compared with (rows of other
 training, its warm start, its control AR) and the logs of its run lie in `assets/` of a checkout.
 """
 
@@ -11,17 +11,19 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from nlakit.card import CARD_NAME, check_complete
+from nlakit.card import ADAPTER_CONFIG, CARD_NAME, check_complete
 from nlakit.errors import CheckpointError, InputError
 
 BUNDLED = "storyworld"
-BUNDLED_NAMES = ("bundled", BUNDLED)
+"""The NLA that is read where none is named: it needs nothing but the package."""
+DEFAULT_NAME = "bundled"
 ROWS = "rows"
 WARM_START, CONTROL_AR, RUN = "warm_start", "control_ar", "run"
 GROUNDED_WARM_START = "grounded-warm-start"
 PLAIN_WARM_START, PLAIN_RL = "plain-warm-start", "plain-rl"
 ROW_NAMES = (PLAIN_WARM_START, PLAIN_RL, GROUNDED_WARM_START)
-"""Pairs trained on the way to the bundled one or without grounding, kept for comparison."""
+"""Pairs trained on the way to a bundled one or without grounding, kept for comparison. Alone such a
+name is the row of the storyworld's NLA; of another it is NLA/ROW."""
 
 ASSETS_VARIABLE = "NLAKIT_ASSETS"
 """Environment variable that names the `assets/` of a checkout, for an installed package."""
@@ -53,67 +55,86 @@ class PairPaths(NamedTuple):
         return next((home / RUN for home in homes if (home / RUN).is_dir()), None)
 
 
-def bundled_path() -> Path:
-    """Where the bundled NLA lies, installed or not."""
-    return Path(str(importlib.resources.files("nlakit"))) / "assets" / BUNDLED
+def bundled_names() -> list[str]:
+    """The NLAs in the package, the default one first."""
+    cards = _package().glob(f"*/{CARD_NAME}")
+    return sorted((card.parent.name for card in cards), key=lambda name: (name != BUNDLED, name))
 
 
-def comparison_path() -> Path | None:
-    """Where what the bundled NLA is compared with lies; None outside a checkout."""
+def bundled_path(name: str = BUNDLED) -> Path:
+    """Where an NLA of the package lies, installed or not."""
+    return _package() / name
+
+
+def _package() -> Path:
+    return Path(str(importlib.resources.files("nlakit"))) / "assets"
+
+
+def comparison_path(name: str = BUNDLED) -> Path | None:
+    """Where what a bundled NLA is compared with lies; None outside a checkout."""
     named = os.environ.get(ASSETS_VARIABLE)
-    root = Path(named) if named else bundled_path().parents[3] / "assets"
-    return root / BUNDLED if (root / BUNDLED).is_dir() else None
+    root = Path(named) if named else _package().parents[2] / "assets"
+    return root / name if (root / name).is_dir() else None
 
 
 def resolve(name: str | Path | None = None) -> Path:
-    """The directory of an NLA, from its path, or from None or "bundled" for the one in the package.
+    """The directory of an NLA, from its path, from the name of one in the package, or from None or
+    "bundled" for the default one.
 
     Raises:
         InputError: there is no such directory.
         CheckpointError: the directory is there, but parts of an NLA are missing.
     """
-    # A path object is never a name, so a directory called "storyworld" can be reached.
-    is_bundled = name is None or (isinstance(name, str) and name in BUNDLED_NAMES)
-    path = bundled_path() if is_bundled else Path(str(name))
+    bundled = _bundled_name(name)
+    path = Path(str(name)) if bundled is None else bundled_path(bundled)
     if not path.is_dir():
         found = "a file" if path.exists() else "nothing"
-        asked = "bundled" if name is None else str(name)
-        advice = _BUNDLED_ADVICE if is_bundled else _PATH_ADVICE
+        asked = DEFAULT_NAME if name is None else str(name)
+        advice = _path_advice() if bundled is None else _BUNDLED_ADVICE
         raise InputError(f"Asked for the NLA {asked!r}; found {found} at {path}. {advice}")
     check_complete(path)
     return path
 
 
+def _bundled_name(name: str | Path | None) -> str | None:
+    """The name in the package that `name` stands for; None for a path."""
+    if name is None or (isinstance(name, str) and name == DEFAULT_NAME):
+        return BUNDLED
+    # A path object is never a name, so a directory called "storyworld" can be reached.
+    return name if isinstance(name, str) and name in {BUNDLED, *bundled_names()} else None
+
+
 def resolve_pair(name: str | Path | None = None) -> PairPaths:
     """Where to read a pair from: whatever `resolve` finds, or a row beside an NLA.
 
-    A row is `NLA/rows/NAME` with an AV and an AR of its own; `ROW_NAMES` are those of the bundled
-    NLA, whose own warm start is the grounded one. Target, mean and card are the NLA's.
+    A row is `NLA/rows/NAME` with an AV and an AR of its own; `ROW_NAMES` are those of a bundled
+    NLA, given as NLA/ROW, whose own warm start is the grounded one. Target, mean and card are the
+    NLA's.
 
     Raises:
         InputError, CheckpointError: as `resolve` does; so does a row that is not there, or not
             whole.
     """
-    if isinstance(name, str) and name in ROW_NAMES:
-        inside = WARM_START if name == GROUNDED_WARM_START else f"{ROWS}/{name}"
-        return PairPaths(resolve(), _whole_row(_comparison_of_bundled(name) / inside))
+    of, _, row = str(name).rpartition("/")
+    if isinstance(name, str) and row in ROW_NAMES and _bundled_name(of or None) is not None:
+        return _bundled_row(_bundled_name(of or None) or BUNDLED, row)
     path = Path(str(name))
     if path.parent.name != ROWS or (path / CARD_NAME).exists():
-        found = resolve(name)
-        return PairPaths(found, found, comparison_path() if found == bundled_path() else None)
-    row = _whole_row(path)
-    return PairPaths(resolve(path.parent.parent), row)
+        found, bundled = resolve(name), _bundled_name(name)
+        return PairPaths(found, found, bundled and comparison_path(bundled))
+    return PairPaths(resolve(path.parent.parent), _whole_row(path))
 
 
-def _comparison_of_bundled(name: str) -> Path:
-    path = comparison_path()
-    if path is None:
+def _bundled_row(nla: str, row: str) -> PairPaths:
+    inside = WARM_START if row == GROUNDED_WARM_START else f"{ROWS}/{row}"
+    compared = comparison_path(nla)
+    if compared is None:
         raise InputError(
-            f"Asked for the pair {name!r}, which is kept for comparison; found none, since the "
-            "installed package holds only what reading needs. Clone nlakit's repository, and run "
-            f"there or set {ASSETS_VARIABLE} to its assets/ directory."
+            f"Asked for the pair {row!r} of {nla}, which is kept for comparison; found none, since "
+            "the installed package holds only what reading needs. Clone nlakit's repository, and "
+            f"run there or set {ASSETS_VARIABLE} to its assets/ directory."
         )
-    return path
+    return PairPaths(resolve(nla), _whole_row(compared / inside))
 
 
 def _whole_row(path: Path) -> Path:
@@ -121,7 +142,10 @@ def _whole_row(path: Path) -> Path:
         raise InputError(
             f"Asked for the pair {path.name!r}; found nothing at {path}. {_row_advice(path.parent)}"
         )
-    missing = [part for part in ("av", "ar") if not (path / part / "config.json").is_file()]
+    files = ("config.json", ADAPTER_CONFIG)
+    missing = [
+        part for part in ("av", "ar") if not any((path / part / file).is_file() for file in files)
+    ]
     if missing:
         raise CheckpointError(
             f"{path} is not a whole pair; missing: {', '.join(missing)}. Copy it again."
@@ -136,4 +160,8 @@ def _row_advice(rows: Path) -> str:
 
 
 _BUNDLED_ADVICE = "Install nlakit again, or train it: `nlakit train recipes/storyworld.toml`."
-_PATH_ADVICE = "Give the directory of an NLA, or 'bundled' for the one that comes with nlakit."
+
+
+def _path_advice() -> str:
+    names = " or ".join(f"'{name}'" for name in [DEFAULT_NAME, *bundled_names()])
+    return f"Give the directory of an NLA, or {names} for one that comes with nlakit."

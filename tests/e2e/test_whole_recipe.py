@@ -120,3 +120,35 @@ def test_the_pair_lies_beside_as_adapters_of_a_named_base(trained):
     assert torch.cosine_similarity(found, expected).min() > 0.999
     assert one.explain("Basil rowed.", last=1, max_new_tokens=4).tokens
     assert one.notes == ()
+
+
+def test_a_run_is_packed_into_what_a_reader_needs_and_what_it_is_compared_with(
+    trained, tmp_path, capsys
+):
+    command = ["pack", str(trained), "--name", "tiny", "--package", str(tmp_path / "package"),
+               "--assets", str(tmp_path / "assets")]  # fmt: skip
+    assert run(command) == 0
+    package, assets = tmp_path / "package" / "tiny", tmp_path / "assets" / "tiny"
+    assert {"av", "ar", "nla.json", "report.json"} <= {each.name for each in package.iterdir()}
+    compared = {"rows", "warm_start", "control_ar", "run"}
+    assert {each.name for each in assets.iterdir()} == compared
+    assert not compared & {each.name for each in package.iterdir()}
+    assert nlakit.load(package).name == "tiny"
+    assert "MB" in capsys.readouterr().out
+    assert run(command) == 2 and "is there" in capsys.readouterr().err
+    assert run([*command, "--overwrite"]) == 0
+    (tmp_path / "empty").mkdir()
+    assert run(["pack", str(tmp_path / "empty"), "--name", "x"]) == 2
+
+
+def test_layers_are_compared_by_the_same_recipe(command, tmp_path, capsys):
+    asked = ["sweep", *command[1:], "--layers", "0,1", "--output", str(tmp_path), "--json",
+             "--probe-rows", "60", "--documents", "8"]  # fmt: skip
+    assert run(asked) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["layer"] for each in found["layers"]] == [0, 1]
+    assert found["layers"][0]["fve"] != found["layers"][1]["fve"]
+    assert all(each["fve"] < 1 and "gap" in each for each in found["layers"])
+    assert not (tmp_path / "layer-0" / "5-rl").exists()
+    assert run([each if each != "0,1" else "99" for each in asked]) == 2
+    assert "--layers 99: expected some of 0 to" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nlakit import registry
 from nlakit.errors import InputError
 from nlakit.registry import (
     ASSETS_VARIABLE,
@@ -50,3 +51,45 @@ def test_a_pair_s_own_part_comes_before_the_one_kept_elsewhere(tmp_path):
     for home in (own, other):
         (home / "control_ar").mkdir(parents=True)
     assert PairPaths(own, own, other).part("control_ar") == own / "control_ar"
+
+
+# -- several NLAs in the package -------------------------------------------------------------------
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package with two NLAs, of which one is of adapters, and a checkout beside it."""
+    home, assets = tmp_path / "package", tmp_path / "assets"
+    for name, file in (("storyworld", "config.json"), ("real", "adapter_config.json")):
+        for part in ("av", "ar"):
+            write(home / name / part / file)
+            write(assets / name / "warm_start" / part / file)
+            write(assets / name / "rows" / "plain-rl" / part / file)
+        for file in ("nla.json", "mean.safetensors", "target/config.json"):
+            write(home / name / file)
+    monkeypatch.setattr(registry, "_package", lambda: home)
+    monkeypatch.setenv(ASSETS_VARIABLE, str(assets))
+    return home, assets
+
+
+def write(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}", encoding="utf-8")
+
+
+def test_every_nla_of_the_package_has_its_name_and_its_rows(package):
+    home, assets = package
+    assert registry.bundled_names() == ["storyworld", "real"]
+    assert resolve() == resolve("bundled") == home / "storyworld"
+    assert resolve_pair("real") == PairPaths(home / "real", home / "real", assets / "real")
+    rows = {name: resolve_pair(f"real/{name}").pair for name in ("plain-rl", "grounded-warm-start")}
+    assert rows["plain-rl"] == assets / "real" / "rows" / "plain-rl"
+    assert rows["grounded-warm-start"] == assets / "real" / "warm_start"
+    assert resolve_pair("real/plain-rl").shared == home / "real"
+    assert resolve_pair("plain-rl") == resolve_pair("storyworld/plain-rl")
+    assert resolve_pair("plain-rl").pair == assets / "storyworld" / "rows" / "plain-rl"
+
+
+def test_a_name_that_is_not_known_is_answered_with_those_that_are(package):
+    with pytest.raises(InputError, match="'bundled' or 'storyworld' or 'real'"):
+        resolve_pair("unknown")
+    with pytest.raises(InputError, match="found nothing at .*Rows there: plain-rl"):
+        resolve_pair("real/plain-warm-start")

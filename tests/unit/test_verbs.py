@@ -14,6 +14,8 @@ from nlakit.cli.pairs import PairOptions
 READ_NO_PAIR = {
     "train": "makes one, as its recipe says",
     "plan": "says what a recipe takes",
+    "sweep": "trains warm starts, as its recipe says",
+    "pack": "copies what a run made",
     "label": "asks a teacher for labels of texts",
     "storyworld sample": "prints documents",
     "search": "reads a project of readings",

@@ -50,6 +50,12 @@ app.command(
 )
 app.command("nlakit.cli.train:train", name="train", help="Make an NLA from a recipe.")
 app.command("nlakit.cli.extract:extract", name="extract", help="Read the activations of a corpus.")
+app.command(
+    "nlakit.cli.sweep:sweep", name="sweep", help="Compare layers of a model by a recipe's labels."
+)
+app.command(
+    "nlakit.cli.pack:pack", name="pack", help="Lay a finished run into the package and assets."
+)
 app.command("nlakit.cli.plan:plan", name="plan", help="Say what a recipe will take; run nothing.")
 app.command(
     "nlakit.cli.label:label", name="label", help="Ask a teacher for the labels of activations."

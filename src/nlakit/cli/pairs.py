@@ -25,7 +25,8 @@ class PairOptions:
     """An NLA's directory, or the parts of a released pair."""
 
     nla: str | None = None
-    """plain-warm-start, plain-rl, grounded-warm-start, bundled (the default), or a directory."""
+    """A directory, the name of an NLA that comes with nlakit (the storyworld's by default), or one
+    of its rows for comparison, such as storyworld/plain-rl."""
 
     av: str | None = None
     """Instead of an NLA: directory or hub name of a verbalizer, or of its LoRA adapter."""

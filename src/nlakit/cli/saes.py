@@ -11,7 +11,7 @@ from nlakit.errors import InputError
 from nlakit.models.hub import locate
 from nlakit.models.placement import placement
 from nlakit.models.target import Target
-from nlakit.registry import BUNDLED_NAMES, bundled_path
+from nlakit.registry import BUNDLED, DEFAULT_NAME, bundled_path
 from nlakit.sae.autoencoder import SparseAutoencoder
 from nlakit.sae.recipe import KIND, SaeRecipe
 from nlakit.sae.run import SAE_DIRECTORY, run_recipe
@@ -51,7 +51,7 @@ def load_target(model: str, layer: int, devices: DeviceOptions = AUTOMATIC) -> T
         InputError: there is no such model or layer.
         CheckpointError: its weights cannot be read.
     """
-    is_bundled = model in BUNDLED_NAMES
+    is_bundled = model in (DEFAULT_NAME, BUNDLED)
     directory = bundled_path() / "target" if is_bundled else locate(model)
     where = placement(devices.device, devices.dtype)
     target = Target.load(directory, layer, where.dtype_of(directory))

@@ -1,0 +1,114 @@
+"""Which layer of a model to read: the same recipe at several, as far as its labels tell.
+
+At each layer the activations are read, labelled and both warm starts trained, each layer in a run
+directory of its own. Held against each other are the AR's held-out FVE from label text, the AV's
+gap between shuffled and real vectors, and what probes read of the labels' facts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from nlakit.config import FrozenModel, write_text_atomic
+from nlakit.errors import ConfigError
+from nlakit.evals.probes import measure_probes
+from nlakit.teachers.named import CACHE_NAME
+
+from .corpus_world import CorpusWorld, train_model_recipe
+from .model_recipe import ModelRecipe
+
+RESULT_NAME = "sweep.json"
+WARM_STARTS = ("verbalizer", "reconstructor")
+
+
+class SweptLayer(FrozenModel):
+    """What was measured at one layer.
+
+    Attributes:
+        fve: of held-out labels, read by the warm-started AR.
+        gap: nats a token by which shuffled vectors raise the AV's loss.
+        probes: accuracy of an MLP on held-out documents, by kind of fact.
+        chance: the same of the commonest value.
+    """
+
+    layer: int
+    fve: float
+    gap: float
+    probes: dict[str, float] = {}
+    chance: dict[str, float] = {}
+
+
+class Sweep(FrozenModel):
+    """What `nlakit sweep` writes."""
+
+    recipe: str
+    layers: tuple[SweptLayer, ...]
+
+
+def sweep(
+    recipe: ModelRecipe, layers: Sequence[int], output: Path, probe_rows: int, documents: int
+) -> Sweep:
+    """Measure a recipe at each layer; what is done is kept, as in any run.
+
+    Args:
+        probe_rows: rows of the training split for probes; 0: none are trained.
+        documents: held-out ones that probes are tested on.
+
+    Raises:
+        ConfigError: no layer, or one that the model does not have.
+        UserError: as `train_model_recipe`.
+    """
+    depth = recipe.target.shape.num_layers
+    if not layers or not all(0 <= layer < depth for layer in layers):
+        asked = ", ".join(map(str, layers)) or "none"
+        raise ConfigError(f"--layers {asked}: expected some of 0 to {depth - 1}.")
+    found = [
+        _measured(_at(recipe, layer, output), layer, output, probe_rows, documents)
+        for layer in layers
+    ]
+    result = Sweep(recipe=recipe.name, layers=tuple(found))
+    write_text_atomic(output / RESULT_NAME, result.model_dump_json(indent=2) + "\n")
+    return result
+
+
+def _at(recipe: ModelRecipe, layer: int, output: Path) -> ModelRecipe:
+    """The recipe at a layer, without grounding; chat models' answers are shared by all layers."""
+    cache = recipe.teacher.cache or output / CACHE_NAME
+    changed = {
+        "target": recipe.target.model_copy(update={"layer": layer}),
+        "teacher": recipe.teacher.model_copy(update={"cache": cache}),
+        "grounding": None,
+        "settling": None,
+        "comparison": None,
+        "rl": recipe.rl.model_copy(update={"judge_weight": 0.0, "judge_neutral": None}),
+    }
+    return recipe.model_copy(update=changed)
+
+
+def _measured(
+    recipe: ModelRecipe, layer: int, output: Path, probe_rows: int, documents: int
+) -> SweptLayer:
+    directory = output / f"layer-{layer}"
+    for stage in WARM_STARTS:
+        train_model_recipe(recipe, directory, stage)
+    world = CorpusWorld(recipe, directory)
+    last = {stage: _last_figures(world.space.stage(stage)) for stage in WARM_STARTS}
+    probes = {}
+    if probe_rows:
+        target, held_out = world.models.target(), world.eval_set
+        rows = held_out.sample(target, "heldout", recipe.report.seed, documents)
+        probes = measure_probes(target, held_out, rows, probe_rows)
+    return SweptLayer(
+        layer=layer,
+        fve=last["reconstructor"]["held_out_fve"],
+        gap=last["verbalizer"]["gap"],
+        probes={kind: found.score.mlp for kind, found in probes.items()},
+        chance={kind: found.score.chance for kind, found in probes.items()},
+    )
+
+
+def _last_figures(directory: Path) -> dict[str, float]:
+    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return json.loads(lines[-1])
