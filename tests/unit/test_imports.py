@@ -22,6 +22,7 @@ ORDER = (
         "contract",
         "card",
         "claim",
+        "examples",
         "reading",
         "split",
         "storyworld",

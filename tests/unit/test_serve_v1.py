@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from safetensors.torch import load, save
 from support.serving import D_MODEL, ScriptedEngine, client_for, scripted_nla
 
@@ -18,6 +19,8 @@ from nlakit.evals.probe_store import ProbeCard, ProbedKind, Probes
 from nlakit.pair.pair import Pair
 from nlakit.reading import ReadClaim
 from nlakit.serve import openapi
+from nlakit.serve.app import create_app
+from nlakit.serve.settings import Settings
 from nlakit.storyworld.grammar import document
 
 VECTOR = [3.0, 4.0, *[0.0] * (D_MODEL - 2)]
@@ -305,3 +308,36 @@ def test_nobody_grades_a_cosine(tmp_path):
         remote = RemotePair("http://127.0.0.1:8000", connection=Connection("", client=client))
         score = remote.score("a thought", torch.tensor(VECTOR))
         assert score.word == "no baseline" and score.baseline == "none"
+
+
+# -- an NLA of any model ---------------------------------------------------------------------------
+@pytest.fixture
+def any_text(tmp_path):
+    """A served pair without a world, whose claims are about the text itself."""
+    said = 'A chat about violet lamps. It stops at "Nat rowed"; next may come "home".'
+    engine = ScriptedEngine(words=lambda row: said)
+    pair = scripted_nla(engine)
+    card = pair.card.model_copy(update={"claims": "text"})
+    with TestClient(
+        create_app(replace(pair, card=card), Settings(data_dir=tmp_path)),
+        base_url="http://127.0.0.1:8000",
+    ) as made:
+        yield made
+
+
+def test_without_a_world_real_texts_are_offered_that_no_document_is_known_of(any_text):
+    found = any_text.get("/v1/passages").json()["passages"]
+    assert [each["id"] for each in found] == ["news", "proof", "code", "unsaid", "premise"]
+    assert all(each["document"] is None for each in found)
+    assert all(bool(each["text"]) != bool(each["messages"]) for each in found)
+
+
+def test_claims_about_any_text_are_checked_against_the_prompt(any_text):
+    messages = [{"role": "user", "content": "Violet lamps! Nat rowed"}]
+    body = {"messages": messages, "positions": [-1], "add_generation_prompt": False}
+    for asked, form in ((body, "true"), ({"text": "Violet lamps! Nat rowed", "positions": [-1]},
+                                         "uncheckable")):  # fmt: skip
+        (token,) = any_text.post("/v1/explain", json=asked).json()["results"]
+        verdicts = {each["kind"]: each["verdict"] for each in token["claims"]}
+        assert verdicts == {"form": form, "subject": "true", "before": "true", "last": "true",
+                            "next": "uncheckable"}  # fmt: skip

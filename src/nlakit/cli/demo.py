@@ -1,4 +1,8 @@
-"""`nlakit demo`: three passages of the storyworld, read by the bundled NLA beside what is true."""
+"""`nlakit demo`: a few passages, read by an NLA beside what is true.
+
+Of the storyworld the passages are documents whose state is known; of any other model they are real
+texts (`examples`), and claims that can be checked against the text have a verdict each.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,21 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nlakit.claims.registry import claim_system
+from nlakit.data.corpora import CorpusDocument
 from nlakit.engines.base import OnText
+from nlakit.evals.checked import checked_claims, counted
+from nlakit.examples import EXAMPLES, ExampleText
+from nlakit.pair.conversation import Conversation
 from nlakit.pair.pair import Pair
 from nlakit.printable import printable
-from nlakit.reading import Reading
+from nlakit.reading import Reading, visible
+from nlakit.registry import BUNDLED as BUNDLED_NAME
+from nlakit.registry import bundled_names
 from nlakit.storyworld.document import Document, Fact
 from nlakit.storyworld.grammar import generate
+from nlakit.transcript import Message
+from nlakit.worlds.storyworld.claims import STORYWORLD
 
 from .devices import DeviceOptions
 from .pairs import BUNDLED, PairOptions
@@ -40,18 +53,59 @@ class Passage:
 
 
 def demo(*, pair: PairOptions = BUNDLED, devices: DeviceOptions = ON_CPU) -> None:
-    """Read three passages with the bundled NLA: a planned rhyme, an unsaid sum and a story.
+    """Read a few passages: of the storyworld a planned rhyme, an unsaid sum and a story.
 
-    It runs on the CPU unless --device says otherwise: the models are tiny, and the words are then
-    the same on every machine.
+    With the NLA of another model they are the lead of a news report, a step of a proof, a Python
+    function and two conversations. It runs on the CPU unless --device says otherwise: the words are
+    then the same on every machine.
     """
     console, reader = Console(), pair.load(devices)
-    for passage in passages():
-        console.rule(passage.title)
-        console.print(passage.text, markup=False, highlight=False)
-        console.print(f"True here: {passage.truth}", style="dim", markup=False, highlight=False)
-        console.print(read_live(reader, passage.text))
-    console.print(NEXT_STEPS, markup=False, highlight=False)
+    if reader.card.claims == STORYWORLD.name:
+        for passage in passages():
+            show_passage(console, reader, passage)
+        others = [name for name in bundled_names() if name != BUNDLED_NAME]
+        steps = [*(f"  nlakit demo --nla {name:<25} real text" for name in others)]
+        console.print("\n".join([NEXT_STEPS, *steps]), markup=False, highlight=False)
+        return
+    for example in EXAMPLES:
+        show_example(console, reader, example)
+
+
+def show_passage(console: Console, reader: Pair, passage: Passage) -> None:
+    """A passage of the storyworld, what is true there, and its reading."""
+    console.rule(passage.title)
+    console.print(passage.text, markup=False, highlight=False)
+    console.print(f"True here: {passage.truth}", style="dim", markup=False, highlight=False)
+    console.print(read_live(reader, passage.text))
+
+
+def show_example(console: Console, reader: Pair, example: ExampleText) -> None:
+    """A real text, its reading, and the verdicts on its claims where somebody can check them."""
+    messages = [Message.of(role, content) for role, content in example.messages]
+    asked = example.text if example.text is not None else messages
+    console.rule(example.title)
+    console.print(shown_text(example), markup=False, highlight=False)
+    console.print(example.note, style="dim", markup=False, highlight=False)
+    reading = read_live(reader, asked)
+    console.print(reading)
+    system = claim_system(reader.card.claims)
+    if system.checker is None or system.checker.states_of is None:
+        return
+    document = CorpusDocument(f"{example.form}-{example.id}", 0, example.text, tuple(messages))
+    checked = checked_claims(reader.target, system, document, reader.encode(asked), reading)
+    for row, found in zip(reading, checked, strict=True):
+        lines = [
+            f"{verdict}: {', '.join(said)}" for verdict, said in counted(found).items() if said
+        ]
+        said = f"{visible(row)}  {'; '.join(lines) or 'claims nothing'}"
+        console.print(said, style="dim", markup=False, highlight=False)
+
+
+def shown_text(example: ExampleText) -> str:
+    """The text; of a conversation a line a message."""
+    if example.text is not None:
+        return example.text
+    return "\n".join(f"{role}: {content}" for role, content in example.messages)
 
 
 def passages() -> list[Passage]:
@@ -66,7 +120,7 @@ def passages() -> list[Passage]:
     ]
 
 
-def read_live(pair: Pair, text: str) -> Reading:
+def read_live(pair: Pair, text: Conversation) -> Reading:
     """Read the end of a text; in a terminal the words appear on stderr as they are written."""
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -18,6 +18,7 @@ from nlakit.models.chat import Chat, ChatOptions
 from nlakit.models.guesses import Expected, Guess, activations_and_guesses
 from nlakit.models.target import Encoded, Target
 from nlakit.split import Split
+from nlakit.transcript import Message
 
 from .corpora import Corpus, CorpusDocument, OnEmpty, OnRefused, Refused
 from .extraction import (
@@ -377,7 +378,7 @@ def row_of(
 ) -> dict[str, Any]:
     """What the row table says of a position."""
     char_end = encoded.offsets[position][1]
-    turns = turns_of(document, encoded.text, char_end)
+    turns = turns_of(document.messages, encoded.text, char_end)
     return {
         "doc_id": document.id,
         "seed": 0,
@@ -393,13 +394,13 @@ def row_of(
     }
 
 
-def turns_of(document: CorpusDocument, text: str, char_end: int) -> list[Turn]:
+def turns_of(messages: Sequence[Message], text: str, char_end: int) -> list[Turn]:
     """The messages of a chat that have begun before a place in its rendered text.
 
     A message whose words the template changed is not found, and left out.
     """
     found, at = list[Turn](), 0
-    for message in document.messages:
+    for message in messages:
         content = message.text.strip()
         start = text.find(content, at) if content else -1
         if start >= 0:

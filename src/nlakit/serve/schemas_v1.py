@@ -284,7 +284,8 @@ class Passage(WireModel):
     note: str
     text: str | None = None
     messages: list[PassageMessage] | None = None
-    document: DocumentRef
+    document: DocumentRef | None = None
+    """Of which it is the head, where the server knows a world of documents."""
 
 
 class Passages(WireModel):

@@ -21,6 +21,7 @@ from nlakit.engines.decode import Decoder
 from nlakit.engines.modules import decoder_for
 from nlakit.errors import InputError
 from nlakit.evals.probe_store import Probes
+from nlakit.examples import EXAMPLES
 from nlakit.pair.pair import Pair
 
 from . import completion
@@ -154,8 +155,8 @@ class Service:
         return self.world.document(reference.seed, reference.index, reference.genre)
 
     def passages(self) -> list[Passage]:
-        """Demo passages of the world, if one is served."""
-        found = () if self.world is None else self.world.passages(self.nla.target)
+        """Demo passages of the world, if one is served; else texts for any language model."""
+        found = EXAMPLES if self.world is None else self.world.passages(self.nla.target)
         return [passage_record(each) for each in found]
 
     def sampling(self, fields: SamplingFields | Any, more: MoreSampling | None = None) -> Sampling:

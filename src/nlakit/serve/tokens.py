@@ -29,12 +29,14 @@ class Prompt:
         encoded: ids, offsets into `encoded.text`, and that text.
         pieces, spans: per token.
         notices: what the chat template left out of the messages, or took in another form.
+        messages: of a conversation.
     """
 
     encoded: Encoded
     pieces: list[Fragment]
     spans: list[Span]
     notices: tuple[str, ...] = ()
+    messages: tuple[Message, ...] = ()
 
     def info(self, position: int) -> TokenInfo:
         """The record of one token."""
@@ -82,7 +84,7 @@ def prepare(target: Target, request: PromptRequest) -> Prompt:
     if messages:
         _check_characters(len(found.encoded.text))
     pieces = fragments(found.encoded.ids, decoder(target))
-    return Prompt(found.encoded, pieces, found.spans, found.notices)
+    return Prompt(found.encoded, pieces, found.spans, found.notices, tuple(messages))
 
 
 def decoder(target: Target) -> Any:

@@ -1,7 +1,8 @@
 """What an explanation claims, whether it is true, and what a probe says.
 
 The server knows no world. Whoever starts it may hand it one (`World`): documents whose states are
-known, so that claims about them can be checked, and passages to show them with.
+known, so that claims about them can be checked, and passages to show them with. Claims about any
+text are checked against the prompt itself.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Protocol
 from torch import Tensor
 
 from nlakit.claims.system import ClaimSystem, State
+from nlakit.data.corpus_extraction import turns_of
+from nlakit.data.labels import Place
 from nlakit.evals.probe_store import ProbeAnswer, Probes
+from nlakit.examples import ExampleText
 from nlakit.models.chat_marks import common_prefix
 from nlakit.models.target import Target
 
@@ -73,7 +77,8 @@ class Judge:
 
     Args:
         system: how explanations are read as claims.
-        document: the document that the prompt is the head of; None: nobody knows it.
+        document: the document that the prompt is the head of; None: nobody knows it, and only
+            claims that can be checked in any text have a verdict.
         probes: read the activations beside the explanations.
     """
 
@@ -139,10 +144,14 @@ class Judge:
 
     def _state(self, position: int) -> State | None:
         """What is true of the prompt up to a token; None where nobody knows, or can check."""
-        if self._prompt is None or self._document is None or self._system.checker is None:
+        if self._prompt is None or self._system.checker is None:
             return None
-        char_end = max(0, self._prompt.encoded.offsets[position][1] - self._head)
-        return self._document.state(char_end) if char_end <= self._matched else None
+        char_end = self._prompt.encoded.offsets[position][1]
+        if self._document is None:
+            states_of = self._system.checker.states_of
+            return None if states_of is None else states_of([_place(self._prompt, char_end)])[0]
+        inside = max(0, char_end - self._head)
+        return self._document.state(inside) if inside <= self._matched else None
 
     def _reading(self, kind: str, answers: dict[str, ProbeAnswer]) -> ProbeReading | None:
         answer = answers.get(kind)
@@ -157,22 +166,29 @@ class Judge:
         )
 
 
-def passage_record(made: DemoPassage) -> Passage:
+def passage_record(made: DemoPassage | ExampleText) -> Passage:
     """A passage as it is sent."""
-    seed, index, genre = made.document
-    turns = made.messages
-    messages = None
-    if turns is not None:
-        messages = [PassageMessage(role=role, content=content) for role, content in turns]
+    document = None
+    if not isinstance(made, ExampleText):
+        seed, index, genre = made.document
+        document = DocumentRef(seed=seed, index=index, genre=genre)  # pyright: ignore[reportArgumentType]
+    messages = [PassageMessage(role=role, content=content) for role, content in made.messages or ()]
     return Passage(
         id=made.id,
         title=made.title,
         case=made.case,
         note=made.note,
         text=made.text,
-        messages=messages,
-        document=DocumentRef(seed=seed, index=index, genre=genre),  # pyright: ignore[reportArgumentType]
+        messages=messages or None,
+        document=document,
     )
+
+
+def _place(prompt: Prompt, char_end: int) -> Place:
+    """The prompt up to a character, as a teacher sees it; nobody asked the target what follows."""
+    text = prompt.encoded.text
+    turns = turns_of(prompt.messages, text, char_end)
+    return Place(text[:char_end], 0, 0, char_end, turns=tuple(turns))
 
 
 def _match(text: str, world_text: str) -> tuple[int, int]:

@@ -294,7 +294,7 @@ export interface paths {
         };
         /**
          * Passages
-         * @description Demo passages of the world that the NLA reads, where the server knows it; else none.
+         * @description Demo passages of the world that the NLA reads, where the server knows it; else real texts.
          */
         get: operations["passages_v1_passages_get"];
         put?: never;
@@ -1066,7 +1066,7 @@ export interface components {
         Passage: {
             /** Case */
             case: string;
-            document: components["schemas"]["DocumentRef"];
+            document?: components["schemas"]["DocumentRef"] | null;
             /** Id */
             id: string;
             /** Messages */

@@ -188,7 +188,9 @@ function Passages() {
   if (list.length === 0) return null;
   return (
     <section class="passages" aria-labelledby="passages-title">
-      <h3 id="passages-title">Or start from a passage whose truth is known</h3>
+      <h3 id="passages-title">
+        {list.some((passage) => passage.document) ? "Or start from a passage whose truth is known" : "Or start from one of these"}
+      </h3>
       <ul>
         {list.map((passage) => (
           <li key={passage.id}>

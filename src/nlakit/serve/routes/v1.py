@@ -66,7 +66,7 @@ async def models(service: Served) -> Models:
 
 @router.get("/passages", responses=problems(401, 403, 429, 503))
 async def passages(request: Request, service: Served) -> Passages:
-    """Demo passages of the world that the NLA reads, where the server knows it; else none."""
+    """Demo passages of the world that the NLA reads, where the server knows it; else real texts."""
     found = await service.reading_prompts.run(client_of(request), service.passages)
     return Passages(passages=found)
 
