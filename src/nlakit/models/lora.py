@@ -111,6 +111,29 @@ def open_checkpoint(directory: str | Path, base: str | Path | None = None) -> Ch
     return Checkpoint(weights, path if has_tokenizer else weights, path)
 
 
+class PlainLora(NamedTuple):
+    """All that a plain adapter's config decides: `W + alpha / rank · BA`."""
+
+    rank: int
+    alpha: int
+
+
+def plain_rank(directory: Path) -> PlainLora | None:
+    """Rank and alpha of an adapter without any other option; None for any other directory.
+
+    Raises:
+        CheckpointError: an adapter of a kind that is not merged here.
+    """
+    if not (directory / CONFIG_NAME).exists():
+        return None
+    config = _read_config(directory)
+    rank, alpha = config.get("r", DEFAULT_RANK), config.get("lora_alpha", DEFAULT_ALPHA)
+    others = MERGED - {"r", "lora_alpha", "init_lora_weights", "target_modules", "fan_in_fan_out"}
+    plain = all(config.get(option) in (None, False, "none", [], {}) for option in others)
+    whole = type(rank) is int and type(alpha) is int and rank > 0
+    return PlainLora(rank, alpha) if plain and whole else None
+
+
 def is_adapted(model: Any) -> bool:
     """Whether a model in memory has an adapter in its blocks (`models.adapters`)."""
     return bool(getattr(model, "peft_config", None))

@@ -25,6 +25,7 @@ from nlakit.models.placement import AUTO, ON_CPU, Placement, placement
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.pair.one_base import on_one_base
 from nlakit.pair.pair import Pair
 from nlakit.pair.source import PairSource, comparison_parts, find_pair, pair_hashes
 from nlakit.registry import CONTROL_AR, WARM_START, PairPaths
@@ -99,12 +100,15 @@ def load_source(
 
 
 def load_models(source: PairSource, layer: int, where: Placement = ON_CPU) -> Models:
-    """Load the three models of a pair onto a device.
+    """Load the three models of a pair onto a device; adapters of one base share its weights.
 
     Raises:
         ContractError, CheckpointError: a part cannot be used.
     """
     target = load_target(source.target, layer, where)
+    views = on_one_base(source, target)
+    if views is not None:
+        return Models(target, *views)
     verbalizer = load_verbalizer(source.av, source.target, where)
     return Models(target, verbalizer, load_reconstructor(source.ar, source.target, where))
 
@@ -138,9 +142,11 @@ def _with_comparisons(pair: Pair, source: PairSource, where: Placement) -> Pair:
     parts, base = comparison_parts(source), source.target
     if WARM_START in parts:
         warm = parts[WARM_START]
-        verbalizer = load_verbalizer(warm / "av", base, where)
-        reconstructor = load_reconstructor(warm / "ar", base, where)
-        found = replace(found, warm_start=LocalEngine(pair.target, verbalizer, reconstructor))
+        halves = on_one_base(replace(source, av=warm / "av", ar=warm / "ar"), pair.target) or (
+            load_verbalizer(warm / "av", base, where),
+            load_reconstructor(warm / "ar", base, where),
+        )
+        found = replace(found, warm_start=LocalEngine(pair.target, *halves))
     if CONTROL_AR in parts:
         control = load_reconstructor(parts[CONTROL_AR], base, where)
         found = replace(found, control_ar=control.reconstruct)
