@@ -26,6 +26,7 @@ from nlakit.evals.cause import cause
 from nlakit.evals.compare import DIFFERENCE, compare
 from nlakit.evals.confidence import measure
 from nlakit.evals.corpus_set import CorpusSet
+from nlakit.evals.edited_words import edited_words, first_tokens
 from nlakit.evals.evaluation import evaluate
 from nlakit.evals.inversion import Search
 from nlakit.evals.private_code import private_code
@@ -222,3 +223,47 @@ def test_other_verbs_take_a_corpus(corpus, tmp_path, capsys):
     )
     section = json.loads(capsys.readouterr().out)
     assert (section["name"], section["documents"]) == ("private-code", 3)
+
+
+# -- edited words ----------------------------------------------------------------------------------
+SAYING = ["lamp", "sea", "house", "garden", "captain", "night"]
+
+
+def steered_by(tiny_target, checked, vector_of):
+    """The evaluation on a pair whose explanations say a likely next token each."""
+    script = [f'A story about boats. Next may come "{word}".' for word in SAYING]
+    engine = FakeEngine(script, WIDTH, vector_of)
+    pair = make_pair("x", tiny_target, engine, torch.full((WIDTH,), 0.1))
+    return edited_words(read_sample(pair, checked, 24, 3), (1.0, 4.0))
+
+
+def test_an_edit_that_points_at_its_word_makes_it_likely(tiny_target, checked):
+    embedding_VD = tiny_target.model.get_output_embeddings().weight.detach()
+
+    def pointing(text: str) -> torch.Tensor:
+        word = text.partition('"')[2].partition('"')[0]
+        return embedding_VD[list(first_tokens(tiny_target, word))].sum(0)
+
+    section = steered_by(tiny_target, checked, pointing)
+    edit = section.figure("next: edit, alpha 4", "gain")
+    noise = section.figure("next: random direction, alpha 4", "gain")
+    assert edit.interval.low > max(noise.value, 0.0) and edit.count == 24
+    assert section.figure("next: edit, alpha 4", "raised").value > 0.8
+    assert section.figure("next: edit, alpha 4", "KL").value > 0
+    assert not section.suspicions
+
+
+def test_an_ar_that_is_deaf_to_the_edit_is_told_of(tiny_target, checked):
+    section = steered_by(tiny_target, checked, lambda text: torch.ones(WIDTH))
+    assert section.figure("next: edit, alpha 1", "shift").value == 0
+    assert section.figure("next: edit, alpha 1", "gain").value == pytest.approx(0, abs=1e-5)
+    assert any(
+        each.startswith("next: an edit raises its word by 0.00") for each in section.suspicions
+    )
+
+
+def test_explanations_that_claim_nothing_cannot_be_edited(tiny_target, checked):
+    engine = FakeEngine(["It is so."], WIDTH, vector_of)
+    pair = make_pair("x", tiny_target, engine, torch.full((WIDTH,), 0.1))
+    with pytest.raises(InputError, match="0 claims of 12 explanations can be edited"):
+        edited_words(read_sample(pair, checked, 12, 3))
