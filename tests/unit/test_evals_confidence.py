@@ -182,7 +182,12 @@ def test_feature_that_was_not_measured_is_named():
 def confidence():
     calibrator = fit_calibrator(*judged(400, 0))
     return ClaimConfidence(
-        greedy=calibrator, sampled=calibrator, source="storyworld", seed=3, documents=4
+        greedy=calibrator,
+        sampled=calibrator,
+        source="storyworld",
+        claims="storyworld",
+        seed=3,
+        documents=4,
     )
 
 

@@ -103,7 +103,12 @@ def test_the_explanation_whose_claims_are_worth_most_is_kept():
         kinds={"mood": 3.0, "topic": -3.0}, claims=9,
     )  # fmt: skip
     known = ClaimConfidence(
-        greedy=hopeless_topics, sampled=hopeless_topics, source="hand", seed=99, documents=2
+        greedy=hopeless_topics,
+        sampled=hopeless_topics,
+        source="hand",
+        claims="storyworld",
+        seed=99,
+        documents=2,
     )
     pair = make_pair("x", nla.target, engine, torch.ones(nla.card.d_model), confidence=known)
     section = select(pair, StoryworldSet(), 4, 3, counts=(1, 2))

@@ -168,8 +168,8 @@ class ClaimConfidence(FrozenModel):
     sampled_inside: Inside | None = None
     """The chance that a reading is like those fitted on; None: nobody asked what lies outside."""
     source: str
-    """Who said what is true, such as "storyworld"."""
-    claims: str = "storyworld"
+    """The documents of which it was known what is true."""
+    claims: str
     """The claim system that finds claims in an explanation."""
     split: str = "heldout"
     seed: int

@@ -177,7 +177,6 @@ def gather(source: PairSource, card: NlaCard, license_name: str | None, data: st
     home = None if source.paths is None else source.paths.pair
     report, bundled = _read_report(home), home == bundled_path()
     notes = {**meta.provenance, **card.provenance}
-    described = "storyworld documents, generated (nlakit.storyworld)" if bundled else None
     found = LICENSE_OF_OURS if bundled else _license_in(source.target)
     known = card.baseline == "training_mean"
     return Facts(
@@ -188,7 +187,7 @@ def gather(source: PairSource, card: NlaCard, license_name: str | None, data: st
         d_model=meta.d_model,
         injection=meta.injection.convention,
         injection_scale=meta.extraction.injection_scale,
-        data=data or described or _noted(notes, "trained_on", "dataset_id", "recipe"),
+        data=data or card.domain or _noted(notes, "trained_on", "dataset_id", "recipe"),
         license_name=license_name or found,
         fve=report.get("fve", card.fve),
         fve_interval=report.get("fve_interval"),

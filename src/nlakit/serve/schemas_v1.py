@@ -56,7 +56,7 @@ class MoreSampling(WireModel):
 
 
 class DocumentRef(WireModel):
-    """A document of the storyworld, by the numbers that make it."""
+    """A document of the world that the server knows, by the numbers that make it."""
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
     index: Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -154,7 +154,7 @@ class SampleResult(WireModel):
     closed: bool
     """False: the verbalizer was cut off before its closing tag."""
     claims: list[ClaimResult] | None = None
-    """None where the NLA is not one of the storyworld."""
+    """None where nobody knows what is true there."""
 
 
 class BestSample(WireModel):
@@ -166,7 +166,7 @@ class BestSample(WireModel):
     closed: bool
     samples: list[SampleResult]
     claims: list[ClaimResult] | None = None
-    """Of the best sample; None where the NLA is not one of the storyworld."""
+    """Of the best sample; None where nobody knows what is true there."""
 
 
 class FactResult(WireModel):

@@ -585,7 +585,7 @@ export interface components {
         };
         /**
          * DocumentRef
-         * @description A document of the storyworld, by the numbers that make it.
+         * @description A document of the world that the server knows, by the numbers that make it.
          */
         DocumentRef: {
             /**
