@@ -53,7 +53,9 @@ def test_a_killed_run_of_two_processes_is_finished_by_one(places, tmp_path, caps
     assert run(arguments(places, tmp_path / "whole", 1)) == 0
     assert f"{NUM_VECTORS} vectors in {NUM_VECTORS // SHARD_ROWS} files" in capsys.readouterr().out
     kill_once_there_are(1, arguments(places, tmp_path / "killed", 2), tmp_path / "killed")
-    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "killed").glob("*.parquet")}
+    # A table whose record is not there yet was not finished, and is written again.
+    finished = (p.with_suffix(".parquet") for p in records_in(tmp_path / "killed"))
+    before = {p.name: p.stat().st_mtime_ns for p in finished}
     assert 0 < len(before) < NUM_VECTORS // SHARD_ROWS
     assert not (tmp_path / "killed" / "manifest.json").exists()
     assert run(arguments(places, tmp_path / "killed", 1)) == 0
@@ -65,11 +67,16 @@ def test_a_killed_run_of_two_processes_is_finished_by_one(places, tmp_path, caps
     assert np.allclose(found["mse"].to_numpy(), whole["mse"].to_numpy(), atol=1e-4)
 
 
-def kill_once_there_are(num_files: int, words: list[str], directory: Path) -> None:
-    """Run `nlakit` in a process of its own until it has written so much, and kill -9 it."""
+def records_in(directory: Path) -> list[Path]:
+    """The records of finished shards: each is written after its table."""
+    return list(directory.glob("explanations-*.json"))
+
+
+def kill_once_there_are(num_shards: int, words: list[str], directory: Path) -> None:
+    """Run `nlakit` in a process of its own until it has finished so much, and kill -9 it."""
     process = subprocess.Popen([sys.executable, "-m", "nlakit", *words], start_new_session=True)
     deadline = time.monotonic() + 120
-    while len(list(directory.glob("*.parquet"))) < num_files:
+    while len(records_in(directory)) < num_shards:
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "nothing was written"
         time.sleep(0.01)

@@ -6,6 +6,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from support.chats import THINKING
 from support.serving import tiny_nla
 
@@ -232,6 +233,17 @@ def test_long_and_unreadable_transcripts_are_counted(tmp_path, pair, chats):
         empty = tmp_path / "none.jsonl"
         empty.write_text('{"text": "half \\ud83d"}')
         scanner(tmp_path / "q", pair).scan([str(empty)], EVERY)
+
+
+def test_an_activation_past_float16_is_passed_over(tmp_path, pair, chats):
+    pair.target.model.half()
+    with torch.no_grad():
+        for layer in pair.target.model.model.layers[: pair.card.layer + 1]:
+            layer.mlp.down_proj.weight.fill_(30_000)
+    made = scanner(tmp_path / "p", pair)
+    found = made.scan([chats], EVERY)
+    assert contents(tmp_path / "p") == [] and found.positions > 0
+    assert f"{found.positions} activations are not finite in float16" in found.reasons[0]
 
 
 def test_a_project_of_another_pair_or_of_something_else_is_refused(tmp_path, pair):

@@ -168,14 +168,6 @@ def test_files_that_hold_no_vectors_are_refused(tmp_path, name, write, found):
         VectorSource(tmp_path / name)
 
 
-def test_a_vector_that_is_not_finite_is_named(tmp_path):
-    bad = VECTORS.clone()
-    bad[7, 1] = torch.nan
-    np.save(tmp_path / "a.npy", bad.numpy())
-    with pytest.raises(InputError, match="vector 7 is not finite"):
-        VectorSource(tmp_path / "a.npy").read(range(4, 8))
-
-
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize("damage", ["flipped", "swapped"])
 def test_a_damaged_shard_is_written_again_not_certified(source, tmp_path, damage, finished):
@@ -197,3 +189,27 @@ def test_a_damaged_shard_is_written_again_not_certified(source, tmp_path, damage
     run(again, source, tmp_path / "out")
     assert files(tmp_path / "out") == before
     assert again.asked == ([0, 4] if damage == "swapped" else [0])
+
+
+def test_vectors_that_are_not_finite_are_passed_over_and_counted(source, tmp_path):
+    good = explain_vectors(Counter, source, tmp_path / "good", plan_for(source))
+    vectors = np.load(source.path).copy()
+    bad_rows = (1, 2, len(vectors) - 1)
+    for row in bad_rows:
+        vectors[row, 0] = np.nan
+    np.save(tmp_path / "bad.npy", vectors)
+    spoiled = VectorSource(tmp_path / "bad.npy")
+    manifest = explain_vectors(Counter, spoiled, tmp_path / "out", plan_for(spoiled))
+    assert (good.num_unreadable, manifest.num_unreadable) == (0, 3)
+    rows, whole = table_of(tmp_path / "out", manifest), table_of(tmp_path / "good", good)
+    assert {row["row"] for row in rows if row["explanation"] is None} == {*bad_rows}
+    assert [r for r in rows if r["row"] not in bad_rows] == [
+        r for r in whole if r["row"] not in bad_rows
+    ]
+    # Whole shards are known again, the count among them.
+    assert explain_vectors(Counter, spoiled, tmp_path / "out", plan_for(spoiled)) == manifest
+
+
+def table_of(directory, manifest):
+    paths = [explanation_path(directory, shard.number) for shard in manifest.shards]
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]

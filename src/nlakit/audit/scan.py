@@ -34,6 +34,7 @@ from nlakit.errors import InputError, UnreadableError
 from nlakit.models.chat import Chat, ChatOptions
 from nlakit.models.chat_spans import NO_SPAN
 from nlakit.models.encoded import Encoded
+from nlakit.models.overflow import overflow_message
 from nlakit.models.target import Target
 from nlakit.pair.bulk import BulkReader
 from nlakit.pair.pair import Pair
@@ -331,9 +332,9 @@ class Scanner:
         out = directory / "activations"
         if (out / "manifest.json").is_file():
             return
-        vectors = self.pair.target.activations(
-            [row["ids"] for row in rows], [row["positions"] for row in rows]
-        )
+        ids, positions = [row["ids"] for row in rows], [row["positions"] for row in rows]
+        # One that is not finite is passed over by `explain_vectors`: it must not end a scan.
+        vectors = self.pair.target.activations(ids, positions, allow_overflow=True)
         card = self.project.card
         shard_plan = VectorPlan(
             num_documents=plan.num_transcripts,
@@ -377,7 +378,11 @@ class Scanner:
             if self.progress is not None:
                 self.progress(before + done, before + total)
 
-        explain_vectors(lambda: reader, source, directory / "explanations", bulk, progress=progress)
+        out = directory / "explanations"
+        manifest = explain_vectors(lambda: reader, source, out, bulk, progress=progress)
+        if manifest.num_unreadable:
+            what = f"{manifest.num_unreadable} activations"
+            self.refusals.append(overflow_message(what, self.pair.target.model.dtype))
         self.reading += time.monotonic() - started
 
 
@@ -475,6 +480,8 @@ def _readings(directory: Path, number: int, rows: Sequence[dict[str, Any]]) -> l
         shard += 1
     made = []
     for each in found:
+        if each["explanation"] is None:
+            continue  # its activation is not finite
         row, position = places[each["row"]]
         start, end = row["starts"][position], row["ends"][position]
         made.append(

@@ -84,4 +84,7 @@ def describe(
     make = partial(BulkReader.load, parts, sampling, where)
     with counting_progress("vectors") as progress:
         manifest = explain_vectors(make, source, output.absolute(), plan, pool, progress)
-    sys.stdout.write(f"{plan.num_rows} vectors in {len(manifest.shards)} files: {output}\n")
+    bad = manifest.num_unreadable
+    passed_over = f" ({bad} not finite, passed over)" if bad else ""
+    files = f"in {len(manifest.shards)} files: {output}"
+    sys.stdout.write(f"{plan.num_rows} vectors{passed_over} {files}\n")

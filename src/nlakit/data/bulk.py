@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -68,12 +69,13 @@ class Described(NamedTuple):
 
     row: int
     sample: int
-    explanation: str
+    explanation: str | None
+    """None: the vector is not finite, and has no scores either."""
     closed: bool
     fidelity: float | None
     """None where the pair knows no baseline."""
-    cosine: float
-    mse: float
+    cosine: float | None
+    mse: float | None
     confidence: float | None = None
     """Mean confidence of its claims; None where nobody asked for it, or it makes none."""
 
@@ -128,6 +130,8 @@ class BulkShard(FrozenModel):
     num_rows: int
     sha256: str
     """Of the file as it was written, not as it was found."""
+    num_unreadable: int = 0
+    """Vectors that are not finite: they were passed over, and have one row without words."""
 
 
 class BulkManifest(FrozenModel):
@@ -138,6 +142,11 @@ class BulkManifest(FrozenModel):
     plan: BulkPlan
     plan_hash: str
     shards: tuple[BulkShard, ...]
+
+    @property
+    def num_unreadable(self) -> int:
+        """Vectors that were passed over because they are not finite."""
+        return sum(shard.num_unreadable for shard in self.shards)
 
 
 # -- vectors ---------------------------------------------------------------------------------------
@@ -178,20 +187,14 @@ class VectorSource:
         return sum(part.num_rows for part in self.parts)
 
     def read(self, rows: range) -> Float[Tensor, "N D"]:
-        """Some rows, float32. Raises `InputError` where they are not finite."""
+        """Some rows, float32, finite or not."""
         found: list[Tensor] = []
         for part in self.parts:
             start = max(rows.start - part.first, 0)
             stop = min(rows.stop - part.first, part.num_rows)
             if start < stop:
                 found.append(_read_rows(part, start, stop))
-        vectors_ND = torch.cat(found)
-        bad = (~vectors_ND.isfinite().all(dim=-1)).nonzero()
-        if len(bad):
-            raise InputError(
-                f"{self.path}: vector {rows.start + int(bad[0])} is not finite. Leave it out."
-            )
-        return vectors_ND
+        return torch.cat(found)
 
     def sha256(self) -> str:
         """Hex SHA-256 over the files, read once from end to end."""
@@ -370,7 +373,11 @@ def _whole_shard(directory: Path, plan: BulkPlan, number: int) -> BulkShard | No
         return None
     shard, rows = read_model(BulkShard, record), plan.rows_of(number)
     expected = BulkShard(
-        number=number, first_row=rows.start, num_rows=len(rows), sha256=file_sha256(path)
+        number=number,
+        first_row=rows.start,
+        num_rows=len(rows),
+        sha256=file_sha256(path),
+        num_unreadable=shard.num_unreadable,
     )
     return shard if shard == expected and metadata.get(PLAN_KEY) == plan.hash.encode() else None
 
@@ -379,12 +386,35 @@ def _write_shard(
     describer: Describer, number: int, source: VectorSource, directory: Path, plan: BulkPlan
 ) -> None:
     rows = plan.rows_of(number)
-    described = describer.describe_rows(source.read(rows), rows.start)
+    vectors_ND = source.read(rows)
+    finite = vectors_ND.isfinite().all(dim=-1).tolist()
+    described = list(_described(describer, vectors_ND, finite, rows.start))
     columns = {name: [getattr(each, name) for each in described] for name in SCHEMA.names}
     table = pa.table(columns, schema=SCHEMA.with_metadata({PLAN_KEY: plan.hash.encode()}))
     path = explanation_path(directory, number)
     write_table(path, table)
     shard = BulkShard(
-        number=number, first_row=rows.start, num_rows=len(rows), sha256=file_sha256(path)
+        number=number,
+        first_row=rows.start,
+        num_rows=len(rows),
+        sha256=file_sha256(path),
+        num_unreadable=finite.count(False),
     )
     write_text_atomic(_record_path(directory, number), shard.model_dump_json(indent=2))
+
+
+def _described(
+    describer: Describer, vectors_ND: Float[Tensor, "N D"], finite: list[bool], first: int
+) -> Iterator[Described]:
+    """A vector that is not finite is passed over: hours of others must not be lost for it."""
+    start = 0
+    for is_finite, group in groupby(finite):
+        stop = start + len(list(group))
+        if is_finite:
+            yield from describer.describe_rows(vectors_ND[start:stop], first + start)
+        else:
+            yield from (
+                Described(first + row, 0, None, False, None, None, None)
+                for row in range(start, stop)
+            )
+        start = stop

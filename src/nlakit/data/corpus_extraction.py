@@ -16,6 +16,7 @@ import torch
 from nlakit.errors import InputError, UnreadableError
 from nlakit.models.chat import Chat, ChatOptions
 from nlakit.models.guesses import Expected, Guess, activations_and_guesses
+from nlakit.models.overflow import check_finite_in, overflow_message
 from nlakit.models.target import Encoded, Target
 from nlakit.split import Split
 from nlakit.transcript import Message
@@ -245,7 +246,8 @@ def _make_shard(
     documents = list(islice(made, job.num_documents))
     if not documents:
         return None
-    found = _read(target, documents, plan)
+    places = [_places(each, plan) for each in documents]
+    found = read_at(target, documents, places, plan.next_tokens, refused.append)
     return write_shard(
         directory,
         job.number,
@@ -323,34 +325,45 @@ def _head(encoded: Encoded, end: int) -> Encoded:
     return Encoded(encoded.ids[:end], encoded.offsets[:end], encoded.tokens[:end], encoded.text)
 
 
-def _read(target: Target, documents: list[Readable], plan: CorpusPlan) -> ActivationRows:
-    return read_at(target, documents, [_places(each, plan) for each in documents], plan.next_tokens)
-
-
 def read_at(
     target: Target,
     documents: Sequence[Readable],
     places: Sequence[list[int]],
     next_tokens: int = 0,
+    on_refused: OnRefused | None = None,
 ) -> ActivationRows:
     """Rows at the given token positions of each document.
 
     Args:
         next_tokens: how many of the target's likeliest next tokens each row keeps.
+        on_refused: called for each document with an activation that is not finite, such as one past
+            float16; those rows are left out. None: such a one raises.
+
+    Raises:
+        InputError: an activation that is not finite, and no `on_refused`; or no other one.
     """
     found: list[Expected] = []
     for start in range(0, len(documents), DOCUMENTS_PER_PASS):
         chunk = slice(start, start + DOCUMENTS_PER_PASS)
         ids = [each.encoded.ids for each in documents[chunk]]
         found += _expected(target, ids, list(places[chunk]), next_tokens)
+    vectors_ND = torch.cat([each.vectors_PD for each in found]).float().cpu()
+    finite = vectors_ND.isfinite().all(dim=-1)
+    if on_refused is None or not finite.any():
+        check_finite_in(vectors_ND, target.model.dtype, "The target's activations")
     rows = [
-        row_of(each.document, each.encoded, position, target.site.layer, guesses)
+        (each.document, each.encoded, position, target.site.layer, guesses)
         for each, positions, expected in zip(documents, places, found, strict=True)
         for position, guesses in zip(positions, expected.guesses, strict=True)
     ]
-    table = pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
-    vectors_ND = torch.cat([each.vectors_PD for each in found])
-    return ActivationRows(vectors_ND.float().cpu(), table)
+    bad = {
+        row[0].index: row[0] for row, good in zip(rows, finite.tolist(), strict=True) if not good
+    }
+    for document in bad.values():
+        reason = overflow_message("The target's activations", target.model.dtype)
+        (on_refused or pass_over)(Refused(document.index, f"{document.where}: {reason}"))
+    kept = [row_of(*row) for row, good in zip(rows, finite.tolist(), strict=True) if good]
+    return ActivationRows(vectors_ND[finite], pa.Table.from_pylist(kept, schema=ROW_SCHEMA))
 
 
 def _expected(
@@ -359,7 +372,7 @@ def _expected(
     """Only the blocks up to the site run where nobody asks for next tokens."""
     if next_tokens:
         return activations_and_guesses(target, ids, places, next_tokens)
-    vectors = target.activations(ids, places)
+    vectors = target.activations(ids, places, allow_overflow=True)
     return [Expected(each, [()] * len(each)) for each in vectors]
 
 

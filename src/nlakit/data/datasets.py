@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
@@ -109,21 +110,52 @@ def import_parquet(path: str | Path) -> tuple[PairSet, DatasetMeta]:
     """
     meta = read_dataset_meta(path)
     table = _read_parquet(Path(path))
-    values = table.column("activation_vector").combine_chunks()
-    flat = np.array(values.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
-    width = meta.extraction.d_model
-    if len(flat) != table.num_rows * width:
-        raise InputError(
-            f"{path}: vectors have {len(flat) / max(1, table.num_rows):g} numbers each, "
-            f"the sidecar says {width}. Use the sidecar made with the file."
-        )
-    vectors = torch.from_numpy(flat.reshape(table.num_rows, width))
+    column = table.column("activation_vector")
+    vectors = _vectors_in(column, meta.extraction.d_model, Path(path))
     rows = table.drop_columns(
         [name for name in ("prompt", "response") if name in table.column_names]
     )
     return PairSet(
         vectors, _explanations(table, meta), rows.drop_columns(["activation_vector"])
     ), meta
+
+
+def _vectors_in(column: pa.ChunkedArray, width: int, path: Path) -> Float[Tensor, "N D"]:
+    """The vectors of a column, float32.
+
+    Raises:
+        InputError: they are no lists of numbers; or naming the first row that is missing, of
+            another width, or not finite.
+    """
+    kind = column.type
+    is_list = any(
+        check(kind) for check in (pa.types.is_list, pa.types.is_large_list,
+                                  pa.types.is_fixed_size_list)
+    )  # fmt: skip
+    if not is_list or not pa.types.is_floating(kind.value_type):
+        raise InputError(
+            f"{path}: activation_vector is of the type {kind}; lists of floating-point numbers are "
+            "read. Write each vector as such a list."
+        )
+    widths = pc.fill_null(pc.call_function("list_value_length", [column]), -1).to_numpy()
+    wrong = np.flatnonzero(widths != width)
+    if len(wrong):
+        row = int(wrong[0])
+        found = "is missing" if widths[row] < 0 else f"has {widths[row]} numbers"
+        raise InputError(
+            f"{path}: the vector of row {row} {found}, the sidecar says {width}. Use the sidecar "
+            "made with the file, or leave the row out."
+        )
+    # A null inside a list becomes NaN, and is found with the others.
+    flat = pc.cast(pc.call_function("list_flatten", [column]), pa.float32()).to_numpy()
+    vectors_ND = np.array(flat, dtype=np.float32).reshape(len(column), width)
+    bad = np.flatnonzero(~np.isfinite(vectors_ND).all(axis=1))
+    if len(bad):
+        raise InputError(
+            f"{path}: the vector of row {int(bad[0])} is not finite or has a number missing "
+            f"({len(bad)} such rows of {len(column)}). Leave them out."
+        )
+    return torch.from_numpy(vectors_ND)
 
 
 def _prompts(pairs: PairSet, kind: DatasetKind, meta: DatasetMeta) -> pa.Array:

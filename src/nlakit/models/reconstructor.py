@@ -42,6 +42,7 @@ from nlakit.models.io import (
     save_tensors,
 )
 from nlakit.models.lora import open_checkpoint
+from nlakit.models.overflow import check_finite_in
 from nlakit.models.padding import TOKENS_PER_BATCH, length_batches
 
 
@@ -196,6 +197,7 @@ class Reconstructor:
         found_ND = torch.empty(len(ids), self.meta.d_model, device=self.device)
         for batch in length_batches([len(row) for row in ids], TOKENS_PER_BATCH):
             found_ND[batch] = self.forward([ids[index] for index in batch])
+        check_finite_in(found_ND, self.backbone.dtype, "The reconstructor's vectors")
         return found_ND
 
 

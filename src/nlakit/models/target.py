@@ -19,6 +19,7 @@ from nlakit.models.encoded import Encoded as Encoded
 from nlakit.models.families import backbone_of, truncated
 from nlakit.models.io import atomic_directory, load_backbone, load_tokenizer, save_model
 from nlakit.models.lora import open_checkpoint
+from nlakit.models.overflow import check_finite_in
 from nlakit.models.padding import TOKENS_PER_BATCH, length_batches, pad_right
 from nlakit.transcript import Message, parse_messages
 
@@ -120,7 +121,11 @@ class Target:
 
     @torch.no_grad()
     def activations(
-        self, ids: list[list[int]], positions: list[list[int]] | None = None
+        self,
+        ids: list[list[int]],
+        positions: list[list[int]] | None = None,
+        *,
+        allow_overflow: bool = False,
     ) -> list[Float[Tensor, "_P D"]]:
         """Raw float32 vectors at the site, per sequence one row a position.
 
@@ -128,9 +133,12 @@ class Target:
 
         Args:
             positions: token indices per sequence; None means every token.
+            allow_overflow: return vectors that are not finite too, for a long run that passes them
+                over.
 
         Raises:
-            InputError: an empty sequence, one past the context, or a position outside it.
+            InputError: an empty sequence, one past the context, a position outside it, or a
+                vector that is not finite in the target's dtype.
         """
         wanted = positions or [list(range(len(row))) for row in ids]
         check_positions(ids, wanted, self.max_tokens)
@@ -142,6 +150,10 @@ class Target:
             hidden_BTD = view(input_ids=padded_BT, use_cache=False).last_hidden_state
             for row, index in enumerate(batch):
                 found[index] = hidden_BTD[row, wanted[index]].float()
+            if not allow_overflow:
+                # Once a batch: each look at a value waits for the device.
+                some = torch.cat([found[index] for index in batch])
+                check_finite_in(some, hidden_BTD.dtype, "The target's activations")
         return [found[index] for index in range(len(ids))]
 
     def _checked(self, encoded: Encoded) -> Encoded:

@@ -47,6 +47,7 @@ from nlakit.models.io import (
     save_model,
 )
 from nlakit.models.lora import open_checkpoint
+from nlakit.models.overflow import check_fits
 from nlakit.models.padding import real_tokens
 
 OPEN_TAG = "<explanation>"
@@ -163,10 +164,14 @@ class Verbalizer:
         """Vectors as they enter the prompt, on the model's device.
 
         Raises:
-            InputError: a wrong shape, or not finite.
+            InputError: a wrong shape, not finite, or too large for the model's precision.
         """
         check_vectors(vectors_ND, self.meta.d_model)
-        return to_norm(vectors_ND.to(self.model.device).float(), self.injection_scale)
+        scaled_ND = to_norm(vectors_ND.to(self.model.device).float(), self.injection_scale)
+        if not self.adds:
+            what = f"Vectors at the injection scale {self.injection_scale}"
+            check_fits(scaled_ND, self.model.dtype, what)
+        return scaled_ND
 
     def logprobs(
         self, vectors_BD: Float[Tensor, "B D"], responses: Sequence[Sequence[int]]
