@@ -70,6 +70,60 @@ def tiny_of_blocks(kind):
     return tiny(kind, intermediate_size=64, **changes)
 
 
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8192}  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+YARN_FACTS = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+              "rope.scaling.original_context_length": 64}  # fmt: skip
+LINEAR_FACTS = {"rope.scaling.type": "linear", "rope.scaling.factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rope", "facts"),
+    [
+        ("llama", LLAMA3, {}),
+        ("qwen2", YARN, YARN_FACTS),
+        ("qwen3", YARN, YARN_FACTS),
+        ("llama", {"rope_type": "linear", "factor": 2.0}, LINEAR_FACTS),
+    ],
+)
+def test_scaled_rotations_are_those_of_the_original(kind, rope, facts, tmp_path):
+    # Of the original: transformers' loader of GGUF reads no scaling and gives other logits.
+    theta = 500_000.0 if kind == "llama" else 1_000_000.0
+    model = tiny(kind, rope_parameters={"rope_theta": theta, **rope})
+    factors = factors_of(model, theta) if rope is LLAMA3 else None
+    path = write_gguf(tmp_path / "m.gguf", model, factors=factors, **facts)
+    made = load_backbone(convert_gguf(path, tmp_path / "out"))
+    mine, original = made.model.rotary_emb, model.model.rotary_emb
+    assert torch.equal(mine.inv_freq, original.inv_freq)
+    assert mine.attention_scaling == original.attention_scaling
+    plain = tiny(kind, rope_parameters={"rope_type": "default", "rope_theta": theta})
+    assert not torch.allclose(original.inv_freq, plain.model.rotary_emb.inv_freq)
+    ids = torch.arange(250)[None] % 300
+    with torch.no_grad():
+        assert (made(ids).logits - model(ids).logits).abs().max() < 1e-3
+
+
+def factors_of(model, theta):
+    """What transformers divides each plain frequency by."""
+    found = model.model.rotary_emb.inv_freq.double()
+    return theta ** -(torch.arange(len(found)).double() / len(found)) / found
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"factors": torch.tensor([1.0, 2.0, 3.0, 4.0])}, "other factors than Llama 3's"),
+        ({"rope.scaling.attn_factor": 0.5, **YARN_FACTS}, "attn_factor is 0.5"),
+        ({"rope.scaling.yarn_beta_fast": 16.0, **YARN_FACTS}, "yarn_beta_fast is 16"),
+    ],
+)
+def test_other_rotations_are_refused_by_name(change, found, tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", tiny("llama"), **change)
+    with pytest.raises(CheckpointError, match=found):
+        convert_gguf(path, tmp_path / "out")
+
+
 def test_the_tokenizer_cuts_text_as_the_original_does(tmp_path):
     directory = convert_gguf(write_gguf(tmp_path / "m.gguf", tiny("llama")), tmp_path / "out")
     original, made = byte_level(), load_tokenizer(directory)

@@ -53,12 +53,18 @@ def byte_level() -> Tokenizer:
 
 
 def write_gguf(
-    path: Path, model: Any, kind: Kind = Kind.F32, pre: str = "smollm", **facts: Any
+    path: Path,
+    model: Any,
+    kind: Kind = Kind.F32,
+    pre: str = "smollm",
+    factors: torch.Tensor | None = None,
+    **facts: Any,
 ) -> Path:
     """Write a model and a byte-level vocabulary.
 
     Args:
         kind: of the matrices; norms and biases are F32.
+        factors: what rotary frequencies are divided by, as Llama 3.1's files have them.
         facts: further settings, or other values, by their name without the architecture.
     """
     config, name = model.config, ARCHITECTURES[model.config.model_type]
@@ -73,6 +79,8 @@ def write_gguf(
             writer.add_tensor(stored, array)
         else:
             writer.add_tensor(stored, gguf.quantize(array, kind), raw_dtype=kind)
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", factors.float().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

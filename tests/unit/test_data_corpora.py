@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
+import lzma
 import sys
 from types import SimpleNamespace
 
@@ -62,6 +64,8 @@ def test_splits_part_documents_by_content(jsonl):
         ('{"messages": [{"role": "user"}]}', r"corpus.jsonl:41, message 0: it has no content"),
         ('{"text": "x", "messages": [{"role": "user", "content": "x"}]}', "either `text` or"),
         ('{"text": "half \\ud83d of a pair"}', r"corpus.jsonl:41: character 5 is .*surrogate"),
+        ('{"text": 3}', r"corpus.jsonl:41: `text` is a int, not a string"),
+        ('{"text": ' + "9" * 5000 + "}", r"corpus.jsonl:41: not JSON: Exceeds the limit"),
         ('["x"]', r"corpus.jsonl:41: found \['x'\]"),
     ],
 )
@@ -70,6 +74,16 @@ def test_a_broken_line_is_named(jsonl, line, message):
         file.write(line + "\n")
     with pytest.raises(InputError, match=message):
         list(Corpus(str(jsonl)))
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+@pytest.mark.parametrize(("suffix", "pack"), [("gz", gzip.compress), ("xz", lzma.compress)])
+def test_a_packed_file_cut_short_is_named(tmp_path, suffix, pack, kept):
+    raw = pack(b"".join(b'{"text": "%d"}\n' % number for number in range(9999)))
+    path = tmp_path / f"a.jsonl.{suffix}"
+    path.write_bytes(raw[: int(len(raw) * kept)])
+    with pytest.raises(InputError, match=f"jsonl.{suffix} cannot be unpacked"):
+        list(Corpus(str(path)))
 
 
 def test_missing_corpora_and_extras_are_named(tmp_path):

@@ -29,6 +29,7 @@ from nlakit.errors import InputError
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.split import split_of
 
 D = 4
 X = np.arange(12, dtype=np.float32).reshape(3, D)
@@ -111,17 +112,21 @@ def test_an_overflow_in_float16_says_which_dtype_to_use(half):
     assert wide.activations(ids)[0].isfinite().all()
 
 
-@pytest.mark.parametrize("next_tokens", [0, 3])
+def a_training_text(what: str) -> str:
+    tried = (f"the cat sat on {what} and ran {number} times" for number in range(99))
+    return next(text for text in tried if split_of(text) == "train")
+
+
 @pytest.mark.parametrize("next_tokens", [0, 3])
 def test_a_corpus_run_passes_over_what_overflows(half, tmp_path, next_tokens):
     model, tokenizer = copy.deepcopy(tiny_target().model), tiny_target().tokenizer
     target = Target(model, tokenizer, Site(1))
     with torch.no_grad():
         model.get_input_embeddings().weight[target.encode("Q").ids[-1]] = torch.inf
-    texts = ["the dog ran to the cat", "the cat sat on Q, and ran", "the dog sat on the mat"]
+    texts = [a_training_text(what) for what in ("the mat", "Q", "the dog")]
     (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
     how: dict[str, Any] = {"num_documents": 3, "minimum_position": 2, "next_tokens": next_tokens}
-    corpus = Corpus(tmp_path / "c.jsonl")
+    corpus = Corpus(str(tmp_path / "c.jsonl"))
     manifest = extract_corpus(target, corpus, tmp_path / "out", **how)
     assert (manifest.num_documents, manifest.num_refused) == (2, 1)
     assert "c.jsonl:2: The target's activations are not finite in float32" in manifest.refusals[0]

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from nlakit import __version__
 from nlakit.errors import UserError
-from nlakit.printable import printable
+from nlakit.printable import printable, write_escapes
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -163,6 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        write_escapes(stream)
     try:
         app(
             list(arguments),

@@ -182,6 +182,8 @@ def _document(row: Any, index: int, where: str) -> list[CorpusDocument]:
         check_unicode(text, where)
         return [CorpusDocument(_name(raw.get("id"), text), index, text, where=where)]
     found = row_format(raw) if text is None else None
+    if found is None and text is not None and not isinstance(text, str):
+        raise InputError(f"{where}: `text` is a {type(text).__name__}, not a string. Decode it.")
     if found is None:
         names = f"a row with {', '.join(map(repr, raw))}" if raw else f"{row!r}"[:80]
         raise InputError(f"{where}: found {names}. {KNOWN}")

@@ -9,7 +9,8 @@ import gzip
 import importlib
 import json
 import lzma
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,14 +74,21 @@ def rows_of(path: Path) -> Rows:
 def _json_rows(path: Path) -> Rows:
     opened = next((each for end, each in COMPRESSED.items() if path.name.endswith(end)), open)
     with opened(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(_lines(file, path), start=1):
             place = f"{path}:{number}"
             if not line.strip():
                 continue
             try:
                 yield json.loads(line), place  # `loads` takes a BOM at the head of bytes
-            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{place}: not JSON: {error}. Put one object a line.") from error
+
+
+def _lines(file: Iterable[bytes], path: Path) -> Iterator[bytes]:
+    try:
+        yield from file
+    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        raise InputError(f"{path} cannot be unpacked: {error}. Copy it again.") from error
 
 
 def _object_rows(path: Path) -> Rows:

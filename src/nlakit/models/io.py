@@ -12,10 +12,11 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tokenizers
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -57,6 +58,8 @@ from nlakit.models.weights import (
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of Linux's `renameat2`."""
 HEAD_NAME = "value_head.safetensors"
+TOKENIZER_NAME = "tokenizer.json"
+TOKENIZER_ERRORS = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 
 
 def stored_dtype(directory: str | Path) -> torch.dtype:
@@ -78,10 +81,10 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     """
     if not (Path(directory) / "tokenizer_config.json").is_file():
         raise CheckpointError(f"{directory} has no tokenizer_config.json. Is it complete?")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"The tokenizer of {directory} cannot be read: {error}") from error
+    with _TokenizerFailures(Path(directory)):
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False
+        )
     config = Path(directory) / "config.json"
     family = (
         FAMILIES.get(str(read_json_object(config, CheckpointError).get("model_type")))
@@ -91,6 +94,26 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     if family is not None and not tokenizer.chat_template:
         tokenizer.chat_template = family.chat_template
     return tokenizer
+
+
+class _TokenizerFailures(AbstractContextManager[None]):
+    """Names the directory, and the file that the tokenizers library cannot read.
+
+    Not an `except`: the library raises `Exception` itself, which has no name of its own.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: object) -> None:
+        if kind is None or not (kind is Exception or issubclass(kind, TOKENIZER_ERRORS)):
+            return
+        path = self.directory / TOKENIZER_NAME
+        where = path if kind is Exception else self.directory
+        advice = f"It may be of a newer library than tokenizers {tokenizers.__version__}."
+        raise CheckpointError(
+            f"The tokenizer of {where} cannot be read: {error}. {advice}"
+        ) from error
 
 
 def ending_ids(directory: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
