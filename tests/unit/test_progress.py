@@ -72,3 +72,11 @@ def test_what_an_earlier_run_left_does_not_make_the_rest_look_short(monkeypatch,
 )
 def test_time_is_said_in_the_unit_that_suits_it(seconds, said):
     assert time_span(seconds) == said
+
+
+def test_what_is_told_of_in_batches_is_counted_before_its_time_is_shared(monkeypatch, capsys):
+    clock = Clock(monkeypatch)
+    with count_progress("activations", 1000) as told:
+        clock.now += 120.0
+        told(200, 1000)
+    assert capsys.readouterr().err.splitlines()[0] == "activations: 200 of 1000, 8 min left"

@@ -35,7 +35,7 @@ Example = Callable[[], str]
 class _Shown(Protocol):
     """Where progress is shown."""
 
-    def step(self, figures: str) -> None: ...
+    def step(self, figures: str, count: int = 1) -> None: ...
     def say(self, text: str) -> None: ...
 
 
@@ -46,8 +46,8 @@ class _Bar:
         self._progress = progress
         self._task = progress.add_task(title, total=total, completed=done, figures="")
 
-    def step(self, figures: str) -> None:
-        self._progress.update(self._task, advance=1, figures=figures)
+    def step(self, figures: str, count: int = 1) -> None:
+        self._progress.update(self._task, advance=count, figures=figures)
 
     def say(self, text: str) -> None:
         self._progress.console.print(text, markup=False, highlight=False)
@@ -62,8 +62,8 @@ class _Lines:
         self._started = self._told = time.monotonic()
         self.figures = ""
 
-    def step(self, figures: str) -> None:
-        self._done, self.figures = self._done + 1, figures
+    def step(self, figures: str, count: int = 1) -> None:
+        self._done, self.figures = self._done + count, figures
         now = time.monotonic()
         if now - self._told >= LINE_EVERY_S:
             # By the pace since the last line: what was kept of an earlier run took no time.
@@ -131,13 +131,15 @@ def _shown(console: Console, title: str, total: int, done: int) -> Iterator[_Sho
 @contextmanager
 def count_progress(title: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """The same for work that calls back with (done, total); what was there before is at once."""
-    with step_progress(title, total) as advance:
+    console = Console(stderr=True, quiet=not distributed.is_first())
+    with _shown(console, title, total, 0) as shown:
         reached = 0
 
         def progress(done: int, _total: int) -> None:
             nonlocal reached
-            for _ in range(done - reached):
-                advance({})
+            # At once: a line in the middle of them would take their time for the first one's.
+            if done > reached:
+                shown.step("", done - reached)
             reached = done
 
         yield progress
