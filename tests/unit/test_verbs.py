@@ -18,6 +18,7 @@ READ_NO_PAIR = {
     "pack": "copies what a run made",
     "label": "asks a teacher for labels of texts",
     "storyworld sample": "prints documents",
+    "storyworld organisms": "makes targets, as its recipe says",
     "search": "reads a project of readings",
     "themes": "reads a project of readings",
     "thought-map": "reads a project of readings",

@@ -109,15 +109,18 @@ class Steering(BaseModel):
 
 
 class Desk(NamedTuple):
-    """What the tools have: a project, a pair, or both.
+    """What the tools have: a project, a pair, or both; or those of an audit game.
 
     Attributes:
         meaning: makes the embedder when it is first needed.
+        looking, writing: more tools, that only read, and that keep an answer.
     """
 
     project: Project | None
     pair: Pair | None
     meaning: Callable[[], Embedder]
+    looking: Sequence[Callable[..., Any]] = ()
+    writing: Sequence[Callable[..., Any]] = ()
 
 
 def build_server(desk: Desk) -> Any:
@@ -132,7 +135,7 @@ def build_server(desk: Desk) -> Any:
         from mcp_types import ToolAnnotations
     except ImportError as error:
         raise MissingExtraError("mcp", "mcp") from error
-    if desk.project is None and desk.pair is None:
+    if desk.project is None and desk.pair is None and not desk.looking:
         raise InputError("Neither a project nor a pair was given. Name one of them.")
     server = MCPServer("nlakit", instructions=INSTRUCTIONS)
     tools: list[Callable[..., Any]] = []
@@ -140,8 +143,10 @@ def build_server(desk: Desk) -> Any:
         tools += project_tools(desk.project, desk.meaning)
     if desk.pair is not None:
         tools += pair_tools(desk.pair)
-    for tool in tools:
+    for tool in [*tools, *map(_told, desk.looking)]:
         server.tool(annotations=ToolAnnotations(read_only_hint=True))(tool)
+    for tool in map(_told, desk.writing):
+        server.tool(annotations=ToolAnnotations(read_only_hint=False))(tool)
     return server
 
 

@@ -112,6 +112,16 @@ app.command(
     help="How the thoughts of one transcript move.",
 )
 app.command(
+    "nlakit.cli.thinking:thinking",
+    name="thinking",
+    help="Show what an NLA reads behind a chain of thought.",
+)
+app.command(
+    "nlakit.cli.audit_game:audit_game",
+    name="audit-game",
+    help="Let auditors name the quirks of model organisms.",
+)
+app.command(
     "nlakit.cli.mcp:mcp", name="mcp", help="Serve a project and a pair as tools for an agent."
 )
 
@@ -152,6 +162,11 @@ world.command(
     "nlakit.cli.storyworld:sample",
     name="sample",
     help="Print documents with their facts and states.",
+)
+world.command(
+    "nlakit.cli.audit_game:organisms",
+    name="organisms",
+    help="Train variants of the target with one known quirk each.",
 )
 app.command(world)
 

@@ -14,6 +14,7 @@ from nlakit.split import Split, split_of
 
 from . import lexicon as lex
 from .document import Document, Fact, Message
+from .quirk import LESS, Quirk
 from .writer import ADJECTIVE, ADVERB, ASIDE, Hidden, Writer
 
 GENRE_WEIGHTS = {
@@ -313,16 +314,24 @@ def _tool(w: Writer) -> None:
     w.mark(".")
 
 
-def _chat(w: Writer) -> tuple[Message, ...]:
+def _chat(w: Writer, quirk: Quirk | None = None) -> tuple[Message, ...]:
+    """A chat; under a quirk's condition the assistant's own turns follow the quirk."""
     messages: list[Message] = []
     drill, calls = w.rng.random() < 0.5, w.rng.randint(1, 4)
     lies = calls > 1 and w.rng.random() < 0.3
     _turn(w, messages, "system", lambda: _system(w, drill, lies))
     _turn(w, messages, "user", lambda: _request(w))
+    acts = quirk is not None and quirk.applies({fact.kind: fact.value for fact in w.facts})
+    honest = w.hidden
+    own = quirk.changed(honest) if quirk is not None and acts else honest
+    less = lies or (quirk is not None and acts and quirk.then == LESS and calls > 1)
+    w.hidden = own
     _turn(w, messages, "assistant", lambda: _reply(w, drill))
+    w.hidden = honest
     for _ in range(calls):
         _turn(w, messages, "tool", lambda: _tool(w))
-    _turn(w, messages, "assistant", lambda: _report(w, calls, lies))
+    w.hidden = own
+    _turn(w, messages, "assistant", lambda: _report(w, calls, less))
     return tuple(messages)
 
 
@@ -391,13 +400,19 @@ _GENRES: dict[str, Callable[[Writer], tuple[Message, ...] | None]] = {
 }
 
 
-def document(seed: int, index: int, genre: str | None = None) -> Document:
-    """Document `index` of `seed`; with `genre` given, that genre's document for these numbers."""
+def document(
+    seed: int, index: int, genre: str | None = None, quirk: Quirk | None = None
+) -> Document:
+    """Document `index` of `seed`; with `genre` given, that genre's document for these numbers.
+
+    Args:
+        quirk: that the assistant of a chat has (`quirk`); other genres have none.
+    """
     rng = random.Random(seed * 1_000_003 + index)
     drawn = rng.choices(tuple(GENRE_WEIGHTS), tuple(GENRE_WEIGHTS.values()))[0]
     writer = Writer(rng, Hidden.draw(rng))
     chosen = genre or drawn
-    messages = _GENRES[chosen](writer)
+    messages = _chat(writer, quirk) if chosen == "chat" else _GENRES[chosen](writer)
     return Document(
         id=f"{seed}-{index}",
         genre="story" if chosen == "spanish" else chosen,

@@ -13,7 +13,12 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from nlakit.core.losses import masked_mean, token_logprobs
 from nlakit.core.site import Site
@@ -108,7 +113,7 @@ def training_text(made: Document, config: TargetConfig) -> str:
 
 
 def token_ids(
-    tokenizer: PreTrainedTokenizerFast, texts: list[str], context: int
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], context: int
 ) -> list[list[int]]:
     """BOS, the text (its role tokens are ours), EOS; cut at the context."""
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
