@@ -29,7 +29,7 @@ from nlakit.worlds.storyworld.leaderboard import Submission
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for `benchmarks`, which is not installed
 
-from benchmarks import ablation_rows, compatibility, sae_tables, tables  # noqa: E402
+from benchmarks import ablation_rows, audit_tables, compatibility, sae_tables, tables  # noqa: E402
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -288,6 +288,11 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "differences": (COMPARISONS, differences),
     "ablation": (ABLATION, ablation_rows.table),
     "compatibility": (COMPATIBILITY, compatibility.table),
+    "audit_organisms": (audit_tables.ORGANISMS, audit_tables.organisms),
+    "audit_game": (audit_tables.GAME, audit_tables.game),
+    "audit_drill": (audit_tables.DRILL, audit_tables.drill),
+    "audit_scan": (audit_tables.SCAN, audit_tables.scan),
+    "audit_search": (audit_tables.SEARCH, audit_tables.search),
     "sae_metrics": (sae_tables.REPORTS, sae_tables.metrics),
     "sae_temporal": (sae_tables.REPORTS, sae_tables.temporal),
     "sae_spliced": (sae_tables.REPORTS, sae_tables.spliced),

@@ -334,6 +334,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"models": models()})
         if parts.path == "/v1/passages":
             return self._json({"passages": passages()})
+        if parts.path == "/v1/projects":
+            return self._json({"projects": []})
         return self._readings(parts.path, parse_qs(parts.query).get("q", [""])[0])
 
     def _file(self, path: str) -> None:

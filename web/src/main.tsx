@@ -3,6 +3,7 @@ import "./style/base.css";
 import "./style/layout.css";
 import "./style/reading.css";
 import "./style/windows.css";
+import "./style/desk.css";
 import { App } from "./view/App";
 
 const page = document.getElementById("page");

@@ -227,6 +227,16 @@ class Index:
         found = self._db.execute("SELECT * FROM transcripts ORDER BY number")
         return [_transcript(row) for row in found]
 
+    def transcript_page(self, limit: int, offset: int) -> list[tuple[str, str, int, int]]:
+        """(id, name, tokens, positions read) of some transcripts, in the order in which they
+        came."""
+        query = (
+            "SELECT t.id, t.name, t.num_tokens, count(DISTINCT r.position) FROM transcripts t "
+            "LEFT JOIN readings r ON r.transcript = t.number GROUP BY t.number "
+            "ORDER BY t.number LIMIT ? OFFSET ?"
+        )
+        return list(self._db.execute(query, [limit, offset]))
+
     def transcript(self, name: str) -> TranscriptRow:
         """A transcript by its id, its name, or the start of its id.
 

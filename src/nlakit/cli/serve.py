@@ -39,6 +39,7 @@ def serve(
     secret_file: Annotated[Path | None, Parameter(negative=())] = None,
     allowed_host: Annotated[list[str] | None, Parameter(negative=())] = None,
     allowed_origin: Annotated[list[str] | None, Parameter(negative=())] = None,
+    project: Annotated[list[Path] | None, Parameter(negative=())] = None,
     max_rows: int = 64,
     pair: PairOptions = BUNDLED,
     devices: DeviceOptions = AUTOMATIC,
@@ -59,6 +60,8 @@ def serve(
         Name under which other machines reach this one; may be given several times.
     allowed_origin
         Origin of a page, such as https://example.org, whose requests are let in.
+    project
+        A project of `nlakit scan` that the page shows; may be given several times.
     max_rows
         Explanations written side by side.
     devices
@@ -70,6 +73,7 @@ def serve(
         secret=None if secret_file is None else read_secret(secret_file),
         allowed_hosts=tuple(allowed_host or ()),
         allowed_origins=tuple(allowed_origin or ()),
+        projects=tuple(project or ()),
         max_rows=max_rows,
     )
     with bind(settings.host, settings.port) as listener:

@@ -23,7 +23,7 @@ from nlakit.pair.pair import Pair
 from .metrics import Counting
 from .openapi import describe
 from .queue import Busy, Unavailable
-from .routes import completion, readings, steer, system, v1, wire
+from .routes import completion, projects, readings, steer, system, v1, wire
 from .security import Gate
 from .service import Service
 from .settings import Settings
@@ -89,7 +89,7 @@ def bare_app(service: Service | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.openapi = partial(describe, app)
-    for module in (system, wire, completion, v1, steer, readings):
+    for module in (system, wire, completion, v1, steer, readings, projects):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=system.STATIC, check_dir=False), name="static")
     for kind, handler in HANDLERS.items():

@@ -26,6 +26,7 @@ from nlakit.pair.pair import Pair
 
 from . import completion
 from .clients import Client, client_of
+from .desk import open_desks
 from .metrics import Metrics
 from .queue import FairQueue, now
 from .runner import Runner, ScoredSample, score
@@ -68,6 +69,8 @@ class Service:
         self.parsing = Workers("request bodies")
         self.writing = Workers("answers", max_waiting=WAITING_ANSWERS)
         self.storage = Workers("saved readings", max_waiting=WAITING_SAVES)
+        self.desks = open_desks(settings.projects)
+        self.auditing = Workers("projects", max_waiting=WAITING_SAVES)
         self.started = time.monotonic()
         self.draining = False
         self.can_complete = completion.is_available(nla.target)
@@ -84,7 +87,8 @@ class Service:
     def stop(self) -> None:
         """End the threads and close the store."""
         self.runner.stop()
-        for workers in (self.reading_prompts, self.parsing, self.writing, self.storage):
+        storage = (self.storage, self.auditing)
+        for workers in (self.reading_prompts, self.parsing, self.writing, *storage):
             workers.stop()
         self.store.close()
 

@@ -45,6 +45,8 @@ class Settings(FrozenModel):
     """Origins, beside the server's own, whose requests are let in, such as https://example.org."""
     data_dir: Path = Field(default_factory=lambda: user_data_path("nlakit", appauthor=False))
     """Where saved readings are kept."""
+    projects: tuple[Path, ...] = ()
+    """Audit projects (`nlakit scan`) that the page shows."""
     max_rows: int = Field(default=64, ge=1, le=4096)
     """Explanations written side by side."""
     max_requests: int = Field(default=128, ge=1)

@@ -1,8 +1,8 @@
 /** The calls the page makes. Every one goes to the server it came from, and nowhere else. */
 import { signal } from "@preact/signals";
 import type {
-  Compared, Described, ExtractedToken, Frame, ModelInfo, Passage, SavedHead, SavedList, SavedReading,
-  Scored, Steered, TokenInfo, Tokenized,
+  Compared, Described, DetectorHits, ExtractedToken, Frame, ModelInfo, OpenTranscript, Passage, ProjectHead,
+  SavedHead, SavedList, SavedReading, Scored, Steered, ThoughtHit, TokenInfo, Tokenized, TranscriptHead,
 } from "./types";
 import { frames } from "./sse";
 
@@ -85,6 +85,10 @@ async function postJson<T>(path: string, body: unknown, signal?: AbortSignal): P
   return (await call(path, init)).json() as Promise<T>;
 }
 
+function projectPath(project: string): string {
+  return `/v1/projects/${encodeURIComponent(project)}`;
+}
+
 export const api = {
   models: () => getJson<{ models: ModelInfo[] }>("/v1/models"),
   passages: () => getJson<{ passages: Passage[] }>("/v1/passages"),
@@ -105,6 +109,18 @@ export const api = {
   },
   open: (id: string) =>
     getJson<SavedReading>(`/v1/readings/${encodeURIComponent(id)}`),
+  projects: () => getJson<{ projects: ProjectHead[] }>("/v1/projects"),
+  projectTranscripts: (project: string, limit: number, offset: number) =>
+    getJson<{ transcripts: TranscriptHead[]; total: number }>(
+      `${projectPath(project)}/transcripts?limit=${limit}&offset=${offset}`),
+  projectTranscript: (project: string, id: string) =>
+    getJson<OpenTranscript>(`${projectPath(project)}/transcripts/${encodeURIComponent(id)}`),
+  projectSearch: (project: string, q: string, meaning: boolean) =>
+    getJson<{ results: ThoughtHit[] }>(
+      `${projectPath(project)}/search?${new URLSearchParams({ q, meaning: String(meaning), limit: "30" })}`),
+  projectDetect: (project: string, phrases: string[]) =>
+    getJson<DetectorHits>(
+      `${projectPath(project)}/detect?${new URLSearchParams(phrases.map((each) => ["phrase", each]))}`),
   forget: (id: string) => call(`/v1/readings/${encodeURIComponent(id)}`, { method: "DELETE" }),
 
   /** What the target answers to a conversation, piece by piece; marks of the template are left out. */

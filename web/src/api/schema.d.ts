@@ -305,6 +305,106 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/projects": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Projects
+         * @description The projects that the server was started with.
+         */
+        get: operations["projects_v1_projects_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/projects/{project}/detect": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Detect
+         * @description Phrases asked of every reading; hits that a transcript's own text supports are echoes.
+         */
+        get: operations["detect_v1_projects__project__detect_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/projects/{project}/search": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Search
+         * @description Readings of all transcripts that say the words, or with `meaning` mean the like.
+         */
+        get: operations["search_v1_projects__project__search_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/projects/{project}/transcripts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Transcripts
+         * @description Transcripts of a project, in the order in which they came.
+         */
+        get: operations["transcripts_v1_projects__project__transcripts_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/projects/{project}/transcripts/{transcript}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Transcript
+         * @description One transcript with everything that was read of it, on its thought map.
+         */
+        get: operations["transcript_v1_projects__project__transcripts__transcript__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/readings": {
         parameters: {
             query?: never;
@@ -582,6 +682,26 @@ export interface components {
             results: components["schemas"]["DescribeResultV1"][];
             /** Variance */
             variance: number;
+        };
+        /**
+         * DetectorHits
+         * @description Phrases asked of every reading, beside what chance and the text alone explain.
+         */
+        DetectorHits: {
+            /** Any */
+            any: number;
+            /** Floor */
+            floor: number | null;
+            /** Found */
+            found: number;
+            /** Labels */
+            labels: {
+                [key: string]: number;
+            };
+            /** Text */
+            text: number;
+            /** Transcripts */
+            transcripts: components["schemas"]["TranscriptHits"][];
         };
         /**
          * DocumentRef
@@ -1062,6 +1182,26 @@ export interface components {
             /** Title */
             title: string;
         };
+        /**
+         * OpenTranscript
+         * @description A transcript with everything that was read of it.
+         */
+        OpenTranscript: {
+            /** Embedder */
+            embedder: string | null;
+            /** Id */
+            id: string;
+            /** Name */
+            name: string;
+            /** Notes */
+            notes: string[];
+            /** Num Tokens */
+            num_tokens: number;
+            /** Readings */
+            readings: components["schemas"]["TokenThought"][];
+            /** Text */
+            text: string;
+        };
         /** Passage */
         Passage: {
             /** Case */
@@ -1111,6 +1251,27 @@ export interface components {
         Problem: {
             /** Detail */
             detail: string;
+        };
+        /**
+         * ProjectHead
+         * @description A project that the server was started with.
+         */
+        ProjectHead: {
+            /** Layer */
+            layer: number;
+            /** Name */
+            name: string;
+            /** Nla */
+            nla: string;
+            /** Readings */
+            readings: number;
+            /** Transcripts */
+            transcripts: number;
+        };
+        /** Projects */
+        Projects: {
+            /** Projects */
+            projects: components["schemas"]["ProjectHead"][];
         };
         /**
          * PromptRequest
@@ -1396,6 +1557,40 @@ export interface components {
             /** Shift */
             shift: number;
         };
+        /**
+         * ThoughtHit
+         * @description A reading that a search found. `before` and `after` are the transcript's words around the
+         *     token.
+         */
+        ThoughtHit: {
+            /** After */
+            after: string;
+            /** Before */
+            before: string;
+            /** Explanation */
+            explanation: string;
+            /** Fidelity */
+            fidelity: number | null;
+            /** Name */
+            name: string;
+            /** Position */
+            position: number;
+            /** Role */
+            role: string | null;
+            /** Score */
+            score: number;
+            /** Section */
+            section: string | null;
+            /** Token */
+            token: string;
+            /** Transcript */
+            transcript: string;
+        };
+        /** ThoughtHits */
+        ThoughtHits: {
+            /** Results */
+            results: components["schemas"]["ThoughtHit"][];
+        };
         /** TokenInfo */
         TokenInfo: {
             /** Channel */
@@ -1423,6 +1618,41 @@ export interface components {
             /** Token Id */
             token_id: number;
         };
+        /**
+         * TokenThought
+         * @description A reading of a transcript, with its place on the thought map.
+         *
+         *     `drift` and `activation_drift` are distances from the start of the transcript, `said` the share
+         *     of the explanation's words that the text before it says, `odd` why it stands out.
+         */
+        TokenThought: {
+            /** Activation Drift */
+            activation_drift: number | null;
+            /** Char End */
+            char_end: number;
+            /** Char Start */
+            char_start: number;
+            /** Drift */
+            drift: number | null;
+            /** Explanation */
+            explanation: string;
+            /** Fidelity */
+            fidelity: number | null;
+            /** Odd */
+            odd: string[];
+            /** Pivot */
+            pivot: boolean;
+            /** Position */
+            position: number;
+            /** Role */
+            role: string | null;
+            /** Said */
+            said: number | null;
+            /** Section */
+            section: string | null;
+            /** Token */
+            token: string;
+        };
         /** Tokenized */
         Tokenized: {
             /** Notices */
@@ -1433,6 +1663,46 @@ export interface components {
             text: string;
             /** Tokens */
             tokens: components["schemas"]["TokenInfo"][];
+        };
+        /** TranscriptHead */
+        TranscriptHead: {
+            /** Id */
+            id: string;
+            /** Name */
+            name: string;
+            /** Num Tokens */
+            num_tokens: number;
+            /** Readings */
+            readings: number;
+        };
+        /**
+         * TranscriptHits
+         * @description A detector at one transcript. `label`: found, echo, unspecific, untested or none.
+         */
+        TranscriptHits: {
+            /** Hits */
+            hits: number;
+            /** Label */
+            label: string;
+            /** N */
+            n: number;
+            /** Name */
+            name: string;
+            /** Positions */
+            positions: number[];
+            /** Q */
+            q: number | null;
+            /** Transcript */
+            transcript: string;
+            /** Unsupported */
+            unsupported: number;
+        };
+        /** TranscriptPage */
+        TranscriptPage: {
+            /** Total */
+            total: number;
+            /** Transcripts */
+            transcripts: components["schemas"]["TranscriptHead"][];
         };
         /** ValidationError */
         ValidationError: {
@@ -2782,6 +3052,423 @@ export interface operations {
             };
             /** @description Invalid secret key, or an origin that is not allowed */
             403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    projects_v1_projects_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Projects"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    detect_v1_projects__project__detect_get: {
+        parameters: {
+            query: {
+                phrase: string[];
+            };
+            header?: never;
+            path: {
+                project: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DetectorHits"];
+                };
+            };
+            /** @description The request cannot be read: no text, a position outside it, a vector of another length. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such thing. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    search_v1_projects__project__search_get: {
+        parameters: {
+            query: {
+                q: string;
+                meaning?: boolean;
+                role?: string;
+                section?: string;
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                project: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ThoughtHits"];
+                };
+            };
+            /** @description The request cannot be read: no text, a position outside it, a vector of another length. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such thing. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    transcripts_v1_projects__project__transcripts_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+                offset?: number;
+            };
+            header?: never;
+            path: {
+                project: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TranscriptPage"];
+                };
+            };
+            /** @description The request cannot be read: no text, a position outside it, a vector of another length. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such thing. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    transcript_v1_projects__project__transcripts__transcript__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                project: string;
+                transcript: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OpenTranscript"];
+                };
+            };
+            /** @description The request cannot be read: no text, a position outside it, a vector of another length. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such thing. */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -26,6 +26,13 @@ export type Described = Schemas["DescribeResultV1"];
 export type Word = NonNullable<Result["word"]>;
 export type Steered = Schemas["SteerResult"];
 export type Fact = Schemas["FactResult"];
+export type ProjectHead = Schemas["ProjectHead"];
+export type TranscriptHead = Schemas["TranscriptHead"];
+export type ThoughtHit = Schemas["ThoughtHit"];
+export type TokenThought = Schemas["TokenThought"];
+export type OpenTranscript = Schemas["OpenTranscript"];
+export type TranscriptHits = Schemas["TranscriptHits"];
+export type DetectorHits = Schemas["DetectorHits"];
 export type ScaleInfo = Schemas["ScaleInfo"];
 export type GradeInfo = Schemas["GradeInfo"];
 

@@ -1,6 +1,7 @@
 /** The address: which text and token, so that a reload or a link comes back to them. */
 import { effect, signal } from "@preact/signals";
 import { api } from "../api/client";
+import { deskFields, deskIn, goTo, place as desk } from "../desk/state";
 import type { Turn } from "../api/types";
 import { kept, recall } from "./history";
 import { attempted, notify } from "./notice";
@@ -86,6 +87,9 @@ export async function openAddress(): Promise<void> {
 }
 
 async function openNamed(fields: URLSearchParams): Promise<void> {
+  const asked = deskIn(fields);
+  if (asked !== null) return goTo(asked);
+  desk.value = null;
   if (fields.has("new")) return void (composing.value = true);
   const at = Number(fields.get("at") ?? "-1");
   const [saved, text, chat] = ["reading", "text", "chat"].map((name) => fields.get(name));
@@ -155,6 +159,7 @@ export function followAddress(): void {
 }
 
 function addressOf(of: Session | null): URLSearchParams {
+  if (desk.value !== null) return deskFields(desk.value);
   if (of === null || composing.value) return new URLSearchParams({ new: "" });
   const fields = new URLSearchParams(of.saved ? { reading: of.saved } : { local: of.id });
   if (focus.value >= 0) fields.set("at", String(focus.value));
@@ -163,5 +168,7 @@ function addressOf(of: Session | null): URLSearchParams {
 
 /** What makes an entry of its own in the browser's history: the reading, not the token in it. */
 function placeOf(fields: URLSearchParams): string {
+  const project = fields.get("project");
+  if (project !== null) return ["project", project, fields.get("transcript"), fields.get("beside")].join("/");
   return fields.get("reading") ?? fields.get("local") ?? (fields.has("new") ? "new" : "other");
 }

@@ -1,6 +1,8 @@
 /** The page as a whole. */
 import { useEffect } from "preact/hooks";
 import { api, secretWanted } from "../api/client";
+import { Desk } from "../desk/Desk";
+import { leaveWithReadings, loadProjects, place as desk } from "../desk/state";
 import { attempted, notice } from "../state/notice";
 import { followAddress, openAddress } from "../state/link";
 import { loadPassages } from "../state/passages";
@@ -24,7 +26,8 @@ async function begin(): Promise<void> {
   const answer = await attempted(api.models);
   if (answer === null) return;
   models.value = answer.models;
-  await Promise.all([loadPassages(), openAddress()]);
+  await Promise.all([loadPassages(), loadProjects(), openAddress()]);
+  leaveWithReadings();
 }
 
 export function App() {
@@ -40,7 +43,9 @@ export function App() {
       <Stopped />
       <Warnings />
       <main>
-        {of === null || composing.value
+        {desk.value !== null
+          ? <Desk />
+          : of === null || composing.value
           ? <Composer key={of?.id ?? "first"} />
           : (
             <div class="workspace">

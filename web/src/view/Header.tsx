@@ -1,4 +1,5 @@
 /** The bar at the top: what reads, and the ways to what was read before. */
+import { goTo, place as desk, projects } from "../desk/state";
 import { busy } from "../state/explain";
 import { composing, model, session } from "../state/session";
 import { change, settings } from "../state/settings";
@@ -21,6 +22,17 @@ export function Header() {
         </button>
       )}
       <nav class="top-tools" aria-label="Page">
+        {desk.value !== null && (
+          <button type="button" class="plain square" aria-label="Back to reading" title="Back to reading"
+            onClick={() => (desk.value = null)}>
+            <Icon name="close" />
+          </button>
+        )}
+        {projects.value.length > 0 && desk.value === null && (
+          <button type="button" class="plain square" aria-label="Projects" title="Projects" onClick={() => void goTo(NOWHERE)}>
+            <Icon name="projects" />
+          </button>
+        )}
         {session.value && !composing.value && (
           <button type="button" class="plain" onClick={() => (composing.value = true)}>
             <Icon name="add" /><span class="wide-only">New text</span>
@@ -48,6 +60,8 @@ function Opener({ name, icon, label }: { name: DialogName; icon: IconName; label
     </button>
   );
 }
+
+const NOWHERE = { project: "", transcript: "", position: -1, beside: "" };
 
 const NEXT_THEME = { system: "light", light: "dark", dark: "system" } as const;
 
