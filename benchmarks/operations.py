@@ -6,6 +6,7 @@ counts the same: SmolLM2-135M's shapes, LoRA of rank 32 on a frozen base, bfloat
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from nlakit.engines.decode import Decoder
+from nlakit.engines.step import Choice, Rows, Step
 from nlakit.models.adapters import adapted
 from nlakit.models.lora import adapter_state
 from nlakit.models.verbalizer import Verbalizer
@@ -24,6 +27,8 @@ from .specs import SPECS, Spec
 ROWS, ANSWER_TOKENS = 128, 85
 """Of a micro-batch: half of the warm start's 256 rows."""
 LORA_RANK, LORA_ALPHA = 32, 64
+DECODE_ROWS, DECODE_COLUMNS = 64, 64
+"""Of a decode step, whose count depends on neither."""
 TOKENIZER = 8192
 """Entries of the tokenizer, which the count does not depend on."""
 
@@ -94,3 +99,27 @@ def training_operations(name: str = "SMOL", device: str = "meta") -> OperationCo
         (-(logprobs_BT * mask_BT).sum() / mask_BT.sum()).backward()
 
     return counted(run)
+
+
+def decode_operations(
+    name: str = "SMOL", device: str = "meta", rows: int = DECODE_ROWS
+) -> OperationCount:
+    """Of one decode step with adapters on: a token sampled in each row."""
+    verbalizer = adapted_verbalizer(name, device)
+    # As the engine runs it: in inference mode torch dispatches `rms_norm` as the one operation
+    # that it is on CUDA.
+    with torch.inference_mode():
+        decoder = Decoder(verbalizer.model)
+        prefix = decoder.run_prefix(verbalizer.prefix_ids)
+        state = Rows.empty(decoder, [], rows, DECODE_COLUMNS)
+        logits = decoder.one_token(prefix, state, DECODE_COLUMNS)
+        return counted(Step(state, logits, Choice(temperature=1.0, top_p=1.0)))
+
+
+def figures() -> dict[str, int]:
+    """The counts that a run reports."""
+    return {"av_micro_batch": training_operations().total, "decode_step": decode_operations().total}
+
+
+if __name__ == "__main__":
+    print(json.dumps(figures()))

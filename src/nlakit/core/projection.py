@@ -28,6 +28,7 @@ class Adapters(NamedTuple):
         down: their first factors, one below another; `down_t` is its transpose.
         ups: their second factors, N x R each, and their transposes.
         scale: of the change they make.
+        cast: whether they are a copy in another precision.
     """
 
     of: tuple[int, ...]
@@ -36,6 +37,7 @@ class Adapters(NamedTuple):
     ups: tuple[Tensor, ...]
     ups_t: tuple[Tensor, ...]
     scale: float
+    cast: bool = False
 
     @classmethod
     def make(cls, of: Sequence[int], down: Tensor, ups: Sequence[Tensor], scale: float) -> Adapters:
@@ -47,7 +49,7 @@ class Adapters(NamedTuple):
         if self.down.dtype == dtype:
             return self
         ups = [up.to(dtype) for up in self.ups]
-        return Adapters.make(self.of, self.down.to(dtype), ups, self.scale)
+        return Adapters.make(self.of, self.down.to(dtype), ups, self.scale)._replace(cast=True)
 
     @property
     def ranks(self) -> list[int]:

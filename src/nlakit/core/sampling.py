@@ -30,6 +30,9 @@ CACHED = 1 << 18
 NUCLEUS = 256
 """Likeliest tokens looked at first for `top_p`; a row that needs more is sorted whole."""
 
+JUST_BELOW = 1 - 2.0**-24
+"""A float32 times this is the next smaller one."""
+
 ROUNDING = 1e-6
 """A set that lacks so small a share of `top_p` has it, but for rounding."""
 
@@ -56,10 +59,10 @@ def draw_rows(
     num_rows, num_columns = logits_BV.shape
     on_cpu = logits_BV.device.type == "cpu"
     rows = max(1, CACHED // num_columns if on_cpu else num_rows)
+    if num_rows <= rows:
+        return _draw(logits_BV, uniform_B, temperature, top_p)
     pairs = zip(logits_BV.split(rows), uniform_B.split(rows), strict=True)
     parts = [_draw(logits, uniform, temperature, top_p) for logits, uniform in pairs]
-    if len(parts) == 1:
-        return parts[0]
     return Drawn(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -80,18 +83,37 @@ def _draw(
     logits_BV = logits_BV.float()
     largest_B1 = logits_BV.amax(dim=-1, keepdim=True)
     weights_BV = (logits_BV - largest_B1).exp_()
-    sums_BN = _blocks(weights_BV, 0.0).sum(dim=-1)
-    log_total_B = largest_B1[:, 0] + sums_BN.sum(dim=-1).log()
+    mass = _Mass.of(weights_BV)
+    log_total_B1 = largest_B1 + mass.total_B1.log()
     if temperature < GREEDY_BELOW:
-        ids_B = _argmax(logits_BV)
+        ids_B1 = _argmax(logits_BV)[:, None]
     else:
         if temperature != 1:
             torch.sub(logits_BV, largest_B1, out=weights_BV).div_(temperature).exp_()
-            sums_BN = _blocks(weights_BV, 0.0).sum(dim=-1)
+            mass = _Mass.of(weights_BV)
+        if uniform_B.dtype != weights_BV.dtype:
+            uniform_B = uniform_B.to(weights_BV.dtype)
         draw = _draw_from_all if top_p >= 1 else _draw_from_nucleus
         # NaN weights lead past the end, and an index out of range would end a GPU's process.
-        ids_B = draw(weights_BV, sums_BN, uniform_B, top_p).clamp_max_(logits_BV.shape[1] - 1)
-    return Drawn(ids_B, logits_BV.gather(1, ids_B[:, None])[:, 0] - log_total_B)
+        ids_B1 = draw(weights_BV, mass, uniform_B[:, None], top_p)
+        ids_B1 = ids_B1.clamp_max_(logits_BV.shape[1] - 1)
+    logprobs_B1 = logits_BV.gather(1, ids_B1) - log_total_B1
+    return Drawn(ids_B1[:, 0], logprobs_B1[:, 0])
+
+
+class _Mass(NamedTuple):
+    """Weights in blocks, B x N x K, the sum of each block, B x N, and of each row."""
+
+    blocks_BNK: Tensor
+    sums_BN: Tensor
+    total_B1: Tensor
+
+    @classmethod
+    def of(cls, weights_BV: Tensor) -> _Mass:
+        """Of some weights as they are now."""
+        blocks_BNK = _blocks(weights_BV, 0.0)
+        sums_BN = blocks_BNK.sum(dim=-1)
+        return cls(blocks_BNK, sums_BN, sums_BN.sum(dim=-1, keepdim=True))
 
 
 def _blocks(x_BV: Tensor, fill: float) -> Tensor:
@@ -107,25 +129,22 @@ def _argmax(x_BV: Tensor) -> Tensor:
     return block_B * BLOCK + _pick(blocks_BNK, block_B).argmax(dim=-1)
 
 
-def _draw_from_all(
-    weights_BV: Tensor, sums_BN: Tensor, uniform_B: Tensor, _: float | int
-) -> Tensor:
-    block_B, rest_B = _locate(sums_BN, uniform_B * sums_BN.sum(dim=-1))
-    within_B, _rest = _locate(_pick(_blocks(weights_BV, 0.0), block_B), rest_B)
-    return block_B * BLOCK + within_B
+def _draw_from_all(_: Tensor, mass: _Mass, uniform_B1: Tensor, __: float | int) -> Tensor:
+    block_B1, rest_B1 = _locate(mass.sums_BN, uniform_B1 * mass.total_B1)
+    within_B1, _rest = _locate(_pick(mass.blocks_BNK, block_B1[:, 0]), rest_B1)
+    return block_B1 * BLOCK + within_B1
 
 
 def _draw_from_nucleus(
-    weights_BV: Tensor, sums_BN: Tensor, uniform_B: Tensor, top_p: float | int
+    weights_BV: Tensor, mass: _Mass, uniform_B1: Tensor, top_p: float | int
 ) -> Tensor:
-    share = max(top_p, 1e-9) * (1 - ROUNDING)
-    mass_B1 = share * sums_BN.sum(dim=-1, keepdim=True)
+    mass_B1 = max(top_p, 1e-9) * (1 - ROUNDING) * mass.total_B1
     largest_BK, order_BK = _largest(weights_BV, mass_B1)
     before_BK = largest_BK.cumsum(dim=-1) - largest_BK
     before_BK[:, 0] = 0.0
     nucleus_BK = largest_BK.masked_fill(before_BK >= mass_B1, 0.0)
-    place_B, _rest = _locate(nucleus_BK, uniform_B * nucleus_BK.sum(dim=-1))
-    return order_BK.gather(1, place_B[:, None])[:, 0]
+    place_B1, _rest = _locate(nucleus_BK, uniform_B1 * nucleus_BK.sum(dim=-1, keepdim=True))
+    return order_BK.gather(1, place_B1)
 
 
 def _largest(weights_BV: Tensor, mass_B1: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,18 +165,18 @@ def _falling(x_BV: Tensor) -> tuple[Tensor, Tensor]:
     return values_BV, order_BV
 
 
-def _locate(weights_BN: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
+def _locate(weights_BN: Tensor, target_B1: Tensor) -> tuple[Tensor, Tensor]:
     """The first column whose cumulative weight exceeds the target, and how far into the column the
-    target lies. Its weight is not zero."""
-    cdf_BN = weights_BN.cumsum(dim=-1)
-    total_B = cdf_BN[:, -1]
+    target lies, B x 1 each. The column's weight is not zero."""
+    # A zero before the sums: what comes before a column stands where the column was looked for.
+    cdf_BN = weights_BN.new_zeros(len(weights_BN), weights_BN.shape[1] + 1)
+    torch.cumsum(weights_BN, dim=-1, out=cdf_BN[:, 1:])
     # Rounding may carry the target to the total itself, past the last column that has weight.
-    below_B = torch.nextafter(total_B, torch.zeros_like(total_B))
-    target_B = torch.minimum(target_B.to(total_B), below_B)
-    last = weights_BN.shape[-1] - 1
-    place_B1 = torch.searchsorted(cdf_BN, target_B[:, None], right=True).clamp_max(last)
-    before_B1 = cdf_BN.gather(1, (place_B1 - 1).clamp_min(0)).masked_fill(place_B1 == 0, 0.0)
-    return place_B1[:, 0], target_B - before_B1[:, 0]
+    target_B1 = torch.minimum(target_B1, cdf_BN[:, -1:] * JUST_BELOW)
+    place_B1 = torch.searchsorted(cdf_BN, target_B1, right=True).sub_(1)
+    # NaN weights lead past the end, and an index out of range would end a GPU's process.
+    place_B1 = place_B1.clamp_(0, weights_BN.shape[1] - 1)
+    return place_B1, target_B1 - cdf_BN.gather(1, place_B1)
 
 
 def _pick(blocks_BNK: Tensor, block_B: Tensor) -> Tensor:

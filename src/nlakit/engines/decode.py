@@ -10,15 +10,16 @@ d head width, P prefix tokens, L cached tokens of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nlakit.core.projection import Adapters, Maps, add_adapters, merged
+from nlakit.engines.step import OneToken, Rows
 from nlakit.errors import InputError
 from nlakit.models.families import backbone_of, embedding_of, family_of, head_of
 from nlakit.models.joined import BlockMaps, join, joined_blocks
@@ -34,6 +35,23 @@ GROWTH = 16
 """Tokens by which a row cache grows at least; a longer one grows by half."""
 
 
+class _Tensors(NamedTuple):
+    """The weights that a step reads.
+
+    Attributes:
+        copies: of the decoder's own.
+        addresses: where those of the model were when they were read.
+    """
+
+    copies: list[Tensor]
+    addresses: list[int]
+
+    def alike(self, other: _Tensors) -> bool:
+        """Whether the copies are of the same kind and the model's own weights where they were."""
+        kinds = [[(x.shape, x.dtype, x.device) for x in each.copies] for each in (self, other)]
+        return kinds[0] == kinds[1] and self.addresses == other.addresses
+
+
 @dataclass(frozen=True)
 class Projection:
     """Linear maps of the same input, their outputs side by side.
@@ -43,12 +61,14 @@ class Projection:
         bias: of all of them, or None.
         adapters: what is added to the maps, where it is not merged into them.
         widths: n of each map.
+        copied: whether the pieces are copies of the weights.
     """
 
     pieces: tuple[Tensor, ...]
     bias: Tensor | None
     adapters: Adapters | None = None
     widths: tuple[int, ...] = ()
+    copied: bool = False
 
     @classmethod
     def of(cls, maps: Maps, copy: bool) -> Projection:
@@ -64,23 +84,49 @@ class Projection:
         weight_ND = maps.weight if adapters is None else merged(maps)
         # In half precision a product is as fast on a matrix that is not transposed.
         if weight_ND.device.type != "cpu" or weight_ND.dtype != torch.float32:
-            return cls((weight_ND.t(),), maps.bias)
+            return cls((weight_ND.t(),), maps.bias, copied=adapters is not None)
         parts = weight_ND.split(PIECE) if len(weight_ND) > WIDE else [weight_ND]
-        return cls(tuple(part.t().contiguous() for part in parts), maps.bias)
+        return cls(tuple(part.t().contiguous() for part in parts), maps.bias, copied=True)
 
     def __call__(self, x: Tensor) -> Tensor:
         output = x @ self.pieces[0] if len(self.pieces) == 1 else self._side_by_side(x)
+        if self.adapters is not None or self.bias is not None:
+            self._add_to_maps(x.flatten(0, -2), output.flatten(0, -2))
+        return output
+
+    @property
+    def num_inputs(self) -> int:
+        """D."""
+        return self.pieces[0].size(0)
+
+    def into(self, x_ND: Tensor, output: Tensor) -> None:
+        """As a call, into a given tensor."""
+        parts = self._parts(output) if len(self.pieces) > 1 else [output]
+        for piece, part in zip(self.pieces, parts, strict=True):
+            torch.mm(x_ND, piece, out=part)
+        self._add_to_maps(x_ND, output)
+
+    def add_to(self, residual: Tensor, x_ND: Tensor) -> None:
+        """Add the result to a residual stream."""
+        parts = self._parts(residual) if len(self.pieces) > 1 else [residual]
+        for piece, part in zip(self.pieces, parts, strict=True):
+            part.addmm_(x_ND, piece)
+        self._add_to_maps(x_ND, residual)
+
+    def _add_to_maps(self, x_ND: Tensor, output: Tensor) -> None:
         if self.adapters is not None:
-            parts = output.flatten(0, -2).split(list(self.widths), dim=1)
-            add_adapters(x.flatten(0, -2), self.adapters, parts)
-        return output if self.bias is None else output.add_(self.bias)
+            parts = [output] if len(self.widths) == 1 else output.split(list(self.widths), dim=1)
+            add_adapters(x_ND, self.adapters, parts)
+        if self.bias is not None:
+            output.add_(self.bias)
+
+    def _parts(self, output: Tensor) -> Sequence[Tensor]:
+        return output.split([piece.shape[1] for piece in self.pieces], dim=1)
 
     def _side_by_side(self, x: Tensor) -> Tensor:
-        widths = [piece.shape[1] for piece in self.pieces]
-        output = x.new_empty(*x.shape[:-1], sum(widths))
+        output = x.new_empty(*x.shape[:-1], sum(piece.shape[1] for piece in self.pieces))
         rows = x.flatten(0, -2)
-        parts = output.view(len(rows), -1).split(widths, dim=1)
-        for piece, part in zip(self.pieces, parts, strict=True):
+        for piece, part in zip(self.pieces, self._parts(output.flatten(0, -2)), strict=True):
             torch.mm(rows, piece, out=part)
         return output
 
@@ -133,22 +179,6 @@ class RowCache:
             self.keys = [F.pad(tensor, more) for tensor in self.keys]
             self.values = [F.pad(tensor, more) for tensor in self.values]
 
-    def trim(self, length: int) -> None:
-        """Give back the room of a long answer that no row of up to `length` tokens needs."""
-        if self.width > 4 * (length + GROWTH):
-            self.keys = [tensor[:, :, : length + GROWTH].clone() for tensor in self.keys]
-            self.values = [tensor[:, :, : length + GROWTH].clone() for tensor in self.values]
-
-    def repeat(self, run: slice, places: slice, source_of_N: Tensor) -> None:
-        """Fill `places`, N of them, with copies of the rows in `run`, counted from its start."""
-        for tensor in (*self.keys, *self.values):
-            tensor[places] = tensor[run][source_of_N]
-
-    def move(self, sources: list[int], targets: list[int]) -> None:
-        """Copy rows onto others."""
-        for tensor in (*self.keys, *self.values):
-            tensor[targets] = tensor[sources]
-
 
 class Decoder:
     """The model's forward for decoding. Weights are read when it is made; make another after an
@@ -160,11 +190,14 @@ class Decoder:
             beside each matrix, eight operations more a block, and 13 GiB less for 7 B parameters.
 
     Attributes:
+        capturable: whether a step of one token can be recorded as a CUDA graph.
         head: residuals N x D to logits N x V.
 
     Raises:
         InputError: the family's blocks have another shape.
     """
+
+    capturable = True
 
     def __init__(self, model: Any, copy_below: int = COPY_BELOW) -> None:
         family = family_of(model.config.model_type)
@@ -184,8 +217,44 @@ class Decoder:
         attention = getattr(backbone, family.blocks)[0].self_attn
         self.head_dim: int = attention.head_dim
         self.num_kv_heads: int = attention.k_proj.out_features // self.head_dim
+        self.vocabulary: int = model.config.vocab_size
         self.max_length = _max_length(model.config)
         self.device, self.dtype = model.device, model.dtype
+        self._tensors: _Tensors | None = self._read_tensors()
+
+    def take(self, newer: Decoder) -> bool:
+        """Copy what another decoder of the same model read into the tensors of this one, so that
+        what was recorded over them stays valid.
+
+        Returns:
+            False: they are of different kinds, or the model's own tensors have moved; then nothing
+                is copied.
+        """
+        if (
+            self._tensors is None
+            or newer._tensors is None
+            or not self._tensors.alike(newer._tensors)
+        ):
+            return False
+        for mine, other in zip(self._tensors.copies, newer._tensors.copies, strict=True):
+            mine.copy_(other)
+        return True
+
+    def _read_tensors(self) -> _Tensors:
+        """All weights that a step reads."""
+        maps, norms = [self.head], [self.norm]
+        for block in self.blocks:
+            maps += [block.qkv, block.out, block.gate_up, block.down]
+            norms += [block.attention_norm, block.mlp_norm]
+        copies, shared = [], [self.embed.weight, *(norm.weight for norm in norms)]
+        for projection in maps:
+            (copies if projection.copied else shared).extend(projection.pieces)
+            if projection.bias is not None:
+                shared.append(projection.bias)
+            if projection.adapters is not None:
+                given = projection.adapters
+                (copies if given.cast else shared).extend([given.down, *given.ups])
+        return _Tensors(copies, [each.data_ptr() for each in shared])
 
     def empty_prefix(self) -> Prefix:
         """A prefix of no tokens."""
@@ -249,6 +318,25 @@ class Decoder:
             hidden_NTD = hidden_NTD + block.out(mixed)
             hidden_NTD = hidden_NTD + _mlp(block, block.mlp_norm(hidden_NTD))
         return self.norm(hidden_NTD[:, -1])
+
+    def one_token(self, prefix: Prefix, rows: Rows, length: int) -> Callable[[], Tensor]:
+        """What runs the last token of each row, looking at `length` columns of the cache, and
+        returns what may come next: R x V."""
+        return OneToken(self, prefix, rows, length)
+
+    def rotations(self, first: int, count: int) -> Tensor:
+        """The rotation of a head at positions `first` on, as matrices: count x d x d.
+
+        One small product a row is as fast as the three passes that it stands for.
+        """
+        d = self.head_dim
+        places_1W = torch.arange(first, first + count, device=self.device)[None]
+        like = torch.empty(0, dtype=torch.float32, device=self.device)
+        cos_Wd, sin_Wd = (each[0] for each in self.rotary(like, places_1W))
+        swapped = torch.eye(d, device=self.device).roll(d // 2, dims=1)
+        signed_Wd = torch.cat([-sin_Wd[:, : d // 2], sin_Wd[:, d // 2 :]], dim=1)
+        matrices_Wdd = torch.diag_embed(cos_Wd) + swapped * signed_Wd[:, None]
+        return matrices_Wdd.to(self.dtype)
 
     def _qkv(
         self, block: Block, x_NTD: Tensor, cos_sin: tuple[Tensor, Tensor]

@@ -7,49 +7,21 @@ Rows of different callers, each with its own sampling, may share a batch (`Sessi
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from nlakit.core.sampling import Drawn, draw_rows
 from nlakit.engines.base import Completion, OnText, Sampling
+from nlakit.engines.batch import Batch, Pace, Row
 from nlakit.engines.decode import Decoder, Prefix
 from nlakit.engines.modules import decoder_for
 from nlakit.errors import InputError
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Encoded, Target
 from nlakit.models.verbalizer import CLOSE_TAG, Verbalizer
-
-
-@dataclass(eq=False)
-class Row:
-    """An answer being written: which vector, which sample, and what there is of it.
-
-    Attributes:
-        tag: whatever the caller wants to find again on it.
-        uniforms: its random numbers, one per token; None at temperature 0.
-    """
-
-    vector: int
-    sample: int
-    sampling: Sampling
-    tag: object = None
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    uniforms: list[float] | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        drawn = self.sampling.temperature > 0
-        self.uniforms = uniforms(self.sampling, self).tolist() if drawn else None
-
-    def next_uniform(self) -> float:
-        """The random number that decides the next token."""
-        return 0.0 if self.uniforms is None else self.uniforms[len(self.ids)]
 
 
 class LocalEngine:
@@ -60,6 +32,7 @@ class LocalEngine:
 
     Args:
         max_rows: answers written side by side.
+        pace: how batches run; None: as the device wants it.
     """
 
     def __init__(
@@ -68,12 +41,16 @@ class LocalEngine:
         verbalizer: Verbalizer,
         reconstructor: Reconstructor,
         max_rows: int = 64,
+        pace: Pace | None = None,
     ) -> None:
         self.target = target
         self.verbalizer = verbalizer
         self.reconstructor = reconstructor
         self.max_rows = max_rows
+        self.pace = pace
         self._ready: tuple[Decoder, Prefix] | None = None
+        self._is_stale = False
+        self._kept: Batch | None = None
         self._ending = Ending(verbalizer)
 
     @property
@@ -83,7 +60,9 @@ class LocalEngine:
 
     def refresh(self) -> None:
         """Forget what was read from the verbalizer's weights: they have changed."""
-        self._ready = None
+        if self._kept is None:
+            self._ready = None
+        self._is_stale = True
 
     def verbalize(
         self,
@@ -108,8 +87,10 @@ class LocalEngine:
         # Autocast would mix dtypes in the cache.
         with torch.inference_mode(), torch.autocast(scaled_ND.device.type, enabled=False):
             self.check_length(sampling)
-            batch = self.new_batch(min(self.max_rows, len(waiting)))
+            batch = self._batch_of(min(self.max_rows, len(waiting)))
             finished = self._run(batch, waiting, scaled_ND, on_text)
+            # Not after an error: rows would be left in it.
+            self._kept = batch if batch.pace.fixed else None
         found = {(_place(row), row.sample): self.completion(row) for row in finished}
         repeats = sampling.samples // distinct
         return [
@@ -154,7 +135,20 @@ class LocalEngine:
     def new_batch(self, max_rows: int) -> Batch:
         """An empty batch over the weights as they are."""
         decoder, prefix = self._read()
-        return Batch(decoder, prefix, max_rows, 1 + len(self.verbalizer.suffix_ids))
+        num_prompt, ending = 1 + len(self.verbalizer.suffix_ids), self.verbalizer.eos_ids
+        return Batch(decoder, prefix, max_rows, num_prompt, self.has_ended, ending, self.pace)
+
+    def _batch_of(self, max_rows: int) -> Batch:
+        """An empty batch: the last call's, with what it has recorded, where it fits."""
+        decoder, _ = self._read()
+        kept, self._kept = self._kept, None
+        if kept is not None and kept.fits(decoder, max_rows, self.verbalizer.eos_ids):
+            return kept
+        return self.new_batch(max_rows)
+
+    def has_ended(self, row: Row) -> bool:
+        """Whether an answer is over: as long as it may be, or closed."""
+        return len(row.ids) >= row.sampling.max_new_tokens or self._ending.reached(row.ids)
 
     def longest_answer(self) -> int:
         """The most tokens that the verbalizer's context has room for."""
@@ -177,11 +171,7 @@ class LocalEngine:
 
     def release(self, batch: Batch) -> list[Row]:
         """Take the rows that have ended out of a batch."""
-        ended = [
-            row
-            for row in batch.rows
-            if len(row.ids) >= row.sampling.max_new_tokens or self._ending.reached(row.ids)
-        ]
+        ended = [row for row in batch.rows if self.has_ended(row)]
         batch.drop(ended)
         return ended
 
@@ -204,15 +194,29 @@ class LocalEngine:
             on_text(_place(row), row.sample, self.verbalizer.parse(row.ids).text)
 
     def _read(self) -> tuple[Decoder, Prefix]:
-        if self._ready is None:
+        if self._ready is None or self._is_stale:
             with torch.inference_mode(), torch.autocast(self._device, enabled=False):
                 decoder = decoder_for(self.verbalizer.model, through_modules=self.verbalizer.adds)
-                self._ready = decoder, decoder.run_prefix(self.verbalizer.prefix_ids)
+                prefix = decoder.run_prefix(self.verbalizer.prefix_ids)
+                if self._ready is None or not _taken(self._ready, (decoder, prefix)):
+                    self._ready = decoder, prefix
+            self._is_stale = False
         return self._ready
 
     @property
     def _device(self) -> str:
         return self.verbalizer.model.device.type
+
+
+def _taken(old: tuple[Decoder, Prefix], new: tuple[Decoder, Prefix]) -> bool:
+    """Whether the old decoder and prefix now hold what the new ones do, in their own tensors."""
+    if old[1].length != new[1].length or not old[0].take(new[0]):
+        return False
+    for mine, other in zip(
+        (*old[1].keys, *old[1].values), (*new[1].keys, *new[1].values), strict=True
+    ):
+        mine.copy_(other)
+    return True
 
 
 def completed(
@@ -303,95 +307,6 @@ class Session:
             yield
 
 
-class Batch:
-    """Rows being written side by side, always the first ones of the cache."""
-
-    def __init__(self, decoder: Decoder, prefix: Prefix, max_rows: int, prompt: int) -> None:
-        device = decoder.device
-        self.decoder, self.prefix = decoder, prefix
-        self.max_rows, self.prompt = max_rows, prompt
-        self.rows: list[Row] = []
-        self.cache = decoder.new_cache(max_rows, prompt)
-        self.lengths_R = torch.zeros(max_rows, dtype=torch.long, device=device)
-        self.last_R = torch.zeros(max_rows, dtype=torch.long, device=device)
-
-    def admit(self, rows: list[Row], prompts_UTD: Tensor, prompt_of_N: Tensor) -> None:
-        """Run newcomers' prompts after the shared prefix, and write their first tokens.
-
-        Args:
-            prompt_of_N: which of the prompts each row has, in ascending order.
-        """
-        start, num_prompts = len(self.rows), len(prompts_UTD)
-        self.rows.extend(rows)
-        places = slice(start, len(self.rows))
-        self.lengths_R[places] = 0
-        run = slice(start, start + num_prompts)
-        logits_UV = self._logits(prompts_UTD.to(self.decoder.dtype), run, self.prompt)
-        if num_prompts < len(rows):
-            self.cache.repeat(run, places, prompt_of_N)
-            logits_UV = logits_UV[prompt_of_N]
-        self._write(logits_UV, places, self.prompt)
-
-    def step(self) -> list[Row]:
-        """Write one token in every row."""
-        places = slice(0, len(self.rows))
-        embedded_N1D = self.decoder.embed(self.last_R[places])[:, None]
-        self._write(self._logits(embedded_N1D, places, self._longest()), places, 1)
-        return self.rows
-
-    def drop(self, rows: Collection[Row]) -> None:
-        """Take rows out; the last ones move into their places."""
-        gone = {id(row) for row in rows}
-        ended = [index for index, row in enumerate(self.rows) if id(row) in gone]
-        left = len(self.rows) - len(ended)
-        targets = [index for index in ended if index < left]
-        sources = sorted(set(range(left, len(self.rows))) - set(ended))
-        if targets:
-            self._move(sources, targets)
-        del self.rows[left:]
-        if ended:
-            self.cache.trim(self._longest())
-
-    def _longest(self) -> int:
-        return self.prompt + max((len(row.ids) for row in self.rows), default=0)
-
-    def _logits(self, hidden_NTD: Tensor, places: slice, longest: int) -> Tensor:
-        """Run new tokens: what may come next in each row, N x V."""
-        args = (self.lengths_R[places], places, self.cache, self.prefix, longest)
-        return self.decoder.head(self.decoder.forward(hidden_NTD, *args))
-
-    def _write(self, logits_NV: Tensor, places: slice, num_run: int) -> None:
-        """Choose the next token of each row, after `num_run` tokens were run."""
-        self.lengths_R[places] += num_run
-        ids_N, logprobs_N = choose(self.rows[places], logits_NV)
-        self.last_R[places] = ids_N
-        written = zip(self.rows[places], ids_N.tolist(), logprobs_N.tolist(), strict=True)
-        for row, token, logprob in written:
-            row.ids.append(token)
-            row.logprobs.append(logprob)
-
-    def _move(self, sources: list[int], targets: list[int]) -> None:
-        self.cache.move(sources, targets)
-        for tensor in (self.lengths_R, self.last_R):
-            tensor[targets] = tensor[sources]
-        for source, target in zip(sources, targets, strict=True):
-            self.rows[target] = self.rows[source]
-
-
-def choose(rows: Sequence[Row], logits_NV: Tensor) -> Drawn:
-    """The next token of each row; rows of one temperature and top_p are drawn together."""
-    uniform_N = torch.tensor([row.next_uniform() for row in rows], device=logits_NV.device)
-    settings = [(row.sampling.temperature, row.sampling.top_p) for row in rows]
-    if len(set(settings)) == 1:
-        return draw_rows(logits_NV, uniform_N, *settings[0])
-    ids_N = torch.empty(len(rows), dtype=torch.long, device=logits_NV.device)
-    logprobs_N = torch.empty(len(rows), device=logits_NV.device)
-    for each in set(settings):
-        alike = [index for index, found in enumerate(settings) if found == each]
-        ids_N[alike], logprobs_N[alike] = draw_rows(logits_NV[alike], uniform_N[alike], *each)
-    return Drawn(ids_N, logprobs_N)
-
-
 class Ending:
     """Whether an answer has come to its end: EOS, or the closing tag, however it was tokenised."""
 
@@ -419,11 +334,3 @@ class Ending:
             name = self.verbalizer.tokenizer.convert_ids_to_tokens(token)
             self._may_close[token] = CLOSE_TAG[-1] in str(name)
         return self._may_close[token]
-
-
-def uniforms(sampling: Sampling, row: Row) -> Tensor:
-    """The random numbers of one answer, one per token: a function of seed, vector and sample."""
-    name = f"{sampling.seed}/{row.vector}/{row.sample}".encode()
-    digest = hashlib.blake2b(name, digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-    return torch.rand(sampling.max_new_tokens, generator=generator)

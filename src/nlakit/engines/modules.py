@@ -7,6 +7,7 @@ and a prefix. Shape letters as in `engines.decode`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nlakit.engines.decode import Decoder, Prefix, RowCache
+from nlakit.engines.step import Rows
 from nlakit.models.families import backbone_of, blocks_of, embedding_of, family_of, head_of
 from nlakit.models.joined import joined_blocks
 
@@ -41,6 +43,9 @@ def decoder_for(model: Any, *, through_modules: bool = False) -> Decoder:
 class ModuleDecoder(Decoder):
     """A `Decoder` whose forward is the model's own."""
 
+    # The modules may look at the device's numbers, and hooks may do anything.
+    capturable = False
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self.family = family_of(model.config.model_type)
@@ -52,8 +57,11 @@ class ModuleDecoder(Decoder):
         num_heads: int = config.num_attention_heads
         self.num_kv_heads: int = getattr(config, "num_key_value_heads", None) or num_heads
         self.head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+        self.vocabulary: int = config.vocab_size
         self.max_length: int = config.max_position_embeddings
         self.device, self.dtype = model.device, model.dtype
+        # The modules read the model's own weights as they are.
+        self._tensors = None
 
     def forward(
         self,
@@ -75,6 +83,22 @@ class ModuleDecoder(Decoder):
             use_cache=True,
         )
         return output.last_hidden_state[:, -1]
+
+    def one_token(self, prefix: Prefix, rows: Rows, length: int) -> Callable[[], Tensor]:
+        """As `Decoder.one_token`."""
+        # The same memory, in the order in which the modules want it.
+        keys, values = (
+            [x_KRWd[:, :, :length].transpose(0, 1) for x_KRWd in each]
+            for each in (rows.keys, rows.values)
+        )
+        cache, whole = RowCache(keys, values), slice(0, rows.num_rows)
+
+        def logits() -> Tensor:
+            hidden_R1D = self.embed(rows.last_R)[:, None]
+            normed_RD = self.forward(hidden_R1D, rows.lengths_R, whole, cache, prefix, length)
+            return self.head(normed_RD)
+
+        return logits
 
     def _masks(self, queries_NT: Tensor, num_keys: int) -> Tensor | dict[str, Tensor]:
         """Additive masks N x 1 x T x keys: one, or one per type of layer, as the family takes."""
