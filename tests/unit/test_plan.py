@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from nlakit.cli import run
 from nlakit.cli.recipes import plan_of, read_recipe
 from nlakit.errors import ConfigError
+from nlakit.models.speed import product_speed
 from nlakit.train.model_recipe import ModelRecipe
 from nlakit.train.plan import (
     GIB,
@@ -214,3 +216,27 @@ def test_plan_prints_json(capsys):
     assert found["hours"] == pytest.approx(sum(stage["hours"] for stage in found["stages"]))
     assert run(["plan", path, "--device", "abacus"]) == 2
     assert "abacus" in capsys.readouterr().err
+
+
+def test_a_plan_for_a_cpu_starts_from_this_machines_products(capsys, monkeypatch):
+    path = str(RECIPES / "qwen2.5-7b-lora-1gpu.toml")
+    arguments = ["plan", path, "--device", "cpu", "--devices", "1", "--json"]
+    found = []
+    for speed in (200e9, 400e9):
+        monkeypatch.setattr("nlakit.models.speed.product_speed", lambda dtype, speed=speed: speed)
+        assert run(arguments) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert [each["rate"] for each in found] == [80e9, 160e9]
+    assert "this machine's products in" in found[0]["rate_from"]
+    slow, fast = (each["stages"][1]["hours"] for each in found)
+    assert slow == pytest.approx(2 * fast)
+    # A rate that is given is taken as it is.
+    assert run([*arguments, "--flops", "80e9"]) == 0
+    given = json.loads(capsys.readouterr().out)
+    assert (given["hours"], given["rate_from"]) == (found[0]["hours"], "as given")
+
+
+def test_the_speed_of_products_is_that_of_the_fastest():
+    # Starts and ends of three products: 2, 0.5 and 1 seconds.
+    readings = iter([0.0, 0.0, 2.0, 0.1, 0.6, 0.5, 1.5])
+    assert product_speed(torch.float32, lambda: next(readings)) == 2 * 1024**3 / 0.5

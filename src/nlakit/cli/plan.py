@@ -13,10 +13,10 @@ from rich.table import Table
 
 from nlakit.contract import AUTO
 from nlakit.train.model_recipe import ModelRecipe
-from nlakit.train.plan import GIB, Plan, device_named
+from nlakit.train.plan import GIB, UTILISATION, Plan, device_named
 from nlakit.train.progress import time_span
 
-from .recipes import plan_of, read_recipe
+from .recipes import AnyRecipe, plan_of, read_recipe
 
 
 def plan(
@@ -41,7 +41,9 @@ def plan(
     devices
         How many; by default the recipe's, or 1.
     flops
-        Measured operations a second of one device, such as 200e9, in place of the table's.
+        Operations a second that training reaches on one device, such as 200e9. By default the
+        table's 40 % of an accelerator's peak, and on a CPU 40 % of the speed of this machine's
+        matrix products, which are timed for a third of a second.
     json
         Print one JSON object.
     """
@@ -49,19 +51,35 @@ def plan(
     named, count = "cpu", 1
     if isinstance(found, ModelRecipe):
         named, count = found.devices.kind, found.devices.count
-    made = plan_of(
-        found, device_named(device or named, flops), count if devices is None else devices
-    )
+    where = device or named
+    rate, source = _rate(where, flops, found)
+    made = plan_of(found, device_named(where, rate), count if devices is None else devices)
     marker = _marker(found) if isinstance(found, ModelRecipe) else None
     if json:
         figures = made.model_dump(mode="json")
         figures |= {"flops": made.flops, "hours": made.hours, "peak_bytes": made.peak_bytes}
-        figures["marker"] = marker
+        figures |= {"marker": marker, "rate": device_named(where, rate).flops, "rate_from": source}
         sys.stdout.write(json_module.dumps(figures, indent=2) + "\n")
     else:
         _show(made)
+        Console().print(f"Rate: {device_named(where, rate).flops:.3g} FLOP/s a device, {source}.")
         if isinstance(found, ModelRecipe):
             Console().print(f"Marker: {marker or 'auto, found when the checkpoint is here'}.")
+
+
+def _rate(device: str, flops: float | None, recipe: AnyRecipe) -> tuple[float | None, str]:
+    """Operations a second that training reaches, None for the table's, and where they are from."""
+    if flops is not None:
+        return flops, "as given"
+    if device != "cpu":
+        return None, f"{UTILISATION:.0%} of the peak in its data sheet"
+    from nlakit.models.precision import compute_dtype
+    from nlakit.models.speed import product_speed
+
+    dtype = compute_dtype(recipe.settings.precision, device)
+    name = str(dtype).removeprefix("torch.")
+    source = f"{UTILISATION:.0%} of this machine's products in {name}, just measured"
+    return UTILISATION * product_speed(dtype), source
 
 
 def _marker(recipe: ModelRecipe) -> str | None:
