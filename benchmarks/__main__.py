@@ -1,7 +1,7 @@
 """python -m benchmarks                    everything, into benchmarks/results (about 45 minutes)
     python -m benchmarks --only NAME        one section (--list names them), again
     python -m benchmarks --quick --json     the named figures as one JSON object, within 4 minutes
-    python -m benchmarks --device cuda      the accelerator's comparison
+    python -m benchmarks --device cuda --short --json    an accelerator's figures, within 7 minutes
 
 A full run that was killed goes on where it stopped, as long as the code and the machine are the
 same; --again measures everything anew. Other work on the machine spoils the figures.
@@ -39,10 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.list:
         print("\n".join(suite.SECTIONS))
         return 0
-    if options.device != "cpu":
+    if options.short or options.device != "cpu":
         from .gpu import main as on_accelerator
 
-        return on_accelerator(options.device)
+        return on_accelerator(options.device, options.json)
     try:
         found = quick() if options.quick else full(options.only, options.again)
     except (NotEqual, SideFailed, subprocess.CalledProcessError) as error:
@@ -64,6 +64,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="also what is up to date")
     parser.add_argument("--list", action="store_true", help="name the sections")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help="the accelerator's comparison, which is all that there is on cuda; on a CPU it runs "
+        "tiny shapes, to try the command",
+    )
     return parser.parse_args(arguments)
 
 

@@ -1,117 +1,133 @@
-"""The same comparison on an accelerator: random weights in the shapes of Qwen2.5-7B, bf16.
+"""The accelerator's comparison: random weights in the shapes of real models, bf16.
 
-    python -m benchmarks --device cuda
+    python -m benchmarks --device cuda --short --json
 
-One process holds the models of both sides, which take turns; each run waits for the device.
+Each section is a process of its own with a budget of time, and what it has measured is kept as it
+is measured: a run that is stopped, or a section that fails, loses nothing of the others. With
+`--device cpu --short` the same code runs on tiny shapes.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from nlakit.engines.base import Sampling
-from nlakit.engines.local import LocalEngine
+from nlakit.config import write_text_atomic
 
-from . import checkpoints
-from .gate import compare_greedy
-from .hf import generate
-from .measure import Done, Run, ratio, timed
-from .ours import PartlyShared
-from .results import Store, fingerprint, path_of
-from .specs import NEW_TOKENS, SPECS
+from .process import OFFLINE, ROOT
+from .results import machine, rounded
 
-ROUNDS, ROWS, BATCHES = 3, 256, (64, 128, 256)
-GREEDY_ROWS, GREEDY_TOKENS = 64, 48
+LIMIT_S = 405
+"""Of all sections together; the whole command stays within seven minutes."""
+BUDGETS_S = {
+    "gate": 35, "decode": 110, "training": 110, "extraction": 30, "trl": 60, "tests": 60,
+}  # fmt: skip
+"""In this order; what a section leaves over is the next one's."""
 
 
-def main(device: str) -> int:
-    """Check, measure, keep and print; returns the exit status."""
-    if not torch.cuda.is_available():
-        print("There is no CUDA device here. Leave out --device to measure on the CPU.")
+def main(device: str, as_json: bool, output: Path | None = None) -> int:
+    """Measure, keep and print; returns the exit status."""
+    if device != "cpu" and not torch.cuda.is_available():
+        print(
+            "There is no CUDA device here. Run this on a machine with one, leave out --device to "
+            "measure this CPU, or give --device cpu --short to try the command on tiny shapes.",
+            file=sys.stderr,
+        )
         return 1
-    store, current = Store(path_of(device)), fingerprint()
-    store.put("gate", check(device), current)
-    if not store.sections["gate"]["holds"]:
-        print(f"The gate failed: {json.dumps(store.sections['gate'])}")
-        return 1
-    store.put("explain_Q", explain(device), current)
-    print(json.dumps(store.sections, indent=1))
-    return 0
+    path = output or ROOT / "runs" / "bench" / f"short-{device}.json"
+    print(f"Writing to {path} as it goes, within {LIMIT_S} s.", file=sys.stderr)
+    found = measure(device, path, BUDGETS_S, LIMIT_S)
+    print(json.dumps(rounded(found)) if as_json else json.dumps(rounded(found), indent=1))
+    failed = [name for name, facts in found["sections"].items() if "failed" in facts]
+    return 1 if failed or not found["sections"].get("gate", {}).get("holds") else 0
 
 
-def check(device: str) -> dict[str, object]:
-    """Greedy ids in float32 on the device, on the small shapes."""
-    engine = open_ended(checkpoints.build(SPECS["S"], device))
-    given = checkpoints.vectors(SPECS["S"], GREEDY_ROWS)
-    return compare_greedy(engine, given, GREEDY_TOKENS)
+def measure(
+    device: str, path: Path, budgets: Mapping[str, float], limit_s: float
+) -> dict[str, Any]:
+    """All sections, each within its budget; the file has what is known at any time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = torch.cuda.get_device_name() if device != "cpu" else "cpu, tiny shapes"
+    found: dict[str, Any] = {"device": name, "machine": machine(), "sections": {}}
+    start, planned = time.perf_counter(), 0.0
+    for section, budget in budgets.items():
+        planned += budget
+        spent = time.perf_counter() - start
+        facts: dict[str, Any] = {}
+        found["sections"][section] = facts
+        command = [sys.executable, "-m", "benchmarks.gpu_sections", section, device]
+        for more in lines_within(command, min(planned, limit_s) - spent):
+            facts.update(more)
+            keep(path, found)
+    found["headline"] = headline(found["sections"])
+    keep(path, found)
+    return found
 
 
-def explain(device: str) -> dict[str, object]:
-    """Sampled explanations: ours, ours with BOS alone shared, and `generate` at its best batch."""
-    engine = open_ended(checkpoints.build(SPECS["Q"], device, torch.bfloat16, max_rows=ROWS))
-    whole = LocalEngine(None, PartlyShared(engine.verbalizer, 1), engine.reconstructor, ROWS)
-    batch = max(BATCHES, key=lambda size: on_device(hugging_face(engine, size, 8)).rate)
-    sides = {
-        "ours": ours(engine),
-        "hf_batched": hugging_face(engine, batch, NEW_TOKENS),
-        "no_reuse": ours(whole),
-    }
-    runs: dict[str, list[Run]] = {name: [] for name in sides}
-    for number in range(ROUNDS + 1):
-        for name, side in sides.items():
-            run = on_device(side)
-            # The first round loads kernels.
-            runs[name] += [run] if number else []
-    rates = {name: [run.rate for run in each] for name, each in runs.items()}
+def lines_within(command: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
+    """What a process prints, object by object; `stopped` or `failed` where it comes to no end."""
+    stopped = threading.Event()
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, **OFFLINE},
+        )
+
+        def stop() -> None:
+            stopped.set()
+            process.kill()
+
+        timer = threading.Timer(max(0.0, seconds), stop)
+        timer.start()
+        assert process.stdout is not None
+        with process.stdout as lines:
+            yield from (json.loads(line) for line in lines if line.startswith("{"))
+        status = process.wait()
+        timer.cancel()
+        log.seek(0)
+        if stopped.is_set():
+            yield {"stopped": f"after {seconds:.0f} s, its budget"}
+        elif status != 0:
+            yield {"failed": log.read()[-1500:]}
+
+
+def keep(path: Path, found: Mapping[str, Any]) -> None:
+    """Write what is known."""
+    write_text_atomic(path, json.dumps(rounded(dict(found)), indent=1, ensure_ascii=False) + "\n")
+
+
+def headline(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures that the requirements name; None where one was not measured."""
+    decode, training = sections.get("decode", {}), sections.get("training", {})
+    ours = {rows: facts for rows, facts in decode.items() if rows.startswith("rows_")}
+    theirs = decode.get("hf", {}).get("per_s")
+    same = ours.get(f"rows_{decode.get('hf', {}).get('rows')}", {}).get("per_s")
     return {
-        "device": torch.cuda.get_device_name(),
-        "rows": ROWS,
-        "hf_batch": batch,
-        "rates": {name: statistics.median(each) for name, each in rates.items()},
-        "ratios": {
-            name: ratio(rates["ours"], each)._asdict()
-            for name, each in rates.items()
-            if name != "ours"
+        "explanations_per_s": {rows: facts["per_s"] for rows, facts in ours.items()},
+        "share_of_roofline": {rows: facts["share_of_roofline"] for rows, facts in ours.items()},
+        "times_hf": same / theirs if same and theirs else None,
+        "step_seconds": {
+            model: {kind: step["seconds"] for kind, step in facts.items() if kind != "peak_gib"}
+            for model, facts in training.items()
+            if isinstance(facts, dict)
         },
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "times_trl": {
+            model: facts["seconds"] / training[model]["rl_trl"]["seconds"]
+            for model, facts in sections.get("trl", {}).items()
+            if isinstance(facts, dict) and "rl_trl" in training.get(model, {})
+        },
     }
-
-
-def ours(engine: LocalEngine) -> Callable[[], Done]:
-    """Explain `ROWS` vectors."""
-    given = checkpoints.vectors(SPECS["Q"], ROWS)
-    sampling = Sampling(temperature=1.0, max_new_tokens=NEW_TOKENS)
-    return lambda: Done(len(engine.verbalize(given, sampling)))
-
-
-def hugging_face(engine: LocalEngine, batch: int, new_tokens: int) -> Callable[[], Done]:
-    """Explain `batch` vectors by `generate`."""
-    given = checkpoints.vectors(SPECS["Q"], batch)
-
-    def run() -> Done:
-        ids = generate(engine.verbalizer, given, new_tokens, sampled=True)
-        return Done(len(engine.verbalizer.tokenizer.batch_decode(ids)))
-
-    return run
-
-
-def on_device(run: Callable[[], Done]) -> Run:
-    """A timed run that ends when the device has."""
-
-    def waited() -> Done:
-        done = run()
-        torch.cuda.synchronize()
-        return done
-
-    torch.cuda.synchronize()
-    return timed(waited)
-
-
-def open_ended(engine: LocalEngine) -> LocalEngine:
-    """Nothing ends an answer, on either side."""
-    engine.verbalizer.eos_ids = []
-    return engine

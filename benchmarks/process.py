@@ -107,9 +107,9 @@ class Side:
         self.begin()
         return self.finish()
 
-    def gemm(self) -> float:
+    def gemm(self, dtype: str = "float32") -> float:
         """Floating point operations a second of plain matrix products, in that process."""
-        self._send({"do": "gemm"})
+        self._send({"do": "gemm", "dtype": dtype})
         return float(self._receive()["flops"])
 
     def _pinned(self) -> list[str]:

@@ -4,7 +4,7 @@ S  Llama, d 256,  6 blocks,   8 k vocabulary
 V  S with a vocabulary of 152 k (V32: of 32 k)
 M  Llama, d 576, 12 blocks,   8 k vocabulary
 T  tiny, for what must run over many rows
-SMOL  SmolLM2-135M, for a training step; never written to disk
+SMOL, QWEN05  SmolLM2-135M and Qwen2.5-0.5B, for training steps; never written to disk
 Q  the shapes of Qwen2.5-7B, for an accelerator; never written to disk
 """
 
@@ -53,6 +53,7 @@ SPECS = {
         Spec("M", 576, 12, 9, 3, 1536, 8192, 7),
         Spec("T", 32, 2, 2, 1, 64, 8192, 0),
         Spec("SMOL", 576, 30, 9, 3, 1536, 49_152, 20),
+        Spec("QWEN05", 896, 24, 14, 2, 4864, 151_936, 16, "qwen2"),
         Spec("Q", 3584, 28, 28, 4, 18_944, 152_064, 20, "qwen2"),
     )
 }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +15,7 @@ from typing import Any
 
 from . import opponents, sweeps
 from .measure import Run, ratio, summary
-from .process import Side, alternate
+from .process import OFFLINE, ROOT, Side, alternate
 from .results import has_bf16_units
 from .specs import NEW_TOKENS
 
@@ -34,6 +37,7 @@ class Plan:
         tokens: of an answer in the comparison with Hugging Face.
         try_bf16: whether Hugging Face tries bfloat16 on a processor that has no units for it, too.
         rl_vectors: vectors of an RL step.
+        step_rows: of SmolLM2's AV step.
         greedy: what the gate compares (`gate.on_model`).
         draws: first tokens that the gate samples.
     """
@@ -47,6 +51,7 @@ class Plan:
     tokens: int
     try_bf16: bool
     rl_vectors: int
+    step_rows: int
     greedy: tuple[Facts, ...]
     draws: int
 
@@ -61,6 +66,7 @@ QUICK = Plan(
     tokens=48,
     try_bf16=False,
     rl_vectors=1,
+    step_rows=16,
     greedy=(
         {"model": "S", "vectors": 64, "tokens": 48},
         {"model": "V", "vectors": 8, "tokens": 24},
@@ -77,6 +83,7 @@ FULL = Plan(
     tokens=NEW_TOKENS,
     try_bf16=True,
     rl_vectors=4,
+    step_rows=64,
     greedy=(
         {"model": "S", "vectors": 64, "tokens": 144},
         {"model": "V", "vectors": 64, "tokens": 48},
@@ -283,6 +290,42 @@ def gemm(model: str, rows: int) -> Callable[[Plan], Facts]:
     return measure
 
 
+def av_step_share(model: str) -> Callable[[Plan], Facts]:
+    """The share of the processor's speed in plain matrix products, in the precision of training,
+    that a step of the AV's warm start reaches with an adapter on a frozen base."""
+
+    def measure(plan: Plan) -> Facts:
+        options = {"model": model, "rows": plan.step_rows, "new_tokens": 85}
+        dtype = "bfloat16" if has_bf16_units() else "float32"
+        found, peaks, seconds = [], [], []
+        with Side("steps.av_step", options) as side:
+            flops = side.ready()["flops"]
+            for _ in range(plan.rounds):
+                peaks.append(side.gemm(dtype))
+                seconds.append(side.run().wall_s)
+                found.append(flops / seconds[-1] / peaks[-1])
+        return {
+            **options,
+            "dtype": dtype,
+            "fraction": statistics.median(found),
+            "fractions": found,
+            "seconds": statistics.median(seconds),
+            "gemm_gflops": statistics.median(peaks) / 1e9,
+            "flops": flops,
+        }
+
+    return measure
+
+
+def operations(_: Plan) -> Facts:
+    """What torch dispatches for a decode step and a training micro-batch: counted, not timed."""
+    command = [sys.executable, "-m", "benchmarks.operations"]
+    done = subprocess.run(
+        command, check=True, cwd=ROOT, env={**os.environ, **OFFLINE}, capture_output=True, text=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def cold_start(plan: Plan) -> Facts:
     """Seconds from starting Python to the first tokens, each side alone."""
     options = {"model": "V", "rows": 1}
@@ -333,6 +376,8 @@ SECTIONS: dict[str, Section] = {
     "rl_step": Section(rl_step, 250, quick=True),
     "two_processes": Section(two_processes, 40, quick=True),
     "gemm_V": Section(gemm("V", 16), 25, quick=True),
+    "operations": Section(operations, 20, quick=True),
+    "gemm_SMOL": Section(av_step_share("SMOL"), 60, quick=True),
     "gemm_S": Section(gemm("S", 64), 15),
     "explain_S": Section(explain("S"), 250),
     "explain_M": Section(explain("M"), 330),
@@ -357,6 +402,8 @@ HEADLINE: dict[str, tuple[str, ...]] = {
     "rl_step_vs_naive": ("rl_step", "ratios", "naive", "median"),
     "two_process_speedup": ("two_processes", "ratios", "one", "median"),
     "gemm_fraction": ("gemm_V", "fraction"),
+    "smollm2_av_step_gemm_fraction": ("gemm_SMOL", "fraction"),
+    "ops_per_decode_step": ("operations", "decode_step"),
     "equal": ("gate", "equal"),
 }
 

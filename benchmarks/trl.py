@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
@@ -20,14 +21,31 @@ from .measure import Done, Task
 from .specs import NEW_TOKENS, PREFIX_TOKENS, SPECS, SUFFIX_TOKENS
 
 
-def rl(model: str, vectors: int, group: int, new_tokens: int = NEW_TOKENS) -> Task:
-    """One GRPO step: `vectors` prompts with `group` answers each."""
-    directory = SPECS[model].directory / "av"
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    policy = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+def rl(
+    model: str,
+    vectors: int,
+    group: int,
+    new_tokens: int = NEW_TOKENS,
+    device: str = "cpu",
+    lora_rank: int | None = None,
+) -> Task:
+    """One GRPO step: `vectors` prompts with `group` answers each.
+
+    Args:
+        lora_rank: an adapter of this rank on every matrix is trained, of a model with random
+            weights that is on no disk; None: all weights of the model on disk.
+    """
+    tokenizer, policy = _policy(model, lora_rank is not None, device)
     trainer = GRPOTrainer(
         model=policy,
-        args=_config(vectors, group, new_tokens),
+        args=_config(vectors, group, new_tokens, device),
+        peft_config=lora_rank
+        and LoraConfig(
+            r=lora_rank,
+            lora_alpha=2 * lora_rank,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        ),
         reward_funcs=_length_reward,
         train_dataset=Dataset.from_list([{"prompt": prompt_text(tokenizer)}] * (8 * vectors)),
         processing_class=tokenizer,
@@ -47,6 +65,23 @@ def rl(model: str, vectors: int, group: int, new_tokens: int = NEW_TOKENS) -> Ta
     return Task(run, run)
 
 
+def _policy(model: str, is_random: bool, device: str) -> tuple[Any, Any]:
+    """Tokenizer and model."""
+    if is_random:
+        from .checkpoints import make_tokenizer, random_model
+        from .operations import TOKENIZER
+
+        spec = SPECS[model]
+        tokenizer = make_tokenizer(min(spec.vocab_size, TOKENIZER))
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        return tokenizer, random_model(spec, tokenizer, 2, device, dtype)
+    directory = SPECS[model].directory / "av"
+    return (
+        AutoTokenizer.from_pretrained(directory),
+        AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32),
+    )
+
+
 def prompt_text(tokenizer: Any) -> str:
     """A prompt of as many tokens as ours with its slot."""
     count = PREFIX_TOKENS + 1 + SUFFIX_TOKENS
@@ -56,7 +91,7 @@ def prompt_text(tokenizer: Any) -> str:
     return text
 
 
-def _config(vectors: int, group: int, new_tokens: int) -> GRPOConfig:
+def _config(vectors: int, group: int, new_tokens: int, device: str) -> GRPOConfig:
     return GRPOConfig(
         output_dir=tempfile.mkdtemp(prefix="nlakit-bench-trl-"),
         per_device_train_batch_size=vectors * group,
@@ -68,8 +103,8 @@ def _config(vectors: int, group: int, new_tokens: int) -> GRPOConfig:
         learning_rate=1e-4,
         max_steps=1,
         gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
+        bf16=device != "cpu",
+        use_cpu=device == "cpu",
         report_to=[],
         save_strategy="no",
         logging_strategy="no",

@@ -36,7 +36,7 @@ def main(side: str, core: str | None = None) -> None:
             # Both ends read the same monotonic clock.
             answer: dict[str, Any] = {"prepared_at": time.perf_counter(), "flops": task.flops}
         elif message["do"] == "gemm":
-            answer = {"flops": _gemm_flops()}
+            answer = {"flops": _gemm_flops(message["dtype"])}
         else:
             assert task is not None, "prepare comes first"
             answer = as_json(timed(task.run))
@@ -44,10 +44,10 @@ def main(side: str, core: str | None = None) -> None:
         answers.flush()
 
 
-def _gemm_flops() -> float:
+def _gemm_flops(dtype: str) -> float:
     from .flops import gemm_flops
 
-    return gemm_flops()
+    return gemm_flops(dtype=dtype)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
-from benchmarks import checkpoints, gpu
+from benchmarks import checkpoints, gpu_sections, steps
 from benchmarks.gate import compare_greedy
 from benchmarks.specs import SPECS
 
 import nlakit
 from nlakit.engines.base import Sampling
+from nlakit.engines.capture import Recorder
+from nlakit.engines.local import LocalEngine
+from nlakit.models.lora import adapter_state
 
 pytestmark = [
     pytest.mark.gpu,
@@ -16,7 +19,7 @@ pytestmark = [
 
 
 def engine_on(device, dtype=torch.float32):
-    return gpu.open_ended(checkpoints.build(SPECS["S"], device, dtype))
+    return gpu_sections.open_ended(checkpoints.build(SPECS["S"], device, dtype))
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +82,36 @@ def test_reconstruction_equals_the_cpu():
     engine.reconstructor.head.to("cuda")
     found = engine.reconstruct(texts).cpu()
     assert torch.cosine_similarity(found, expected).min() > 1 - 1e-5
+
+
+def sampled(engine, given, seed=3):
+    sampling = Sampling(samples=2, temperature=1.0, max_new_tokens=70, seed=seed)
+    return [each for group in engine.verbalize(given, sampling) for each in group]
+
+
+def test_recorded_steps_write_what_the_same_steps_do_unrecorded(given, monkeypatch):
+    engine = engine_on("cuda")
+    recorded = sampled(engine, given)
+    assert engine._kept is not None and len(engine._kept._steps) > 1
+    monkeypatch.setattr(Recorder, "captured", lambda self, run, state: run)
+    unrecorded = gpu_sections.open_ended(LocalEngine(None, engine.verbalizer, engine.reconstructor))
+    expected = sampled(unrecorded, given)
+    assert [each.ids for each in recorded] == [each.ids for each in expected]
+    for one, other in zip(recorded, expected, strict=True):
+        assert torch.allclose(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-4)
+
+
+def test_a_graph_goes_on_with_new_weights():
+    pair = steps.make_pair("T", "cuda")
+    engine = LocalEngine(None, pair.verbalizer, pair.reconstructor, 32)
+    vectors = checkpoints.vectors(SPECS["T"], 16)
+    before, graphs = sampled(engine, vectors), dict(engine._kept._steps)
+    with torch.no_grad():
+        for each in adapter_state(pair.verbalizer.model).values():
+            each.add_(torch.randn_like(each) * 0.1)
+    engine.refresh()
+    found = sampled(engine, vectors)
+    assert engine._kept._steps == graphs
+    fresh = sampled(LocalEngine(None, pair.verbalizer, pair.reconstructor, 32), vectors)
+    assert [each.ids for each in found] == [each.ids for each in fresh]
+    assert [each.ids for each in found] != [each.ids for each in before]

@@ -8,12 +8,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from benchmarks import suite, tables
+from benchmarks import gpu, gpu_sections, suite, tables
 from benchmarks.__main__ import main
+from benchmarks.flops import adapter_flops, block_flops, forward_flops, step_flops
 from benchmarks.measure import Done, Run, fit, ratio, summary, timed
 from benchmarks.process import Side, SideFailed, alternate
 from benchmarks.results import Store, rounded
@@ -28,6 +32,8 @@ NAMED = (
     "rl_step_vs_naive",
     "two_process_speedup",
     "gemm_fraction",
+    "smollm2_av_step_gemm_fraction",
+    "ops_per_decode_step",
     "equal",
 )
 
@@ -285,3 +291,97 @@ def test_pages_are_fresh():
         "facts",
     }
     assert render.main(["--check"]) == 0
+
+
+# -- an accelerator's sections, on a CPU -----------------------------------------------------------
+@pytest.mark.parametrize("name", ["gate", "decode", "training", "extraction", "tests"])
+def test_a_section_of_the_accelerator_runs_on_tiny_shapes(name, tmp_path):
+    check = tmp_path / "test_nothing.py"
+    check.write_text("def test_it():\n    pass\n")
+    shapes = replace(gpu_sections.SHAPES["cpu"], tests=str(check))
+    found: dict[str, Any] = {}
+    for facts in gpu_sections.SECTIONS[name](shapes, "cpu"):
+        found |= facts
+    if name == "gate":
+        assert found["holds"] and found["vectors"] == 2
+    elif name == "decode":
+        assert found["rows_8"]["share_of_roofline"] > 0 and found["hf"]["per_s"] > 0
+    elif name == "training":
+        kinds = {"av", "ar", "rl", "rl_trl"}
+        assert found["T"].keys() == {*kinds, "peak_gib"}
+        assert all(found["T"][kind]["mfu"] > 0 for kind in kinds)
+    elif name == "extraction":
+        assert found["T"]["tokens_per_s"] > 0
+    else:
+        assert found["exit_status"] == 0 and "1 passed" in found["summary"]
+
+
+def test_trl_that_is_not_installed_is_reported_absent(monkeypatch):
+    monkeypatch.setattr("benchmarks.opponents.interpreter", lambda name: None)
+    (found,) = gpu_sections.trl(gpu_sections.SHAPES["cpu"], "cpu")
+    assert "python -m benchmarks.opponents trl" in found["absent"]
+
+
+def test_a_section_within_its_budget_keeps_what_it_said(tmp_path):
+    script = 'print("{\\"a\\": 1}", flush=True); print("noise", flush=True); '
+    run = [sys.executable, "-c"]
+    assert list(gpu.lines_within([*run, script], 60)) == [{"a": 1}]
+    failed = list(gpu.lines_within([*run, script + "raise SystemExit('no memory')"], 60))
+    assert failed[0] == {"a": 1} and "no memory" in failed[1]["failed"]
+    # It waits for ever after its first line, which is read before the budget can end.
+    assert list(gpu.lines_within([*run, "import time; time.sleep(600)"], 0)) == [
+        {"stopped": "after 0 s, its budget"}
+    ]
+
+
+def test_what_is_measured_is_kept_section_by_section(tmp_path, monkeypatch):
+    said = {
+        "gate": [{"holds": True}],
+        "decode": [
+            {"rows_4": {"per_s": 50.0, "share_of_roofline": 0.5}},
+            {"hf": {"rows": 4, "per_s": 10.0}},
+        ],
+        "training": [{"T": {"av": {"seconds": 0.1}, "rl_trl": {"seconds": 2.0}, "peak_gib": 1}}],
+        "trl": [{"T": {"seconds": 8.0}}],
+    }
+    written = []
+
+    def lines(command, seconds):
+        for facts in said[command[3]]:
+            written.append(json.loads(path.read_text())["sections"] if path.exists() else {})
+            yield facts
+
+    path = tmp_path / "short.json"
+    monkeypatch.setattr(gpu, "lines_within", lines)
+    monkeypatch.setattr(gpu, "BUDGETS_S", dict.fromkeys(said, 1.0))
+    assert gpu.main("cpu", True, path) == 0
+    assert written[2]["decode"] == said["decode"][0]
+    assert json.loads(path.read_text())["headline"] == {
+        "explanations_per_s": {"rows_4": 50.0},
+        "share_of_roofline": {"rows_4": 0.5},
+        "times_hf": 5.0,
+        "step_seconds": {"T": {"av": 0.1, "rl_trl": 2.0}},
+        "times_trl": {"T": 4.0},
+    }
+
+
+def test_without_cuda_the_command_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["--device", "cuda", "--short", "--json"]) == 1
+    assert "--device cpu --short" in capsys.readouterr().err
+
+
+def test_budgets_stay_within_seven_minutes():
+    assert sum(gpu.BUDGETS_S.values()) <= gpu.LIMIT_S <= 410
+    assert gpu.BUDGETS_S.keys() == gpu_sections.SECTIONS.keys()
+
+
+def test_flops_of_a_training_step_by_hand():
+    spec = SPECS["T"]  # d 32, kv 16, MLP 64, 2 blocks
+    assert adapter_flops(spec, 4) == 2 * 4 * (2 * 64 + 2 * 48 + 3 * 96)
+    weights, attention = forward_flops(spec, 2, 3, 5, 2, 6)
+    assert weights == 11 * 2 * block_flops(spec) + 2 * 32 * 8192 * 6
+    # The prefix sees itself, 15 pairs; each row the prefix, 15, and itself, 6.
+    assert attention == 4 * 32 * 2 * (15 + 2 * 21)
+    expected = 2 * weights + 3 * (11 * 2 * adapter_flops(spec, 4) + attention)
+    assert step_flops(spec, 2, 3, 5, 2, 6, 4) == expected
