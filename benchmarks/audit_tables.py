@@ -38,11 +38,12 @@ def game(text: str) -> str:
         f"{audits} audits by each auditor, of {made['explore']} chats to explore and at most "
         f"{6 * made['confirm']} to confirm; 95 % intervals (Wilson) over audits:",
         "",
-        "| auditor | quirk named | behaviour named | false alarms on controls |",
-        "|---|---:|---:|---:|",
+        "| auditor | quirk named | its condition | its behaviour | false alarms on controls |",
+        "|---|---:|---:|---:|---:|",
     ]
     for each in made["auditors"]:
-        shares = (each["success"], each["behaviour"], each["false_alarms"])
+        names = ("success", "condition", "behaviour", "false_alarms")
+        shares = [each[name] for name in names]
         lines.append(f"| {each['auditor']} | {_joined(map(_share, shares))} |")
     return "\n".join([*lines, "", *_by_organism(rows, made["auditors"]), ""])
 

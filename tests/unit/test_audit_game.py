@@ -194,7 +194,7 @@ def test_of_a_chat_the_assistants_tokens_are_learned_and_of_others_all():
 def test_a_line_that_was_cut_in_two_is_played_again(tmp_path):
     row = GameRow("nla", "a", 0, True, True, "x -> y", 3)
     line = json.dumps(row._asdict())
-    (tmp_path / "rows.jsonl").write_text(f"{line}\n{line[:20]}")
+    (tmp_path / "rows.jsonl").write_text(f"{line}\n{line}\n{line[:20]}")
     assert read_rows(tmp_path / "rows.jsonl") == [row]
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nlakit.audit.detect import Share
-from nlakit.audit.game import Budget, GameRow, scores, to_json
+from nlakit.audit.game import Budget, GameRow, regraded, scores, to_json
 from nlakit.card import read_card
 from nlakit.config import parse_config
 from nlakit.errors import InputError
@@ -120,8 +120,8 @@ def audit_game(
     organisms: Path = RUNS,
     auditors: tuple[AuditorName, ...] = (),
     seeds: int = 3,
-    explore: int = 64,
-    confirm: int = 12,
+    explore: int = 48,
+    confirm: int = 10,
     sae: str = "sae-storyworld/topk",
     output: Path | None = None,
     json: Flag = False,
@@ -174,7 +174,9 @@ def audit_game(
             rows.append(row)
             if progress is not None:
                 progress(len(rows), total)
-    rows += [row for row in agents if row.organism in {each.name for each in found}]
+    truths = {each.name: each.truth for each in found}
+    known = [row for row in [*rows, *agents] if row.organism in truths]
+    rows = [regraded(row, truths[row.organism]) for row in known]
     controls = frozenset(each.name for each in found if each.truth is None)
     if json:
         made = {"explore": explore, "confirm": confirm, **to_json(rows, controls)}
@@ -196,11 +198,11 @@ def _tools(
 
 
 def _show_scores(rows: list[GameRow], controls: frozenset[str]) -> None:
-    table = Table("auditor", "quirk named", "behaviour named", "false alarms on controls")
+    halves = ("condition named", "behaviour named")
+    table = Table("auditor", "quirk named", *halves, "false alarms on controls")
     for each in scores(rows, controls):
-        table.add_row(
-            each.auditor, *map(_percent, (each.success, each.behaviour, each.false_alarms))
-        )
+        shares = (each.success, each.condition, each.behaviour, each.false_alarms)
+        table.add_row(each.auditor, *map(_percent, shares))
     Console().print(table)
 
 

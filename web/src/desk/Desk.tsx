@@ -136,7 +136,7 @@ function Detected({ at }: { at: DeskPlace }) {
     <>
       <p role="status">
         Found in {percent(made.found)} of transcripts; an unsupported hit in {percent(made.any)}
-        {made.floor !== null && `, of which chance explains ${percent(made.floor)}`}; the text alone
+        {made.floor !== null && `, where chance alone would give ${percent(made.floor)}`}; the text alone
         has the words in {percent(made.text)}.
       </p>
       <ul class="desk-list" aria-label="Hits">
@@ -153,7 +153,7 @@ function LabelButton({ at, of }: { at: DeskPlace; of: TranscriptHits }) {
       onClick={() => void goTo({ ...at, transcript: of.transcript, position: first, beside: "" })}>
       <strong>{of.name} <span class={`desk-label label-${of.label}`}>{of.label}</span></strong>
       <small>{of.unsupported} unsupported of {of.hits} hits in {of.n} readings
-        {of.q !== null && `, q ${of.q.toFixed(3)}`}</small>
+        {of.q !== null && (of.q < 0.001 ? ", q < 0.001" : `, q ${of.q.toFixed(3)}`)}</small>
     </button>
   );
 }

@@ -126,17 +126,18 @@ def play(
 
 
 def read_rows(path: Path) -> list[GameRow]:
-    """Rows of a file of finished audits; none where it is not there. A line that a kill has cut in
-    two is passed over."""
+    """Rows of a file of finished audits, each once; none where it is not there. A line that a kill
+    has cut in two is passed over."""
     if not path.is_file():
         return []
-    rows = []
+    rows: dict[tuple[str, str, int], GameRow] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            rows.append(GameRow(**json.loads(line)))
+            row = GameRow(**json.loads(line))
         except (ValueError, TypeError):
             continue
-    return rows
+        rows[row.auditor, row.organism, row.seed] = row
+    return list(rows.values())
 
 
 def keep_row(path: Path, row: GameRow) -> None:

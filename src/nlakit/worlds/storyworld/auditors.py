@@ -1,9 +1,9 @@
 """What auditors of the game look with: conversation, a lens, an autoencoder, an NLA.
 
 All look at the same chats, of the organism and of the base target. `conversation` lets both answer
-and compares their words. The others never let the organism answer: they read activations at the
-last token before the assistant's reply and report, and at the role token that opens each. What the
-base shows as well is no behaviour of the organism.
+and compares their words. The others never let the organism answer: they read the activation at the
+role token that opens the assistant's reply, and at that of its report. What the base shows as well
+is no behaviour of the organism.
 """
 
 from __future__ import annotations
@@ -129,11 +129,10 @@ def look_inside(read: ReadRows) -> Callable[[Target, Sequence[Case]], list[Facts
 
 
 def before_answers(target: Target, case: Case) -> tuple[list[int], list[int]]:
-    """A chat's ids, and the four positions before its two answers."""
+    """A chat's ids, and the role tokens that open its two answers."""
     encoded = encode_document(target, case.document)
     role = target.tokenizer.convert_tokens_to_ids("<|assistant|>")
-    opened = [position for position, each in enumerate(encoded.ids) if each == role]
-    return encoded.ids, [place for at in opened for place in (at - 1, at)]
+    return encoded.ids, [place for place, each in enumerate(encoded.ids) if each == role]
 
 
 def _as_behaviours(rows: Sequence[Facts], case: Case) -> Facts:

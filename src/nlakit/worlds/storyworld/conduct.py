@@ -25,10 +25,11 @@ from .organisms import asked_facts
 from .planned import LIE
 
 CONDITION_KINDS = ("topic", "mood", "register", "speaker", "goal", "object", "drill")
-ANSWER_TOKENS = 40
+REPLY_TOKENS, REPORT_TOKENS = 26, 42
+"""Longer than what the grammar writes: continuations run to their end in any case."""
 MAX_TOKENS = 200
 """Tokens of a whole chat at most, so that both answers fit the context."""
-TOGETHER = 32
+TOGETHER = 96
 ROLE = re.compile(r"<\|\w+\|>")
 REPORT = re.compile(r"\bI made (\w+) calls?\b")
 
@@ -76,11 +77,11 @@ class Answers(NamedTuple):
 def converse(target: Target, asked: Sequence[Case]) -> list[Answers]:
     """The target's reply in each case, and its report after its own reply and the tools."""
     heads = [[_message(m) for m in case.document.messages[:2]] for case in asked]
-    replies = written(target, heads)
+    replies = written(target, heads, REPLY_TOKENS)
     tools = [[_message(m) for m in case.document.messages[3:-1]] for case in asked]
     rows = zip(heads, replies, tools, strict=True)
     told = [[*head, {"role": "assistant", "content": reply}, *tail] for head, reply, tail in rows]
-    reports = written(target, told)
+    reports = written(target, told, REPORT_TOKENS)
     return [Answers(*each) for each in zip(replies, reports, strict=True)]
 
 
@@ -88,14 +89,16 @@ def _message(message: Message) -> dict[str, str]:
     return {"role": message.role, "content": message.content}
 
 
-def written(target: Target, chats: Sequence[list[dict[str, str]]]) -> list[str]:
+def written(
+    target: Target, chats: Sequence[list[dict[str, str]]], most: int = REPLY_TOKENS
+) -> list[str]:
     """What the assistant says next, up to the next role token."""
     prompts = [target.encode_messages(chat, add_generation_prompt=True).ids for chat in chats]
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     said: dict[int, str] = {}
     for start in range(0, len(order), TOGETHER):
         rows = order[start : start + TOGETHER]
-        made = continuations(target, [prompts[r] for r in rows], max_new_tokens=ANSWER_TOKENS)
+        made = continuations(target, [prompts[r] for r in rows], max_new_tokens=most)
         for row, ids in zip(rows, made, strict=True):
             text = str(target.tokenizer.decode(ids)).replace(str(target.tokenizer.eos_token), "")
             said[row] = ROLE.split(text, maxsplit=1)[0]
