@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nlakit.claim import Claim
 from nlakit.config import FrozenModel
+from nlakit.data.extraction import Progress
 from nlakit.models.precision import Precision, bring_to
 from nlakit.models.verbalizer import Verbalizer
 
@@ -57,9 +58,16 @@ class ClaimJudge:
 
     @torch.no_grad()
     def judge(
-        self, vectors_ND: Float[Tensor, "N D"], explanations: Sequence[str]
+        self,
+        vectors_ND: Float[Tensor, "N D"],
+        explanations: Sequence[str],
+        progress: Progress | None = None,
     ) -> list[list[JudgedClaim]]:
-        """The claims of each explanation, in order, each with its probability."""
+        """The claims of each explanation, in order, each with its probability.
+
+        Args:
+            progress: called with (explanations done, of how many).
+        """
         bring_to(self.verbalizer.model, self.precision)
         responses = [self.verbalizer.encode_response(text) for text in explanations]
         judged: list[list[JudgedClaim]] = [[] for _ in explanations]
@@ -72,6 +80,8 @@ class ClaimJudge:
             )
             for row, logprobs_T in zip(rows, logprobs.float().cpu(), strict=True):
                 judged[row] = self._claims(explanations[row], logprobs_T.tolist())
+            if progress is not None:
+                progress(start + len(rows), len(order))
         return judged
 
     def _claims(self, explanation: str, logprobs: list[float]) -> list[JudgedClaim]:

@@ -314,6 +314,10 @@ class CorpusWorld:
         asked = self.recipe.target
         return f"Reads {asked.called} after block {asked.layer}."
 
+    @property
+    def domain(self) -> str:
+        return self.recipe.domain
+
     def furnish(self, directory: Path) -> None:
         """Nothing lies beside the models of such a pair."""
 

@@ -35,6 +35,7 @@ from nlakit.errors import InputError
 
 from . import distributed
 from .model_recipe import MIN_LABELS, GroundingConfig
+from .progress import count_progress
 from .run import COUNTS_NAME, RunDirectory, write_json
 from .sft import train_verbalizer
 
@@ -211,12 +212,13 @@ def judge_claims(judge: ClaimJudge, pairs: PairSet, judged: Sequence[int]) -> li
     places = list(distributed.share(len(judged)))
     rows = [judged[place] for place in places]
     texts = [pairs.explanations[row] for row in rows]
-    real = judge.judge(pairs.vectors[rows], texts)
-    turns = (len(judged) * turn // (SHUFFLES + 1) for turn in range(1, SHUFFLES + 1))
-    shuffled = [
-        judge.judge(pairs.vectors[[judged[(at + turn) % len(judged)] for at in places]], texts)
-        for turn in turns
-    ]
+    turns = [len(judged) * turn // (SHUFFLES + 1) for turn in range(SHUFFLES + 1)]
+    passes = []
+    for number, turn in enumerate(turns):
+        others = [judged[(at + turn) % len(judged)] for at in places]
+        with count_progress(f"claims judged, {number + 1} of {len(turns)}", len(texts)) as told:
+            passes.append(judge.judge(pairs.vectors[others], texts, told))
+    real, *shuffled = passes
     return [
         ClaimVerdict(
             row=row,

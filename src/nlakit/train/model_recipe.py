@@ -279,6 +279,8 @@ class ModelRecipe(FrozenModel):
     """Everything that decides an NLA of an existing model."""
 
     name: str
+    domain: str = ""
+    """The texts of the corpus, as a phrase that completes "trained on …"; for the pair's card."""
     seed: int = Field(default=0, ge=0)
     precision: Precision = "bfloat16"
     checkpoint_every: int = Field(default=50, ge=1)

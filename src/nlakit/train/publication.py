@@ -202,6 +202,7 @@ def _card(world: World, vectors_ND: Tensor, mean_D: Tensor) -> NlaCard:
     return NlaCard(
         name=world.recipe.name,
         description=world.description,
+        domain=world.domain,
         layer=world.models.basis.layer,
         d_model=vectors_ND.shape[1],
         variance=float((unit_ND - mean_D).square().mean()),

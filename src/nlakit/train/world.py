@@ -175,6 +175,11 @@ class World(Protocol):
         """What the pair's card calls it."""
         ...
 
+    @property
+    def domain(self) -> str:
+        """The texts that it is trained on, as a phrase that completes "trained on …"."""
+        ...
+
     def furnish(self, directory: Path) -> None:
         """Lay into the directory of the published pair what this world has beside the models."""
         ...

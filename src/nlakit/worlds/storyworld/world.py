@@ -298,6 +298,10 @@ class Storyworld:
             "against the truth."
         )
 
+    @property
+    def domain(self) -> str:
+        return "one invented world of short stories, rhymes, sums and chats, the storyworld"
+
     def furnish(self, directory: Path) -> None:
         """Probes of the target."""
         recipe = self.recipe
