@@ -146,6 +146,20 @@ def fact_lines(text: str) -> str:
     return "\n".join([*lines, ""])
 
 
+def scale_table(text: str) -> str:
+    """What a row of the warm start costs, by the number of rows (`scale`)."""
+    lines = [
+        "| rows | once, ms a row | a step of 32 rows, ms | own memory, MiB | files on disk, MiB |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for each in json.loads(text)["points"]:
+        lines.append(
+            f"| {each['rows']:,} | {each['once_ms_a_row']:.2f} | {1000 * each['step_s']:.0f} "
+            f"| {each['own_mib']:,.0f} | {each['disk_mib']:,.1f} |"
+        )
+    return "\n".join([*lines, ""])
+
+
 def _gate_lines(gate: Facts | None) -> list[str]:
     if gate is None:
         return []
@@ -169,15 +183,30 @@ def _gemm_lines(sections: Facts) -> list[str]:
     parts = [
         f"{100 * facts['fraction']:.0f} % (model {facts['model']}, {facts['rows']} rows)"
         for name, facts in sections.items()
-        if name.startswith("gemm_")
+        if name.startswith("gemm_") and name != "gemm_SMOL"
     ]
     peak = look_up(sections, ("gemm_V", "gemm_gflops"))
-    if not parts or peak is None:
-        return []
-    return [
-        f"- Share of plain matrix products' speed ({peak:.0f} GFLOP/s on one core) that explaining "
-        f"reaches: {', '.join(parts)}."
-    ]
+    lines = []
+    if parts and peak is not None:
+        lines.append(
+            f"- Share of plain matrix products' speed ({peak:.0f} GFLOP/s on one core) that "
+            f"explaining reaches: {', '.join(parts)}."
+        )
+    if "gemm_SMOL" in sections:
+        step = sections["gemm_SMOL"]
+        lines.append(
+            f"- AV step of SmolLM2-135M's shapes, an adapter on a frozen base, {step['rows']} rows "
+            f"in {step['dtype']}: {_number(step['seconds'])} s, {100 * step['fraction']:.0f} % of "
+            f"the products' {step['gemm_gflops']:.0f} GFLOP/s in {step['dtype']}."
+        )
+    if "operations" in sections:
+        counted = sections["operations"]
+        lines.append(
+            f"- Operations that torch dispatches in those shapes with adapters on: "
+            f"{counted['decode_step']:,} a decode step, {counted['av_micro_batch']:,} an AV "
+            "micro-batch of 128 rows, forward and backward."
+        )
+    return lines
 
 
 def _times(sections: Facts, section: str, side: str) -> str:

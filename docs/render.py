@@ -43,6 +43,7 @@ COMPARISONS = ROOT / "benchmarks" / "results" / "compare"
 SECTIONS = ROOT / "benchmarks" / "results" / "sections"
 COMPATIBILITY = ROOT / "benchmarks" / "results" / "compatibility.json"
 ABLATION = ROOT / "benchmarks" / "results" / "ablation.json"
+SCALE = ROOT / "benchmarks" / "results" / "scale.json"
 
 BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 COMPARED = ("grounded", "grounded-warm-start", "**difference**")
@@ -293,6 +294,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "audit_drill": (audit_tables.DRILL, audit_tables.drill),
     "audit_scan": (audit_tables.SCAN, audit_tables.scan),
     "audit_search": (audit_tables.SEARCH, audit_tables.search),
+    "scale": (SCALE, tables.scale_table),
     "sae_metrics": (sae_tables.REPORTS, sae_tables.metrics),
     "sae_temporal": (sae_tables.REPORTS, sae_tables.temporal),
     "sae_spliced": (sae_tables.REPORTS, sae_tables.spliced),

@@ -52,7 +52,10 @@ TINY = (
     "rl.vectors=3", "rl.group=2", "rl.max_new_tokens=8", "rl.micro_batch=2",
     "rl.optimizer.lr=1e-4", "rl.optimizer.warmup_steps=1",
 )  # fmt: skip
-# Adam makes a step of any gradient, also of one that is rounding: whole models take small ones.
+# Adam makes a step of any gradient, also of one that is rounding: whole models take small ones. Its
+# first steps are g / (|g| + 1e-8) times the rate of 1e-3, so that where |g| is not far above 1e-8
+# the last bits of g, which follow the order of sums (a pack of two rows adds up otherwise than two
+# packs of one), are hundredths of a step: hence 5e-5 for weights, beside 1e-5 for gradients.
 SMALL = {
     ADAPTERS: ("lora.rank=4", "lora.alpha=8"),
     WHOLE: ("warm_start.optimizer.lr=1e-4",),

@@ -16,8 +16,10 @@ from nlakit.models.adapters import adapted
 from nlakit.models.families import backbone_of
 from nlakit.models.forward import BlockEdit, runs_blocks
 from nlakit.models.lora import adapter_state
+from nlakit.models.precision import bring_to
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.train.learner import Learner, OptimizerConfig
 
 RESPONSES = [[5, 6, 7], [9], [], [8, 7, 6, 5, 4]]
 TEXTS = ("the cat", "", "the cat sat on the mat")
@@ -178,3 +180,36 @@ def test_bfloat16_agrees_with_float32(llama, tokenizer, av_meta, vectors):
     llama.bfloat16()
     found = verbalizer.logprobs(vectors[:4], RESPONSES)[0]
     assert found.dtype == torch.float32 and (found - expected).abs().mean() < 0.1
+
+
+def late_loss(precision, seed, tokenizer, av_meta):
+    """The mean loss of the last ten of forty steps; rows, and their order, are the seed's."""
+    verbalizer = Verbalizer(make("llama", len(tokenizer)), tokenizer, av_meta)
+    bring_to(verbalizer.model, precision)
+    config = OptimizerConfig(lr=3e-3, warmup_steps=4)
+    learner = Learner(dict(verbalizer.model.named_parameters()), config, 40)
+    seeds = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(32, 32, generator=seeds) * 7
+    # Each answer repeats a token that its vector decides, and ends in noise.
+    noise = torch.randint(5, 60, (32, 3), generator=seeds)
+    answers = [[60 + int(v[0] > 0)] * 3 + n.tolist() for v, n in zip(vectors, noise, strict=True)]
+    losses = []
+    for step in range(40):
+        rows = torch.randint(32, (8,), generator=seeds).tolist()
+        logprobs, mask = verbalizer.logprobs(vectors[rows], [answers[row] for row in rows])
+        loss = -(logprobs * mask).sum() / mask.sum()
+        loss.backward()
+        learner.update(step)
+        losses.append(float(loss.detach()))
+    assert sum(losses[:10]) > 1.3 * sum(losses[-10:])
+    return sum(losses[-10:]) / 10
+
+
+def test_bfloat16_learns_within_the_spread_of_three_seeds(tokenizer, av_meta):
+    exact, half = (
+        [late_loss(precision, seed, tokenizer, av_meta) for seed in range(3)]
+        for precision in ("float32", "bfloat16")
+    )
+    spread = max(exact) - min(exact)
+    for one, other in zip(exact, half, strict=True):
+        assert 0 < abs(one - other) < spread

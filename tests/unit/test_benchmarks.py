@@ -385,3 +385,12 @@ def test_flops_of_a_training_step_by_hand():
     assert attention == 4 * 32 * 2 * (15 + 2 * 21)
     expected = 2 * weights + 3 * (11 * 2 * adapter_flops(spec, 4) + attention)
     assert step_flops(spec, 2, 3, 5, 2, 6, 4) == expected
+
+
+def test_facts_tell_of_the_av_step_and_of_operations():
+    step = {"rows": 16, "dtype": "bfloat16", "seconds": 3.2, "fraction": 0.44, "gemm_gflops": 475.0}
+    text = result(gemm_SMOL=step, operations={"decode_step": 598, "av_micro_batch": 6500})
+    lines = tables.fact_lines(text)
+    assert "16 rows in bfloat16: 3.20 s, 44 % of the products' 475 GFLOP/s" in lines
+    assert "598 a decode step, 6,500 an AV micro-batch" in lines
+    assert "explaining reaches" not in lines

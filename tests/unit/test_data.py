@@ -199,7 +199,7 @@ def test_labels_are_asked_once(extracted):
     write_labels(directory / "shards", teacher, directory / "labels")
     pairs = load_pairs(directory / "shards", directory / "labels")
     assert len(teacher.asked) - num_first == 16
-    assert pairs.explanations == [text[-5:] for text in pairs.rows.column("text").to_pylist()]
+    assert list(pairs.explanations) == [text[-5:] for text in pairs.rows.column("text").to_pylist()]
 
 
 def told(text: str) -> str:
@@ -302,7 +302,7 @@ def test_refused_rows_are_counted_and_dropped(extracted):
     texts = pairs.rows.column("text").to_pylist()
     assert 0 < found.num_refused < 36
     assert len(pairs.vectors) == len(texts) == 36 - found.num_refused
-    assert pairs.explanations == [f"{len(text)} characters" for text in texts]
+    assert list(pairs.explanations) == [f"{len(text)} characters" for text in texts]
 
 
 def test_labels_of_other_activations_are_refused(tiny_target, extracted):
@@ -361,9 +361,9 @@ def test_joined_sets_keep_each_vector_beside_its_text(extracted):
     directory, _ = extracted
     write_labels(directory / "shards", StoryworldTeacher(), directory / "labels")
     pairs = load_pairs(directory / "shards", directory / "labels")
-    both = join(PairSet(-pairs.vectors, ["x"] * len(pairs), pairs.rows), pairs)
+    both = join(PairSet(-pairs.vectors[:], ["x"] * len(pairs), pairs.rows), pairs)
     num = len(pairs)
-    assert both.explanations == ["x"] * num + pairs.explanations
+    assert both.explanations == ["x"] * num + list(pairs.explanations)
     torch.testing.assert_close(both.vectors[num:], -both.vectors[:num])
     assert both.rows.slice(num) == pairs.rows
 

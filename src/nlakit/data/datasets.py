@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +25,12 @@ from nlakit.contract import (
 from nlakit.core.scale import to_norm
 from nlakit.errors import InputError
 
-from .labels import read_labels
+from .labels import label_files, read_explanations
 from .shards import ShardReader, write_table
+from .streams import StoredTable, TextRows, VectorRows, Vectors
 
+CHUNK_ROWS = 8192
+"""Vectors that are in memory at once while figures of all of them are taken."""
 INJECT = "<INJECT>"
 OPEN_TAG, CLOSE_TAG = "<explanation>", "</explanation>"
 
@@ -34,49 +38,104 @@ DatasetKind = Literal["av_sft", "ar_sft", "rl"]
 
 
 @dataclass(frozen=True)
-class PairSet:
-    """Raw vectors with the explanation and the origin (`shards.ROW_SCHEMA`) of each."""
+class StoredRows:
+    """Raw vectors, in memory or on disk, and where each was taken (`shards.ROW_SCHEMA`)."""
 
-    vectors: Float[Tensor, "N D"]
-    explanations: list[str]
-    rows: pa.Table
+    vectors_ND: Vectors
+    table: pa.Table | StoredTable
+
+    @property
+    def rows(self) -> pa.Table:
+        """The origin of each; read anew each time where it is on disk."""
+        return self.table if isinstance(self.table, pa.Table) else self.table.read()
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Raw vectors with the explanation and the origin (`shards.ROW_SCHEMA`) of each, in memory or
+    on disk."""
+
+    vectors: Vectors
+    explanations: Sequence[str]
+    table: pa.Table | StoredTable
 
     def __post_init__(self) -> None:
-        sizes = {len(self.vectors), len(self.explanations), self.rows.num_rows}
+        sizes = {len(self.vectors), len(self.explanations), self.table.num_rows}
         assert len(sizes) == 1, sizes
 
     def __len__(self) -> int:
         return len(self.explanations)
 
+    @property
+    def rows(self) -> pa.Table:
+        """The origin of each; read anew each time where it is on disk."""
+        return self.origins.rows
+
+    @property
+    def origins(self) -> StoredRows:
+        """The same without explanations."""
+        return StoredRows(self.vectors, self.table)
+
 
 def join(*sets: PairSet) -> PairSet:
-    """One set of several, in the order given."""
+    """One set of several, in memory, in the order given."""
     return PairSet(
-        torch.cat([each.vectors for each in sets]),
+        torch.cat([each.vectors[:] for each in sets]),
         [text for each in sets for text in each.explanations],
         pa.concat_tables([each.rows for each in sets]),
     )
 
 
 def load_pairs(shards_dir: str | Path, labels_path: str | Path) -> PairSet:
-    """Activations with their labels, in extraction order; rows the teacher refused are dropped.
+    """Activations with their labels, in extraction order; rows the teacher refused are left out.
+
+    Files are checked against their checksums now, and stay on disk: rows are read when they are
+    asked for.
 
     Raises:
         CheckpointError: a shard is corrupt, or the labels belong to other activations.
     """
     reader = ShardReader(shards_dir)
-    labels = read_labels(labels_path, reader.manifest)
-    vectors, rows = reader.load()
-    explanations = labels.column("explanation").to_pylist()
-    kept = [row for row, text in enumerate(explanations) if text is not None]
-    if len(kept) == len(explanations):
-        return PairSet(vectors, explanations, rows)
-    return PairSet(vectors[kept], [explanations[row] for row in kept], rows.take(kept))
+    files, parts = label_files(labels_path, reader.manifest), reader.vectors()
+    whole = StoredRows(VectorRows(parts), StoredTable(len(reader), reader.table))
+    labelled = [
+        np.array([text is not None for text in read_explanations(file)], bool) for file in files
+    ]
+    kept = np.flatnonzero(np.concatenate(labelled))
+    texts = TextRows(
+        [len(each) for each in labelled], lambda place: read_explanations(files[place]), kept
+    )
+    if len(kept) == len(reader):
+        return PairSet(whole.vectors_ND, texts, whole.table)
+    table = StoredTable(len(kept), lambda: whole.rows.take(kept))
+    return PairSet(VectorRows(parts, kept), texts, table)
 
 
-def training_mean(vectors_ND: Float[Tensor, "N D"], norm: float | None) -> Float[Tensor, " D"]:
+def stored_vectors(reader: ShardReader) -> StoredRows:
+    """The rows of a finished set, which stay on disk. Raises `CheckpointError` as reading does."""
+    return StoredRows(VectorRows(reader.vectors()), StoredTable(len(reader), reader.table))
+
+
+def training_mean(vectors_ND: Vectors, norm: float | None) -> Float[Tensor, " D"]:
     """h̄: the plain mean of the training vectors, each first brought to `norm`. Float32."""
-    return to_norm(vectors_ND.double(), norm).mean(dim=0).float()
+    total_D = torch.zeros(vectors_ND.shape[1], dtype=torch.float64)
+    for some_ND in in_chunks(vectors_ND):
+        total_D += to_norm(some_ND.double(), norm).sum(dim=0)
+    return (total_D / len(vectors_ND)).float()
+
+
+def training_variance(vectors_ND: Vectors, mean_D: Tensor, norm: float | None) -> float:
+    """Mean squared distance of a component of the training vectors, brought to `norm`, to h̄'s."""
+    total = 0.0
+    for some_ND in in_chunks(vectors_ND):
+        total += float((to_norm(some_ND, norm) - mean_D).square().sum(dtype=torch.float64))
+    return total / (len(vectors_ND) * vectors_ND.shape[1])
+
+
+def in_chunks(vectors_ND: Vectors) -> Iterator[Tensor]:
+    """The vectors a few at a time."""
+    starts = range(0, len(vectors_ND), CHUNK_ROWS)
+    return (vectors_ND[first : first + CHUNK_ROWS] for first in starts)
 
 
 # -- the reference's files -------------------------------------------------------------------------
@@ -93,10 +152,11 @@ def export_parquet(path: str | Path, pairs: PairSet, kind: DatasetKind, meta: Da
     if kind == "av_sft":
         responses = [f"{OPEN_TAG}{text}{CLOSE_TAG}" for text in pairs.explanations]
         columns["response"] = pa.array(responses, pa.string())
-    columns["activation_vector"] = _vector_column(pairs.vectors)
+    columns["activation_vector"] = _vector_column(pairs.vectors[:])
+    rows = pairs.rows
     for name in ("n_raw_tokens", "activation_layer", "doc_id"):
-        columns[name] = pairs.rows.column(name)
-    columns["detokenized_text_truncated"] = pairs.rows.column("text")
+        columns[name] = rows.column(name)
+    columns["detokenized_text_truncated"] = rows.column("text")
     write_table(Path(path), pa.table(columns))
     write_dataset_meta(path, meta)
 

@@ -218,8 +218,8 @@ def _plan_in(directory: Path) -> LabelPlan | None:
     return None
 
 
-def read_labels(path: str | Path, manifest: Manifest) -> pa.Table:
-    """All labels of a finished set, in the order of the rows of `manifest`.
+def label_files(path: str | Path, manifest: Manifest) -> list[Path]:
+    """The files of a finished set, one a shard of `manifest`, each as it was written.
 
     Raises:
         CheckpointError: the set is missing, unfinished, or belongs to other activations.
@@ -236,7 +236,18 @@ def read_labels(path: str | Path, manifest: Manifest) -> pa.Table:
             f"{directory} labels other activations than these ({found.activations_hash[:12]}…, "
             f"asked for {manifest.config_hash[:12]}…). Label these rows again."
         )
-    return pa.concat_tables([_read_table(part) for part in parts])
+    return parts
+
+
+def read_labels(path: str | Path, manifest: Manifest) -> pa.Table:
+    """All labels of a finished set, in the order of the rows of `manifest`. Raises as `label_files`
+    does."""
+    return pa.concat_tables([_read_table(part) for part in label_files(path, manifest)])
+
+
+def read_explanations(part: Path) -> list[str | None]:
+    """The explanation of each row of a file, None where the teacher refused."""
+    return _read_table(part, ["explanation"]).column("explanation").to_pylist()
 
 
 def write_label_set(
@@ -362,8 +373,8 @@ def _labels_in(table: pa.Table) -> Iterator[tuple[str, TeacherLabel]]:
         yield row["key"], TeacherLabel(row["explanation"], claims, row["refusal"])
 
 
-def _read_table(path: Path) -> pa.Table:
+def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
-        return pq.read_table(path, schema=LABEL_SCHEMA)
+        return pq.read_table(path, schema=LABEL_SCHEMA, columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise CheckpointError(f"{path} is not a label file: {error}. Remove it.") from error

@@ -212,20 +212,36 @@ class ShardReader:
 
     def shard(self, record: ShardRecord) -> tuple[Tensor, pa.Table]:
         """One shard; raises as iteration does."""
-        for path, expected in _files(self.directory, record):
-            check_sha256(path, expected, "Remove the directory and extract again.")
-        vectors_path = shard_path(self.directory, record.number, "safetensors")
+        vectors_ND = self._vectors(record)
+        return vectors_ND, self._rows(record)
+
+    def vectors(self) -> list[Tensor]:
+        """The vectors of each shard, checked, memory-mapped. Raises as iteration does."""
+        return [self._vectors(record) for record in self.manifest.shards]
+
+    def table(self) -> pa.Table:
+        """The row tables of all shards as one. Raises as iteration does."""
+        return pa.concat_tables([self._rows(record) for record in self.manifest.shards])
+
+    def _rows(self, record: ShardRecord) -> pa.Table:
+        path = shard_path(self.directory, record.number, "parquet")
+        check_sha256(path, record.rows_sha256, "Remove the directory and extract again.")
+        return pq.read_table(path)
+
+    def _vectors(self, record: ShardRecord) -> Tensor:
+        path = shard_path(self.directory, record.number, "safetensors")
+        check_sha256(path, record.vectors_sha256, "Remove the directory and extract again.")
         try:
-            vectors_ND = load_file(vectors_path)[VECTORS_KEY]
+            vectors_ND = load_file(path)[VECTORS_KEY]
         except (SafetensorError, KeyError) as error:
-            raise CheckpointError(f"{vectors_path} cannot be read: {error}") from error
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
         shape = (record.num_rows, self.manifest.d_model)
         if tuple(vectors_ND.shape) != shape:
             raise CheckpointError(
-                f"{vectors_path}: found shape {tuple(vectors_ND.shape)}, "
+                f"{path}: found shape {tuple(vectors_ND.shape)}, "
                 f"the manifest says {shape}. Extract again."
             )
-        return vectors_ND, pq.read_table(shard_path(self.directory, record.number, "parquet"))
+        return vectors_ND
 
     def load(self) -> tuple[Float[Tensor, "N D"], pa.Table]:
         """All shards as one matrix and one table. Raises as iteration does."""

@@ -24,7 +24,7 @@ from nlakit.config import FrozenModel
 from nlakit.contract import PromptTemplates, Tokens
 from nlakit.data.corpora import Corpus
 from nlakit.data.corpus_extraction import NEXT_TOKENS, extract_corpus
-from nlakit.data.datasets import PairSet, load_pairs
+from nlakit.data.datasets import PairSet, StoredRows, load_pairs, stored_vectors
 from nlakit.data.extraction import ActivationRows
 from nlakit.data.labels import SET_NAME, Teacher, places_of, write_labels
 from nlakit.data.shards import MANIFEST_NAME, ShardReader
@@ -244,11 +244,10 @@ class CorpusWorld:
     def pairs(self) -> PairSet:
         return load_pairs(self.shards(WARM_START), self.labels(WARM_START))
 
-    def rl_rows(self, *, grounded: bool) -> ActivationRows:
+    def rl_rows(self, *, grounded: bool) -> StoredRows:
         if self.recipe.corpus.rl_documents == 0:
-            pairs = self.pairs()
-            return ActivationRows(pairs.vectors, pairs.rows)
-        return ActivationRows(*ShardReader(self.shards(RL)).load())
+            return self.pairs().origins
+        return stored_vectors(ShardReader(self.shards(RL)))
 
     def held_out_rows(self) -> ActivationRows:
         """One position in each of some held-out documents."""

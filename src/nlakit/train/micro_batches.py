@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 TOKENS_ON_CPU = 2048
@@ -19,7 +20,7 @@ FEWEST_TOKENS = 512
 
 
 def micro_batches(
-    rows: Sequence[int], tokens: Sequence[int], asked: int | None, budget: int
+    rows: Sequence[int], tokens: Sequence[int] | np.ndarray, asked: int | None, budget: int
 ) -> Iterator[list[int]]:
     """The rows in runs of like length.
 

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from nlakit.contract import Extraction, NlaMeta, PromptTemplates, Role, Tokens, read_meta
-from nlakit.core.scale import resolve_scale, to_norm
+from nlakit.core.scale import resolve_scale
 from nlakit.core.site import Site
+from nlakit.data.datasets import training_mean
+from nlakit.data.streams import Vectors
 from nlakit.engines.local import LocalEngine
 from nlakit.models.adapters import adapted, load_adapter
 from nlakit.models.families import backbone_of, truncated
@@ -105,7 +107,7 @@ class PairModels:
         bits = self.lora and self.lora.base_bits
         return quantize(model, bits, self.device) if bits else model.to(self.device)
 
-    def new_meta(self, role: Role, tokens: Tokens, vectors_ND: Tensor) -> NlaMeta:
+    def new_meta(self, role: Role, tokens: Tokens, vectors_ND: Vectors) -> NlaMeta:
         """The contract of one of a new pair.
 
         Args:
@@ -194,7 +196,6 @@ def measured_scale(vectors_ND: Tensor) -> float:
     return float(f"{vectors_ND.norm(dim=1).quantile(SCALE_PERCENTILE):.2g}")
 
 
-def mean_vector(vectors_ND: Tensor) -> Tensor:
+def mean_vector(vectors_ND: Vectors) -> Tensor:
     """The plain mean of the normalised vectors: what an FVE of zero predicts."""
-    norm = resolve_scale("sqrt_d_model", vectors_ND.shape[1])
-    return to_norm(vectors_ND.double(), norm).mean(0).float()
+    return training_mean(vectors_ND, resolve_scale("sqrt_d_model", vectors_ND.shape[1]))

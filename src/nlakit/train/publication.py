@@ -13,7 +13,9 @@ from torch import Tensor
 from nlakit.card import MEAN_NAME, NlaCard, read_card, write_card
 from nlakit.claims.confidence import ClaimConfidence
 from nlakit.config import write_resolved
-from nlakit.core.scale import resolve_scale, to_norm
+from nlakit.core.scale import resolve_scale
+from nlakit.data.datasets import training_variance
+from nlakit.data.streams import Vectors
 from nlakit.errors import InputError
 from nlakit.evals.confidence import CALIBRATION_DOCUMENTS, fit_confidence
 from nlakit.evals.eval_set import EvalSet
@@ -196,8 +198,8 @@ def write_adapters(world: World, nla: Path) -> None:
     temporary.rename(output)
 
 
-def _card(world: World, vectors_ND: Tensor, mean_D: Tensor) -> NlaCard:
-    unit_ND = to_norm(vectors_ND, resolve_scale("sqrt_d_model", vectors_ND.shape[1]))
+def _card(world: World, vectors_ND: Vectors, mean_D: Tensor) -> NlaCard:
+    norm = resolve_scale("sqrt_d_model", vectors_ND.shape[1])
     best = read_json(final_rl(world) / "best" / "best.json")
     return NlaCard(
         name=world.recipe.name,
@@ -205,7 +207,7 @@ def _card(world: World, vectors_ND: Tensor, mean_D: Tensor) -> NlaCard:
         domain=world.domain,
         layer=world.models.basis.layer,
         d_model=vectors_ND.shape[1],
-        variance=float((unit_ND - mean_D).square().mean()),
+        variance=training_variance(vectors_ND, mean_D, norm),
         num_training_rows=len(vectors_ND),
         claims=world.claims.name,
         provenance={

@@ -18,6 +18,7 @@ from nlakit.core.attention import to_device
 from nlakit.core.fidelity import reconstruction_mse
 from nlakit.core.losses import group_advantages, kl_k3, policy_loss
 from nlakit.core.scale import resolve_scale
+from nlakit.data.streams import Vectors
 from nlakit.engines.base import Completion, PolicyEngine, Sampling
 from nlakit.errors import ConfigError
 from nlakit.models.families import backbone_of
@@ -108,7 +109,7 @@ def train_rl(
     engine: PolicyEngine,
     reference: Verbalizer,
     frozen: Reconstructor,
-    vectors_ND: Tensor,
+    vectors_ND: Vectors,
     held_out: HeldOut,
     config: RlConfig,
     settings: TrainingSettings,
@@ -156,7 +157,7 @@ def train_rl(
 
 
 # -- one step --------------------------------------------------------------------------------------
-def rl_step(rl: JointRl, vectors_ND: Tensor, number: int) -> dict[str, float]:
+def rl_step(rl: JointRl, vectors_ND: Vectors, number: int) -> dict[str, float]:
     """Sample, reward, update both; returns the figures of the step."""
     config = rl.config
     picked = torch.randint(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from nlakit.core.attention import to_device
 from nlakit.core.fidelity import fve, reconstruction_mse
 from nlakit.core.scale import resolve_scale
 from nlakit.data.datasets import PairSet
+from nlakit.data.streams import NumberRows
 from nlakit.models.families import backbone_of
 from nlakit.models.precision import bring_to
 from nlakit.models.reconstructor import Reconstructor
@@ -38,15 +40,20 @@ FindClaims = Callable[[str], Sequence[Claim]]
 class Batches:
     """Row numbers of each step: every row once an epoch, rows of like length together."""
 
-    def __init__(self, lengths: list[int], batch_size: int, seed: int, place: int):
-        self.lengths = torch.tensor(lengths)
+    def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int, place: int):
+        self.lengths = torch.as_tensor(lengths)
         self.batch_size, self.seed, self.place = batch_size, seed, place
         self.per_epoch = max(1, len(lengths) // batch_size)
+        self._order: tuple[int, Tensor] | None = None
 
     def rows(self, step: int) -> list[int]:
         """The rows of step `step`: a function of the seed and the step alone."""
         epoch, number = divmod(step, self.per_epoch)
-        order = torch.randperm(len(self.lengths), generator=generator(self.seed, self.place, epoch))
+        if self._order is None or self._order[0] != epoch:
+            # Once an epoch: a step's cost must not grow with the rows that there are.
+            seeds = generator(self.seed, self.place, epoch)
+            self._order = epoch, torch.randperm(len(self.lengths), generator=seeds)
+        order = self._order[1]
         chunk_rows = self.batch_size * BATCHES_SORTED_TOGETHER
         chunk = order[number // BATCHES_SORTED_TOGETHER * chunk_rows :][:chunk_rows]
         chunk = chunk[self.lengths[chunk].argsort(stable=True)]
@@ -75,30 +82,33 @@ def train_verbalizer(
     """
     if run.done is not None:
         return
-    responses = [verbalizer.encode_response(text) for text in pairs.explanations]
-    weights = [
-        claim_weights(verbalizer, text, config.claim_weight, find_claims)
-        for text in pairs.explanations
-    ]
+    responses = NumberRows(
+        run.path, (verbalizer.encode_response(text) for text in pairs.explanations), np.int32
+    )
+    weights = NumberRows(
+        run.path,
+        (
+            claim_weights(verbalizer, text, config.claim_weight, find_claims)
+            for text in pairs.explanations
+        ),
+        np.float64,
+    )
     num_train = len(responses) - config.held_out
     bring_to(verbalizer.model, settings.precision)
     learner = Learner(dict(verbalizer.model.named_parameters()), config.optimizer, config.steps)
     batches = Batches(
-        [len(r) for r in responses[:num_train]], config.batch_size, settings.seed, VERBALIZER_PLACE
+        responses.lengths[:num_train], config.batch_size, settings.seed, VERBALIZER_PLACE
     )
-    held_out = slice(num_train, None)
-
-    tokens = [len(verbalizer.suffix_ids) + len(response) for response in responses]
+    held_out = pairs.vectors[num_train:], responses.some(range(num_train, len(responses)))
+    tokens = len(verbalizer.suffix_ids) + responses.lengths
 
     def step(number: int) -> dict[str, float]:
         rows = batches.rows(number)
-        total, losses = sum(sum(weights[row]) for row in rows), []
+        total, losses = sum(map(sum, weights.some(rows))), []
         budget = token_budget(backbone_of(verbalizer.model), verbalizer.recompute)
         for chunk in micro_batches(_own(rows), tokens, config.micro_batch, budget):
-            logprobs, mask = verbalizer.logprobs(
-                pairs.vectors[chunk], [responses[row] for row in chunk]
-            )
-            weight = to_device(_padded([weights[row] for row in chunk]), mask.device)
+            logprobs, mask = verbalizer.logprobs(pairs.vectors[chunk], responses.some(chunk))
+            weight = to_device(_padded(weights.some(chunk)), mask.device)
             loss = -(logprobs * weight).sum() / total
             loss.backward()
             losses.append(loss.detach())
@@ -106,7 +116,7 @@ def train_verbalizer(
         summed = float(sum(losses))
         metrics = {"loss": distributed.total(summed), "grad_norm": learner.update(number)}
         if (number + 1) % config.evaluate_every == 0 or number + 1 == config.steps:
-            metrics |= verbalizer_losses(verbalizer, pairs.vectors[held_out], responses[held_out])
+            metrics |= verbalizer_losses(verbalizer, *held_out)
         return metrics
 
     learners, every = {"av": learner}, settings.checkpoint_every
@@ -175,22 +185,23 @@ def train_reconstructor(
     """Train `reconstructor` in place to rebuild `pairs.vectors` from the labels; saves `model/`."""
     if run.done is not None:
         return
-    ids = [reconstructor.encode(text) for text in pairs.explanations]
+    ids = NumberRows(
+        run.path, (reconstructor.encode(text) for text in pairs.explanations), np.int32
+    )
     num_train = len(ids) - config.held_out
     scale = resolve_scale("sqrt_d_model", pairs.vectors.shape[1])
     bring_to(reconstructor.backbone, settings.precision)
     learner = Learner(dict(reconstructor.named_parameters()), config.optimizer, config.steps)
     batches = Batches(
-        [len(row) for row in ids[:num_train]], config.batch_size, settings.seed, RECONSTRUCTOR_PLACE
+        ids.lengths[:num_train], config.batch_size, settings.seed, RECONSTRUCTOR_PLACE
     )
-
-    tokens = [len(row) for row in ids]
+    held_out_ND, held_out_texts = pairs.vectors[num_train:], pairs.explanations[num_train:]
 
     def step(number: int) -> dict[str, float]:
         rows, losses = batches.rows(number), []
         budget = token_budget(reconstructor.backbone, reconstructor.recompute)
-        for chunk in micro_batches(_own(rows), tokens, config.micro_batch, budget):
-            rebuilt = reconstructor.forward([ids[row] for row in chunk])
+        for chunk in micro_batches(_own(rows), ids.lengths, config.micro_batch, budget):
+            rebuilt = reconstructor.forward(ids.some(chunk))
             wanted = to_device(pairs.vectors[chunk], rebuilt.device)
             loss = reconstruction_mse(wanted, rebuilt, scale).sum() / len(rows)
             loss.backward()
@@ -198,10 +209,8 @@ def train_reconstructor(
         summed = float(sum(losses))
         metrics = {"loss": distributed.total(summed), "grad_norm": learner.update(number)}
         if (number + 1) % config.evaluate_every == 0 or number + 1 == config.steps:
-            rebuilt = reconstructor.reconstruct(pairs.explanations[num_train:]).cpu()
-            metrics["held_out_fve"] = float(
-                fve(pairs.vectors[num_train:], rebuilt, mean_D, scale).fve
-            )
+            rebuilt = reconstructor.reconstruct(held_out_texts).cpu()
+            metrics["held_out_fve"] = float(fve(held_out_ND, rebuilt, mean_D, scale).fve)
         return metrics
 
     train_steps(

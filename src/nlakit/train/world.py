@@ -17,8 +17,7 @@ from torch import Tensor
 from nlakit.claims.system import ClaimSystem
 from nlakit.config import FrozenModel
 from nlakit.contract import Tokens
-from nlakit.data.datasets import PairSet
-from nlakit.data.extraction import ActivationRows
+from nlakit.data.datasets import PairSet, StoredRows
 from nlakit.engines.base import PolicyEngine
 from nlakit.engines.local import LocalEngine
 from nlakit.evals.eval_set import EvalSet
@@ -131,7 +130,7 @@ class World(Protocol):
         """Labelled activations for the warm start."""
         ...
 
-    def rl_rows(self, *, grounded: bool) -> ActivationRows:
+    def rl_rows(self, *, grounded: bool) -> StoredRows:
         """Activations for RL; for a grounded pair new to the judge of its claims."""
         ...
 

@@ -20,8 +20,7 @@ from nlakit.claims.grounding import ClaimJudge, judge_curves
 from nlakit.claims.system import ClaimSystem
 from nlakit.config import FrozenModel
 from nlakit.contract import PromptTemplates, Tokens, measure_tokens
-from nlakit.data.datasets import PairSet, join, load_pairs
-from nlakit.data.extraction import ActivationRows
+from nlakit.data.datasets import PairSet, StoredRows, join, load_pairs
 from nlakit.data.labels import SET_NAME, write_labels
 from nlakit.data.shards import MANIFEST_NAME, ShardReader
 from nlakit.engines.base import MAX_NEW_TOKENS, PolicyEngine, Sampling
@@ -160,9 +159,8 @@ class Storyworld:
         return load_pairs(self.space.stage("activations"), self.space.stage("labels"))
 
     # -- RL ----------------------------------------------------------------------------------------
-    def rl_rows(self, *, grounded: bool) -> ActivationRows:
-        pairs = self._judge_pairs() if grounded else self.pairs()
-        return ActivationRows(pairs.vectors, pairs.rows)
+    def rl_rows(self, *, grounded: bool) -> StoredRows:
+        return (self._judge_pairs() if grounded else self.pairs()).origins
 
     def held_out(self, config: RlConfig, mean_D: Tensor) -> HeldOut:
         """One position in each of some held-out documents."""
