@@ -46,7 +46,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("max_rows", [5, 17])
+@pytest.mark.parametrize("max_rows", [17])
 def test_bursts_on_fixed_buffers_write_what_the_cpu_does(
     model, tokenizer, av_meta, ar_meta, vectors, sampling, max_rows
 ):
