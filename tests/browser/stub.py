@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import sys
 import threading
@@ -50,6 +51,8 @@ class World:
     """What a stub is told to say. `script` overrides the words; `delay` slows each token down."""
 
     delay: float = 0.0
+    hold_after: float = math.inf
+    """Of a request so many results are sent; then words, and no more results until it is raised."""
     script: tuple[str, ...] = ()
     secret: str = ""
     failing: frozenset[int] = frozenset()
@@ -181,12 +184,14 @@ def frames_of(world: World, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for start in range(0, len(places), 4):
         group = places[start : start + 4]
         results = {p: result_of(world, body, tokens, p) for p in group}
-        for share in (0.3, 0.6, 0.9) if world.delay else ():
+        for share in (0.3, 0.6, 0.9) if world.delay or start >= world.hold_after else ():
             for place, result in results.items():
                 text = result["description"]
                 raw = "<explanation>" + text[: int(len(text) * share)]
                 yield {"position": place, "text": raw, "done": False}
             time.sleep(world.delay)
+        while start >= world.hold_after and not world.down:
+            time.sleep(0.01)
         if world.down:
             raise ConnectionAbortedError
         for place, result in results.items():

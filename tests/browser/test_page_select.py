@@ -1,5 +1,7 @@
 """Choosing tokens: by mouse, touch and keys; and what is asked of the server for them."""
 
+import math
+
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -112,23 +114,28 @@ def test_read_all_leaves_the_opening_mark_out(stub, visit):
 
 
 def test_cancel_keeps_what_is_read_and_frees_the_rest(stub, visit):
-    page = visit(stub(delay=0.3)[0])
+    address, world = stub(hold_after=4)
+    page = visit(address)
     page.locator(".passage").first.click()
     page.locator(".token.scored").first.wait_for()
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Read all").wait_for()
     states = [page.locator(f".token.{state}").count() for state in ("queued", "writing", "scored")]
     assert states[:2] == [0, 0] and 0 < states[2] < 30
+    world.hold_after = math.inf
 
 
 def test_words_stream_in_before_the_score(stub, visit):
-    page = visit(stub(delay=0.5)[0])
+    address, world = stub(hold_after=0)
+    page = visit(address)
     page.get_by_label("Text to read").fill("A short one")
     page.get_by_role("button", name="Only its last token").click()
     page.locator(".token.writing").wait_for()
     page.locator(".explanation .caret").wait_for()
     assert page.locator(".explanation").inner_text() != ""
     assert page.locator(".gauge").count() == 0
+    world.hold_after = math.inf
+    page.locator(".gauge").wait_for()
 
 
 def test_a_failed_token_says_so_and_the_others_are_read(stub, visit):

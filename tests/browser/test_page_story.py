@@ -1,5 +1,7 @@
 """What a first-time reader meets: start page, summary, honest silence, a server that stops."""
 
+import math
+
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -21,6 +23,7 @@ def _copied(page):
 @pytest.mark.parametrize("size", [WIDE, NARROW])
 def test_start_says_which_model_what_a_reading_is_and_when_to_disbelieve(stub, visit, size):
     page = visit(stub()[0], size)
+    page.locator(".composer-lead", has_text="after block 4").wait_for()
     told = page.locator(".composer-lead").inner_text()
     assert "You read storyworld after block 4, with an NLA trained on one invented world" in told
     assert "A reading is an explanation of the model's activation at one token" in told
@@ -82,7 +85,7 @@ def test_a_claim_that_one_sample_makes_says_so(reading):
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
 def test_a_server_that_stops_shows_one_banner_and_continues(stub, visit, size):
-    address, world = stub(delay=0.4)
+    address, world = stub(hold_after=0)
     page = visit(address, size, refusals=True)
     page.get_by_label("Text to read").fill(TEXT)
     page.get_by_role("button", name="Read this").click()
@@ -90,7 +93,7 @@ def test_a_server_that_stops_shows_one_banner_and_continues(stub, visit, size):
     world.down = True
     page.locator(".banner").wait_for()
     assert page.locator(".token.failed").count() == 0
-    world.down = False
+    world.down, world.hold_after = False, math.inf
     page.get_by_role("button", name="Reconnect and continue").click()
     page.get_by_role("button", name="All read", exact=True).wait_for()
     assert page.locator(".banner").count() == 0

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.killed import killed
 from support.serving import D_MODEL, save_nla
 
 from nlakit.cli import run
@@ -52,10 +48,9 @@ def table_in(directory: Path) -> pa.Table:
 def test_a_killed_run_of_two_processes_is_finished_by_one(places, tmp_path, capsys):
     assert run(arguments(places, tmp_path / "whole", 1)) == 0
     assert f"{NUM_VECTORS} vectors in {NUM_VECTORS // SHARD_ROWS} files" in capsys.readouterr().out
-    kill_once_there_are(1, arguments(places, tmp_path / "killed", 2), tmp_path / "killed")
-    # A table whose record is not there yet was not finished, and is written again.
-    finished = (p.with_suffix(".parquet") for p in records_in(tmp_path / "killed"))
-    before = {p.name: p.stat().st_mtime_ns for p in finished}
+    killed("*/explanations-*.json", 1, arguments(places, tmp_path / "killed", 2))
+    parts = [p.with_suffix(".parquet") for p in (tmp_path / "killed").glob("explanations-*.json")]
+    before = {p.name: p.stat().st_mtime_ns for p in parts}
     assert 0 < len(before) < NUM_VECTORS // SHARD_ROWS
     assert not (tmp_path / "killed" / "manifest.json").exists()
     assert run(arguments(places, tmp_path / "killed", 1)) == 0
@@ -65,23 +60,6 @@ def test_a_killed_run_of_two_processes_is_finished_by_one(places, tmp_path, caps
     assert found["explanation"].equals(whole["explanation"])
     assert len(set(found["explanation"].to_pylist())) > NUM_VECTORS // 2
     assert np.allclose(found["mse"].to_numpy(), whole["mse"].to_numpy(), atol=1e-4)
-
-
-def records_in(directory: Path) -> list[Path]:
-    """The records of finished shards: each is written after its table."""
-    return list(directory.glob("explanations-*.json"))
-
-
-def kill_once_there_are(num_shards: int, words: list[str], directory: Path) -> None:
-    """Run `nlakit` in a process of its own until it has finished so much, and kill -9 it."""
-    process = subprocess.Popen([sys.executable, "-m", "nlakit", *words], start_new_session=True)
-    deadline = time.monotonic() + 120
-    while len(records_in(directory)) < num_shards:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "nothing was written"
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def test_vectors_of_another_width_are_refused_before_anything_is_written(places, tmp_path, capsys):

@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from benchmarks import ablation
+from support.killed import killed
 from support.recipes import SMOKE, start
 
 pytestmark = pytest.mark.e2e
@@ -35,29 +33,20 @@ GROUNDED = (
 )  # fmt: skip
 
 
-def kill_after(process: subprocess.Popen[bytes], log: Path, num_lines: int) -> None:
-    """SIGKILL the run as soon as a stage has logged so many steps."""
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if log.exists() and log.read_text().count("\n") >= num_lines:
-            process.send_signal(signal.SIGKILL)
-        time.sleep(0.02)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
-
-
 def weights(pair: Path) -> dict[str, str]:
     files = sorted(pair.rglob("*.safetensors"))
     return {str(f.relative_to(pair)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 def test_killed_run_ends_as_the_uninterrupted_one(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert start(whole, *MICRO).wait() == 0
-    kill_after(start(killed, *MICRO), killed / "1-target" / "metrics.jsonl", 5)
-    kill_after(start(killed, *MICRO), killed / "5-rl" / "metrics.jsonl", 6)
-    assert start(killed, *MICRO).wait() == 0
+    words = ["train", str(SMOKE), *MICRO, "--output", str(broken)]
+    killed("*/1-target/metrics.jsonl", 5, words)
+    killed("*/5-rl/metrics.jsonl", 6, words)
+    assert start(broken, *MICRO).wait() == 0
     assert len(weights(whole / "nla")) == 9  # five models, two heads, the mean, the probes
-    assert weights(killed / "nla") == weights(whole / "nla")
+    assert weights(broken / "nla") == weights(whole / "nla")
 
 
 @pytest.fixture(scope="module")

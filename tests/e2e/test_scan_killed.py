@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from itertools import islice
 
 import pytest
+from support.killed import killed
 
 from nlakit.storyworld.grammar import generate
 
@@ -37,17 +35,8 @@ def test_a_scan_killed_with_signal_9_loses_no_row_and_reads_none_twice(tmp_path)
     whole = subprocess.run([*COMMAND, str(tmp_path / "whole"), *options], capture_output=True)
     told = json.loads(whole.stdout)
     assert whole.returncode == 0 and told["transcripts"] == 60
-    killed = subprocess.Popen(
-        [*COMMAND, str(tmp_path / "p"), *options],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    shard = tmp_path / "p" / "batches" / "batch-00000" / "explanations"
-    deadline = time.monotonic() + 60
-    while not list(shard.glob("explanations-*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    shards = "*/batch-00000/explanations/explanations-*.parquet"
+    killed(shards, 1, ["scan", str(tmp_path / "p"), *options])
     assert rows(tmp_path / "p") == [], "killed before its batch was whole"
     again = subprocess.run([*COMMAND, str(tmp_path / "p"), *options], capture_output=True)
     assert again.returncode == 0 and rows(tmp_path / "p") == rows(tmp_path / "whole")

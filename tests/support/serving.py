@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -114,13 +115,54 @@ def meta_for(role: str, target: Target) -> NlaMeta:
     )
 
 
+WAIT_S = 60.0
+"""How long a test waits for what must happen; nothing depends on how soon it does."""
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait for what other threads bring about."""
+    deadline = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
+
+
+class Gate:
+    """Stands in front of each step of a `ScriptedEngine`: open, or counting steps.
+
+    A test that needs a busy server closes it, looks at what it came for, and opens it again.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._allowed = math.inf
+
+    def let(self, steps: float) -> None:
+        """Allow so many steps and no more: 0 closes the gate, `math.inf` opens it."""
+        with self._changed:
+            self._allowed = steps
+            self._changed.notify_all()
+
+    def open(self) -> None:
+        """Let everything through."""
+        self.let(math.inf)
+
+    def enter(self) -> None:
+        """Wait for a step to be allowed, and take it."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._allowed >= 1, WAIT_S), "never opened"
+            self._allowed -= 1
+
+
 class ScriptedEngine:
     """Says `words(row)`, one word a step; the activation at token p is `activation(p)`.
 
     Attributes:
+        gate: what each step waits at.
+        num_steps: steps that were taken.
         step_s: how long a step takes.
         refused: explanations that cannot be scored.
-        broken: True makes the next step fail, as running out of memory would.
+        breaks_at: numbers of steps that fail, as running out of memory would.
         poison: a step that writes such words fails, whoever is in the batch.
         most_rows: the most rows that were written side by side.
     """
@@ -132,9 +174,11 @@ class ScriptedEngine:
         rebuilt: Sequence[float] = (3.0, 4.0, *[0.0] * (D_MODEL - 2)),
     ) -> None:
         self.words, self.activation, self.rebuilt = words, activation, rebuilt
+        self.gate = Gate()
+        self.num_steps = 0
         self.step_s = 0.0
         self.refused: set[str] = set()
-        self.broken = False
+        self.breaks_at: set[int] = set()
         self.poison: set[str] = set()
         self.most_rows = 0
         self.extracted: list[list[int]] = []
@@ -176,9 +220,10 @@ class ScriptedSession:
         self.engine.most_rows = max(self.engine.most_rows, len(self.rows))
 
     def step(self) -> None:
+        self.engine.gate.enter()
         time.sleep(self.engine.step_s)
-        if self.engine.broken:
-            self.engine.broken = False
+        self.engine.num_steps += 1
+        if self.engine.num_steps in self.engine.breaks_at:
             raise RuntimeError("out of memory")
         if self.engine.poison & {self.engine.words(row) for row in self.rows if len(row.ids) > 1}:
             raise IndexError("index 9 is out of range")
@@ -247,7 +292,7 @@ class Served(NamedTuple):
 
     def connect(self) -> socket.socket:
         """A connection on which nothing was said."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=WAIT_S)
 
 
 def closed(engine: LocalEngine, row: Row) -> Completion:

@@ -15,10 +15,16 @@ from typing import Any
 
 GOOD = "<explanation>\nA story about a cat.\n\nEnds in a comma; a verb follows.\n</explanation>"
 READ, WRITTEN = 100, 20
+WAIT_S = 60
 
 
 class TeacherServer(ThreadingHTTPServer):
-    """`troubles` are taken one a request, in order: a status, or a word `_Handler` knows."""
+    """`troubles` are taken one a request, in order: a status, or a word `_Handler` knows.
+
+    Attributes:
+        crowd: so many questions are waited for before any of them is answered.
+        pause_at: once so many are paid, nothing is answered until `resume` is set.
+    """
 
     daemon_threads = True
 
@@ -30,6 +36,8 @@ class TeacherServer(ThreadingHTTPServer):
         self.batches: dict[str, Any] = {}
         self.paid = self.batch_posts = 0
         self.most_at_once = self.at_once = 0
+        self.crowd: threading.Barrier | None = None
+        self.pause_at, self.resume = 10**9, threading.Event()
         self.lock = threading.Lock()
 
     @property
@@ -66,10 +74,18 @@ class _Handler(BaseHTTPRequestHandler):
         elif trouble == "cut":
             self._send(200, '{"content"', {"Content-Length": "5000"})
         elif trouble == "slow":
-            time.sleep(0.6)
-        else:
-            time.sleep(0.01)
+            self._wait_until_asked_again()
+        elif self.server.crowd is not None:
+            self.server.crowd.wait(WAIT_S)
+        elif self.server.paid >= self.server.pause_at:
+            self.server.resume.wait(WAIT_S)
         return trouble not in (None, "slow")
+
+    def _wait_until_asked_again(self) -> None:
+        """Leave a question unanswered until its patience has ended."""
+        so_far, end = len(self.server.headers_seen), time.monotonic() + WAIT_S
+        while len(self.server.headers_seen) == so_far and time.monotonic() < end:
+            time.sleep(0.005)
 
     def _answer(self, body: Any) -> None:
         with self.server.lock:
@@ -81,7 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.paid += len(body["requests"])
             self._send(200, json.dumps({"id": name, "processing_status": "in_progress"}))
             return
-        self.server.paid += 1
+        with self.server.lock:
+            self.server.paid += 1
         self._send(200, json.dumps(self._reply()))
 
     def _reply(self) -> Any:

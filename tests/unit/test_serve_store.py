@@ -7,11 +7,10 @@ import shutil
 import sqlite3
 import stat
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.serving import ScriptedEngine, client_for, scripted_nla
+from support.serving import WAIT_S, ScriptedEngine, client_for, scripted_nla, until
 
 from nlakit.errors import CheckpointError
 from nlakit.serve.store import DATABASE_NAME, ReadingStore, match_expression, strings_of
@@ -154,23 +153,42 @@ def test_a_file_removed_while_it_is_written_acknowledges_nothing(tmp_path):
     store.close()
 
 
-def test_a_locked_file_holds_up_neither_prompts_nor_many_saves(tmp_path):
+@pytest.fixture
+def locked(tmp_path, monkeypatch):
+    """A client of a server whose file another process writes, and that process."""
+    monkeypatch.setattr("nlakit.serve.store.BUSY_S", 0.05)
     with client_for(scripted_nla(ScriptedEngine()), tmp_path) as client:
         blocker = sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")
-        started = time.monotonic()
-        body = {"title": "a", "reading": {}}
-        with ThreadPoolExecutor(24) as pool:
-            saves = [pool.submit(client.post, "/v1/readings", json=body) for _ in range(20)]
-            time.sleep(0.2)
-            asked = time.monotonic()
-            assert client.post("/tokenize", json={"text": "a"}).status_code == 200
-            assert time.monotonic() - asked < 1.5
-            refused = [save.result() for save in saves]
-        assert time.monotonic() - started < 8
-        assert {each.status_code for each in refused} == {503, 429}
-        assert all(int(each.headers["Retry-After"]) > 0 for each in refused)
-        blocker.execute("ROLLBACK")
+        yield client, blocker
         blocker.close()
-        assert client.post("/v1/readings", json=body).status_code == 201
-        assert client.get("/v1/readings").json()["total"] == 1
+
+
+def test_a_locked_file_does_not_hold_up_prompts(locked, monkeypatch):
+    client, blocker = locked
+    monkeypatch.setattr("nlakit.serve.service.STORAGE_S", WAIT_S)
+    gate, add = threading.Event(), ReadingStore.add
+    monkeypatch.setattr(ReadingStore, "add", lambda *args: gate.wait(WAIT_S) and add(*args))
+    body = {"title": "a", "reading": {}}
+    with ThreadPoolExecutor(8) as pool:
+        saves = [pool.submit(client.post, "/v1/readings", json=body) for _ in range(8)]
+        until(lambda: len(client.app.state.service.storage._turns) == 7)
+        assert client.post("/tokenize", json={"text": "a"}).status_code == 200
+        assert not any(save.done() for save in saves)
+        blocker.execute("ROLLBACK")
+        gate.set()
+        assert {save.result().status_code for save in saves} == {201}
+
+
+def test_who_saves_into_a_locked_file_is_told_so_and_nothing_is_saved(locked, monkeypatch):
+    client, blocker = locked
+    monkeypatch.setattr("nlakit.serve.service.STORAGE_S", 0.2)
+    body = {"title": "a", "reading": {}}
+    with ThreadPoolExecutor(24) as pool:
+        refused = list(pool.map(lambda _: client.post("/v1/readings", json=body), range(20)))
+        assert {each.status_code for each in refused} <= {503, 429}
+        assert all(int(each.headers["Retry-After"]) > 0 for each in refused)
+    blocker.execute("ROLLBACK")
+    monkeypatch.undo()
+    assert client.post("/v1/readings", json=body).status_code == 201
+    assert client.get("/v1/readings").json()["total"] == 1

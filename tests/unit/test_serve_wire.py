@@ -83,14 +83,6 @@ def near(value):
     return pytest.approx(value, abs=1e-6)
 
 
-@pytest.fixture
-def slowly(engine):
-    """Steps take long enough for words to be seen before they are finished."""
-    engine.step_s = 0.02
-    yield
-    engine.step_s = 0.0
-
-
 # -- GET / -----------------------------------------------------------------------------------------
 def test_status_has_every_field(client):
     found = client.get("/").json()
@@ -313,7 +305,7 @@ def test_explain_max_new_tokens_cuts(tmp_path):
             assert found["description"] == str(asked)
 
 
-def test_explain_stream(client, slowly):
+def test_explain_stream(client):
     body = {"text": TEXT, "positions": [2, 0], "stream": True}
     head, *rest = frames_of(client.post("/explain", json=body))
     total = num_tokens(client, text=TEXT)
@@ -326,7 +318,7 @@ def test_explain_stream(client, slowly):
     assert {each["position"] for each in finals} == {0, 2}
 
 
-def test_the_last_progress_frame_holds_all_words(client, slowly):
+def test_the_last_progress_frame_holds_all_words(client):
     for path, body in (
         ("/explain", {"text": TEXT, "positions": [2, 0]}),
         ("/describe", {"activations": [VECTOR, VECTOR]}),
@@ -368,7 +360,7 @@ def test_describe(client):
     }
 
 
-def test_describe_stream_has_an_index(client, slowly):
+def test_describe_stream_has_an_index(client):
     body = {"activations": [VECTOR, VECTOR], "stream": True}
     found = frames_of(client.post("/describe", json=body))
     progress = [each for each in found if each.get("done") is False]

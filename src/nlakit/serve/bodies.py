@@ -184,6 +184,10 @@ class JsonBody(Generic[ModelT]):
             raise RequestValidationError([_problem("too_long", "Too many arrays and objects")])
         if raw.count(b",") > self.values(d_model):
             raise RequestValidationError([_problem("too_long", "Too many values")])
+        return self.record(raw)
+
+    def record(self, raw: bytes) -> ModelT:
+        """The record, however large. Raises `RequestValidationError`."""
         try:
             return self.model.model_validate_json(raw or b"null")
         except pydantic.ValidationError as error:
