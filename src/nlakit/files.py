@@ -28,19 +28,29 @@ def read_small_text(
     """
     path = Path(path)
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise error_type(f"{path} is not a file but a device, pipe or directory.")
-        if found.st_size > max_bytes:
-            raise error_type(
-                f"{path} has {found.st_size:,} bytes; at most {max_bytes:,} are read of such a "
-                "file. Is it the right one?"
-            )
+        check_file(path, error_type, max_bytes)
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise error_type(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise error_type(f"{path} is not text in UTF-8: {error}.") from error
+
+
+def check_file(path: Path, error_type: type[UserError], max_bytes: int = MAX_BYTES) -> None:
+    """Whether a file that another library opens has an end.
+
+    Raises:
+        UserError: of `error_type`; it is a device, pipe or directory, or too large.
+        OSError: there is none.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise error_type(f"{path} is not a file but a device, pipe or directory.")
+    if found.st_size > max_bytes:
+        raise error_type(
+            f"{path} has {found.st_size:,} bytes; at most {max_bytes:,} are read of such a "
+            "file. Is it the right one?"
+        )
 
 
 def read_json_object(

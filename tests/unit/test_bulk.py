@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,20 @@ def test_sources_read_only_what_is_asked_of_either_file(tmp_path):
         assert found.dtype == torch.float32 and torch.equal(found, VECTORS[3:5])
 
 
+def npz(path: Path) -> None:
+    """An archive of arrays under another name."""
+    with path.open("wb") as file:
+        np.savez(file, a=VECTORS.numpy())
+
+
 @pytest.mark.parametrize(
     ("name", "write", "found"),
     [
         ("a.npy", lambda path: path.write_bytes(b"x"), "not an .npy file"),
+        ("a.npy", npz, "not an .npy file"),
+        ("a.npy", lambda path: os.mkfifo(path), "found nothing"),
+        ("a.npy", lambda path: path.symlink_to("/dev/zero"), "found nothing"),
+        ("a.safetensors", lambda path: os.mkfifo(path), "found nothing"),
         ("a.npy", lambda path: np.save(path, np.zeros(3)), r"found the shape \(3,\)"),
         ("a.npy", lambda path: np.save(path, np.zeros((2, 2), int)), "int64"),
         ("a.npy", lambda path: np.save(path, np.zeros((0, 2))), "no vectors"),

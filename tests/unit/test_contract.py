@@ -503,3 +503,17 @@ def test_a_pipe_or_a_device_is_no_contract(tmp_path):
     os.mkfifo(tmp_path / META_NAME)
     with pytest.raises(ContractError, match="pipe"):
         read_meta(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "steps"),
+        ("{{ raise_exception('no') }}", "TemplateError: no"),
+    ],
+)
+def test_a_chat_template_that_fails_or_does_not_end_is_named(template, found):
+    broken = copy.deepcopy(tokenizer())
+    broken.chat_template = template
+    error = refusal(contract.render_av, NlaMeta.model_validate(good_raw()), broken)
+    assert error.field == "tokenizer.chat_template" and found in str(error)

@@ -6,6 +6,7 @@ import copy
 import gzip
 import json
 import lzma
+import os
 import sys
 from types import SimpleNamespace
 
@@ -94,6 +95,17 @@ def test_missing_corpora_and_extras_are_named(tmp_path):
     except ImportError:
         with pytest.raises(MissingExtraError, match=r"nlakit\[datasets\]"):
             list(Corpus("hf:somebody/something"))
+
+
+def test_links_to_devices_and_pipes_are_no_files_of_a_folder(tmp_path):
+    (tmp_path / "good.txt").write_text(TEXTS[0])
+    (tmp_path / "zeros.txt").symlink_to("/dev/zero")
+    (tmp_path / "zeros.json").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert [each.text for each in Corpus(str(tmp_path))] == TEXTS[:1]
+    for name in ("zeros.txt", "zeros.json", "pipe.jsonl"):
+        with pytest.raises(InputError, match="there is nothing"):
+            list(Corpus(str(tmp_path / name)))
 
 
 EMPTY = [{"text": ""}, {"text": None}, {"text": " \n"}, {"messages": []}, {"text": None, "id": 3}]

@@ -24,6 +24,7 @@ from nlakit.contract.schema import (
     write_dataset_meta,
     write_meta,
 )
+from nlakit.contract.templates import TemplateRefusal, render_chat
 from nlakit.contract.upgrade import upgrade
 from nlakit.contract.verify import disagreements, verify
 
@@ -43,6 +44,7 @@ __all__ = [
     "PromptTemplates",
     "Role",
     "Scale",
+    "TemplateRefusal",
     "Tokens",
     "disagreements",
     "encode_ids",
@@ -53,6 +55,7 @@ __all__ = [
     "read_meta",
     "render_ar",
     "render_av",
+    "render_chat",
     "upgrade",
     "verify",
     "write_dataset_meta",

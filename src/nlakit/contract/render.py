@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nlakit.contract.encoding import encode_ids
 from nlakit.contract.schema import AR_SLOT, AV_SLOT, NlaMeta, Tokens
+from nlakit.contract.templates import TemplateRefusal, render_chat
 from nlakit.errors import ContractError
 
 if TYPE_CHECKING:
@@ -139,9 +140,14 @@ def _cut_chat(
             field="tokenizer.chat_template", found="nothing", expected="a chat template"
         )
     message = {"role": "user", "content": template.replace(AV_SLOT, injection_char)}
-    rendered: Any = tokenizer.apply_chat_template(
-        [message], add_generation_prompt=True, tokenize=False
-    )
+    try:
+        rendered = render_chat(tokenizer, [message], add_generation_prompt=True)
+    except TemplateRefusal as error:
+        found = f"one that refuses the AV's prompt: {error}"
+        expected = "a chat template that renders one user turn"
+        raise ContractError(
+            field="tokenizer.chat_template", found=found, expected=expected
+        ) from error
     return _cut_at(encode_ids(tokenizer, rendered), marker_id)
 
 

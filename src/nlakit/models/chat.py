@@ -13,9 +13,7 @@ from functools import cached_property
 from itertools import accumulate, product
 from typing import Any, NamedTuple
 
-import jinja2
-
-from nlakit.contract import encode_with_offsets
+from nlakit.contract import TemplateRefusal, encode_with_offsets, render_chat
 from nlakit.errors import InputError, UnreadableError
 from nlakit.transcript import (
     TEXT_PARTS,
@@ -31,11 +29,6 @@ from .chat_marks import Marks, plain
 from .chat_spans import Dropped, Interval, Layout, Span, lay_out, token_spans
 from .encoded import Encoded
 
-TEMPLATE_FAILURES = (
-    *(jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError),
-    *(TypeError, ValueError, AssertionError),
-)
-"""A template is a program from a checkpoint: what it raises is about the messages it was given."""
 PRIVATE_USE = range(0xE000, 0xF8FF)
 
 
@@ -153,7 +146,7 @@ class Chat:
     def _render(
         self, messages: list[dict[str, Any]], whole: bool = True, tools: bool = True
     ) -> str:
-        options: dict[str, Any] = {"tokenize": False}
+        options: dict[str, Any] = {}
         if whole:
             options["add_generation_prompt"] = self.options.add_generation_prompt
             options["continue_final_message"] = self.options.continue_final_message
@@ -162,11 +155,10 @@ class Chat:
         if tools and self.tools:
             options["tools"] = self.tools
         try:
-            return str(self.tokenizer.apply_chat_template(messages, **options))
-        except TEMPLATE_FAILURES as error:
+            return render_chat(self.tokenizer, messages, **options)
+        except TemplateRefusal as error:
             raise UnreadableError(
-                "The target's chat template refuses the messages: "
-                f"{type(error).__name__}: {self.veil.lifted(str(error))}"
+                f"The target's chat template refuses the messages: {self.veil.lifted(str(error))}"
             ) from error
 
     def _try(self, messages: list[dict[str, Any]], whole: bool) -> str | None:

@@ -25,8 +25,9 @@ from transformers.pytorch_utils import Conv1D
 
 from nlakit.card import ADAPTER_CONFIG
 from nlakit.config import write_text_atomic
+from nlakit.contract.templates import MAX_TEMPLATE_CHARS
 from nlakit.errors import CheckpointError, MissingExtraError
-from nlakit.files import read_json_object
+from nlakit.files import MAX_BYTES, check_file, read_json_object
 from nlakit.models.configs import BUILD_ERRORS, CONFIG_NAME, load_config, read_config
 from nlakit.models.endings import distinct, give_endings, read_endings, save_endings
 from nlakit.models.families import FAMILIES, WRAPPERS, Family, cut_config, family_of
@@ -55,6 +56,15 @@ from nlakit.models.weights import (
     weights_dtype,
 )
 
+TOKENIZER_FILES = {
+    "tokenizer.json": 1 << 28,
+    "tokenizer_config.json": MAX_BYTES,
+    "special_tokens_map.json": MAX_BYTES,
+    "added_tokens.json": MAX_BYTES,
+    "*.jinja": MAX_TEMPLATE_CHARS,
+    "additional_chat_templates/*.jinja": MAX_TEMPLATE_CHARS,
+}
+"""Bytes that such a file may have. The largest vocabularies take 40 MB."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of Linux's `renameat2`."""
 HEAD_NAME = "value_head.safetensors"
@@ -79,8 +89,9 @@ def load_tokenizer(directory: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         CheckpointError: there is none to read.
     """
-    if not (Path(directory) / "tokenizer_config.json").is_file():
+    if not (Path(directory) / "tokenizer_config.json").exists():
         raise CheckpointError(f"{directory} has no tokenizer_config.json. Is it complete?")
+    _check_tokenizer_files(Path(directory))
     with _TokenizerFailures(Path(directory)):
         tokenizer = AutoTokenizer.from_pretrained(
             str(directory), local_files_only=True, trust_remote_code=False
@@ -114,6 +125,16 @@ class _TokenizerFailures(AbstractContextManager[None]):
         raise CheckpointError(
             f"The tokenizer of {where} cannot be read: {error}. {advice}"
         ) from error
+
+
+def _check_tokenizer_files(directory: Path) -> None:
+    """Refuse what transformers would wait for, or read without an end."""
+    for pattern, most in TOKENIZER_FILES.items():
+        for path in directory.glob(pattern):
+            try:
+                check_file(path, CheckpointError, most)
+            except OSError as error:
+                raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def ending_ids(directory: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from nlakit.config import FrozenModel
-from nlakit.contract import NlaMeta, Role, disagreements, render_ar
+from nlakit.contract import NlaMeta, Role, disagreements, render_ar, render_chat
 from nlakit.core.fidelity import fve
 from nlakit.core.inject import check_vectors
 from nlakit.core.scale import resolve_scale
@@ -155,7 +155,7 @@ def check_template(av: Part, target: Part) -> Check:
     """The AV's chat template renders as the target's, where both have one."""
     message = [{"role": "user", "content": "Read this."}]
     found, expected = (
-        str(part.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+        render_chat(part.tokenizer, message, add_generation_prompt=True)
         if part.tokenizer.chat_template
         else None
         for part in (av, target)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nlakit.contract import render_chat
 from nlakit.data.fingerprints import edges
 from nlakit.errors import InputError
 from nlakit.models.io import ending_ids, load_backbone, load_tokenizer
@@ -124,9 +125,7 @@ class HuggingFaceTeacher:
         # One turn: not every chat template knows a system role.
         content = f"{self.task.instruction}\n\n{self.task.message(text)}"
         turn = {"role": "user", "content": content}
-        rendered = self.tokenizer.apply_chat_template(
-            [turn], tokenize=False, add_generation_prompt=True
-        )
+        rendered = render_chat(self.tokenizer, [turn], add_generation_prompt=True)
         return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
     def _answer(self, num_read: int, ids: list[int]) -> Answer:
