@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from support.chats import FOLDING, JSON_TEXT, MOVING, PLAIN, STRICT, THINKING
 from support.serving import tiny_nla, tiny_tokenizer
 
-from nlakit.contract import render_chat
 from nlakit.errors import InputError
 from nlakit.models.chat import Chat, ChatOptions, Veil
 from nlakit.models.chat_marks import common_prefix, common_suffix, looked_for
@@ -193,32 +192,6 @@ def test_tools_reach_the_template_and_it_is_told_where_they_do_not():
 def test_whatever_a_template_raises_is_about_the_messages(template):
     with pytest.raises(InputError, match="chat template refuses the messages"):
         chat(template, user("a"))
-
-
-LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}a{% endfor %}{% endfor %}"
-DOUBLES = "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}"
-
-
-@pytest.mark.parametrize(
-    ("template", "found"),
-    [
-        (LOOPS, "goes on for more than 55,"),
-        ("{% set x = 'aaaaaaaa' %}" + "{% set x = x ~ x %}" * 40 + "{{ x }}", "holds more than"),
-        (DOUBLES + "{{ n.x|length }}{% endfor %}", "holds more than"),
-        ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "RecursionError"),
-        ("a" * (2 << 20), "more than 1,048,576 characters"),
-    ],
-)
-def test_a_template_without_an_end_is_refused(template, found):
-    with pytest.raises(InputError, match=f"chat template refuses the messages: .*{found}"):
-        chat(template, user("a"))
-
-
-def test_counting_a_templates_steps_changes_nothing():
-    tokenizer = tiny_tokenizer()
-    messages = [user("a"), assistant("b" * 500)] * 30
-    expected = tokenizer.apply_chat_template(messages, tokenize=False)
-    assert render_chat(tokenizer, messages) == expected
 
 
 def test_no_template_and_no_messages_are_refused():

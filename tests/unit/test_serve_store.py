@@ -107,13 +107,14 @@ def test_nobody_else_can_read_what_was_saved(tmp_path):
     assert stat.S_IMODE((directory / DATABASE_NAME).stat().st_mode) == 0o600
 
 
-def test_two_servers_in_one_directory_save_and_delete(tmp_path):
+def test_two_servers_in_one_directory_save_and_delete(tmp_path, monkeypatch):
+    monkeypatch.setattr("nlakit.serve.store.BUSY_S", WAIT_S)
     first, second = ReadingStore(tmp_path), ReadingStore(tmp_path)
     failures: list[sqlite3.Error] = []
 
     def work(store: ReadingStore) -> None:
         try:
-            for number in range(30):
+            for number in range(15):
                 assert store.delete(store.add(f"t{number}", {}).id)
         except sqlite3.Error as error:
             failures.append(error)

@@ -13,10 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.families import make, make_multimodal
-from support.serving import tiny_tokenizer
 
 from nlakit.errors import CheckpointError
-from nlakit.models.io import load_backbone, load_tokenizer
+from nlakit.models.io import load_backbone
 from nlakit.models.weights import INDEX_NAME, WEIGHTS_NAME
 
 Tensors = dict[str, torch.Tensor]
@@ -227,27 +226,3 @@ def test_a_config_cannot_make_transformers_fetch_code(tmp_path, monkeypatch, wra
     assert not asked
     assert model.config._attn_implementation in ("sdpa", "eager")
     assert not hasattr(model.config, "auto_map")
-
-
-def sparse(path: Path) -> None:
-    """Half a gigabyte that takes no space."""
-    path.touch()
-    os.truncate(path, 1 << 29)
-
-
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
-@pytest.mark.parametrize(
-    ("spoil", "found"),
-    [
-        (os.mkfifo, "not a file"),
-        (lambda path: path.symlink_to("/dev/zero"), "not a file"),
-        (lambda path: path.symlink_to("gone"), "cannot be read|has no tokenizer_config"),
-        (sparse, "bytes; at most"),
-    ],
-)
-def test_tokenizer_files_without_an_end(tmp_path, name, spoil, found):
-    tiny_tokenizer().save_pretrained(tmp_path)
-    (tmp_path / name).unlink(missing_ok=True)
-    spoil(tmp_path / name)
-    with pytest.raises(CheckpointError, match=found):
-        load_tokenizer(tmp_path)

@@ -237,6 +237,8 @@ def _open_npy(path: Path) -> np.ndarray[Any, Any]:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} is not an .npy file of numbers: {error}") from error
+    if not isinstance(found, np.ndarray):
+        raise InputError(f"{path} is not an .npy file but an archive of them. Give one of them.")
     if found.dtype.kind != "f":
         raise InputError(f"{path} must hold floating-point numbers, found {found.dtype}.")
     return found
