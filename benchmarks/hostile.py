@@ -30,6 +30,7 @@ import httpx2
 
 from benchmarks import hostile_files
 from benchmarks.hostile_requests import Attack, attacks
+from benchmarks.serve_load import save
 from benchmarks.served import Served, serve
 
 LONGEST_S = 5.0
@@ -68,13 +69,16 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=150)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="file for the figures, written as they come")
     options = parser.parse_args()
     result: dict[str, Any] = {}
     if options.requests:
         result["requests"] = against_servers(options)
+        save(result, options.output)
     if options.files:
         result["files"] = hostile_files.run(options.files, options.seed)
     result["violations"] = violations(result)
+    save(result, options.output)
     print(json.dumps(result, indent=2))
     sys.exit(1 if result["violations"] else 0)
 

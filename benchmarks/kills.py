@@ -1,12 +1,14 @@
 """Kill extract, label, describe and train again and again: what is resumed ends as what was not.
 
-    python -m benchmarks.kills [--kills 20] [--only label] [--seconds 600]
+    python -m benchmarks.kills [--kills 20] [--only label] [--seconds 600] [--output FILE]
 
 Each verb runs once undisturbed on a tiny model made on the spot, and once killed with SIGKILL at
 moments spread at random over its own duration, `--kills` times in all; then to its end. Everything
 that it leaves must be equal byte by byte, but for the seconds in logs, report pages and locks. The
 teacher of `label` is a server on this machine that counts what it is paid for: no more may be asked
-again than was in flight. Prints one JSON object and exits with 1 where anything differs.
+again than was in flight. `saves` kills a server while three clients save readings: what it had
+acknowledged must be there. Prints one JSON object, with `--output` also added to a file, and exits
+with 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +32,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -37,13 +41,15 @@ from nlakit.core.site import Site
 from nlakit.data.locks import LOCK_NAME
 from nlakit.models.target import Target
 from nlakit.registry import bundled_path
+from nlakit.serve.store import ReadingStore
 from nlakit.storyworld.grammar import generate
 from nlakit.worlds.storyworld.target import special_ids
 
 from .checkpoints import make_tokenizer
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5-7b-lora-1gpu.toml"
-VERBS = ("extract", "label", "describe", "train")
+VERBS, SAVES = ("extract", "label", "describe", "train"), "saves"
+WRITERS, SAVING_S = 3, 4.0
 CONCURRENCY = 2
 TRAINING = (
     "target.layer=1", "target.injection_scale=5.0", "teacher.model=text", "precision=float32",
@@ -70,19 +76,84 @@ def main(arguments: Sequence[str]) -> int:
     """Returns 1 where something differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="of each verb")
-    parser.add_argument("--only", choices=VERBS)
+    parser.add_argument("--only", choices=(*VERBS, SAVES))
     parser.add_argument("--seconds", type=float, default=1800.0, help="at most, of each verb")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="file to which each result is added")
     asked = parser.parse_args(arguments)
-    verbs = [asked.only] if asked.only else list(VERBS)
+    verbs = [asked.only] if asked.only else [*VERBS, SAVES]
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name, teacher() as (url, paid):
-        make_inputs(Path(name))
-        found = {
-            verb: measure(Path(name), verb, asked.kills, asked.seconds, asked.seed, url, paid)
-            for verb in verbs
-        }
+        root = Path(name)
+        if verbs != [SAVES]:
+            make_inputs(root)
+        for verb in verbs:
+            found[verb] = (
+                measure_saves(root / SAVES, asked.kills, asked.seconds, asked.seed)
+                if verb == SAVES
+                else measure(root, verb, asked.kills, asked.seconds, asked.seed, url, paid)
+            )
+            add_to(asked.output, found)
     print(json.dumps(found, indent=2))
     return 0 if all(each["equal"] and each["paid_again_at_most"] for each in found.values()) else 1
+
+
+def add_to(output: Path | None, found: dict[str, Any]) -> None:
+    """Put results beside those of earlier runs."""
+    if output is not None:
+        before = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {}
+        order = {name: (before | found)[name] for name in (*VERBS, SAVES) if name in before | found}
+        output.write_text(json.dumps(order, indent=2) + "\n", encoding="utf-8")
+
+
+def measure_saves(data: Path, kills: int, seconds: float, seed: int) -> dict[str, Any]:
+    """A server that is killed while clients save; each time another one goes on in its place."""
+    rng, made, began = random.Random(f"{seed}/saves"), 0, time.monotonic()
+    acknowledged: dict[str, str] = {}
+    while made < kills and time.monotonic() - began < seconds:
+        with serving(data) as (process, address), ThreadPoolExecutor(WRITERS) as pool:
+            for number in range(WRITERS):
+                pool.submit(save_readings, address, f"{made} {number}", acknowledged)
+            time.sleep(rng.uniform(0.0, SAVING_S))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        made += 1
+    store = ReadingStore(data)
+    saved = {key: store.get(key) for key in acknowledged}
+    lost = sum(one is None or one.title != acknowledged[key] for key, one in saved.items())
+    store.close()
+    result = {"kills": made, "acknowledged": len(acknowledged), "lost": lost}
+    return {**result, "equal": lost == 0, "paid_again_at_most": True}
+
+
+@contextmanager
+def serving(data: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server of the bundled pair that keeps readings there, and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nlakit", "serve", "--port", "0", "--no-browser"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "NLAKIT_DATA_DIR": str(data), "HF_HUB_OFFLINE": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def save_readings(address: str, name: str, acknowledged: dict[str, str]) -> None:
+    """Save until nobody answers."""
+    for number in range(100_000):
+        reading = {"title": f"{name} {number}", "reading": {"text": "x" * 2000}}
+        try:
+            found = httpx2.post(f"{address}/v1/readings", json=reading, timeout=30)
+        except httpx2.HTTPError:
+            return
+        if found.status_code == 201:
+            acknowledged[found.json()["id"]] = reading["title"]
 
 
 def measure(

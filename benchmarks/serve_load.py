@@ -1,6 +1,6 @@
 """Load on a running server: many clients, some leaving or sending garbage, and who waits for whom.
 
-    python -m benchmarks.serve_load --nla DIR --clients 50 --seconds 60 --rounds 3
+    python -m benchmarks.serve_load --nla DIR --clients 50 --seconds 60 --rounds 3 --output FILE
 
 Starts `nlakit serve` on a free port of this machine and prints one JSON object: what a client with
 one position waits alone, beside a request of 500 positions, beside two clients that always ask for
@@ -29,6 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -91,6 +92,7 @@ def main() -> None:
         result = asyncio.run(measure(server, options))
         result["tracebacks"], result["log_bytes"] = server.tracebacks(), server.log_bytes()
     result["violations"] = violations(result)
+    save(result, options.output)
     print(json.dumps(result, indent=2))
     sys.exit(1 if result["violations"] else 0)
 
@@ -105,7 +107,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--positions", type=int, default=500, help="asked for by the large client")
     parser.add_argument("--max-new-tokens", type=int, default=40)
     parser.add_argument("--max-rows", type=int, default=64)
+    parser.add_argument("--output", type=Path, help="file for the figures, written as they come")
     return parser.parse_args()
+
+
+def save(result: dict[str, Any], output: Path | None) -> None:
+    """Keep what there is so far."""
+    if output is not None:
+        output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 async def measure(server: Served, options: argparse.Namespace) -> dict[str, Any]:
@@ -114,25 +123,25 @@ async def measure(server: Served, options: argparse.Namespace) -> dict[str, Any]
     limits = httpx2.Limits(max_connections=options.clients + 8)
     async with httpx2.AsyncClient(base_url=server.url, timeout=TIMEOUT_S, limits=limits) as http:
         alone, beside, largest = Tally(), Tally(), Tally()
+        names = ("clients", "seconds", "positions", "samples")
+        result: dict[str, Any] = {name: getattr(options, name) for name in names}
         await lonely(http, Tally(), options, 3)  # what is made at first use is no wait of anybody's
         say("alone")
         await lonely(http, alone, options, options.samples)
+        result["alone"] = waits(alone.lonely)
         say("beside a large request")
         await beside_large(http, beside, options)
+        result["beside_large"] = {**waits(beside.lonely), "large_s": round(beside.large_s[0], 3)}
         say("beside the largest requests")
         await beside_largest(http, largest, options)
-        say("under load")
-        rounds = [await one_round(http, server, options) for _ in range(options.rounds)]
-    return {
-        "clients": options.clients,
-        "seconds": options.seconds,
-        "positions": options.positions,
-        "samples": options.samples,
-        "alone": waits(alone.lonely),
-        "beside_large": {**waits(beside.lonely), "large_s": round(beside.large_s[0], 3)},
-        "beside_largest": {**waits(largest.lonely), "refused": largest.statuses[429]},
-        "rounds": rounds,
-    }
+        result["beside_largest"] = {**waits(largest.lonely), "refused": largest.statuses[429]}
+        save(result, options.output)
+        result["rounds"] = []
+        for number in range(options.rounds):
+            say(f"under load, round {number + 1}")
+            result["rounds"].append(await one_round(http, server, options))
+            save(result, options.output)
+    return result
 
 
 async def one_round(

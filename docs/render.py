@@ -29,11 +29,19 @@ from nlakit.worlds.storyworld.leaderboard import Submission
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for `benchmarks`, which is not installed
 
-from benchmarks import ablation_rows, audit_tables, compatibility, sae_tables, tables  # noqa: E402
+from benchmarks import (  # noqa: E402
+    ablation_rows,
+    attack_table,
+    audit_tables,
+    compatibility,
+    sae_tables,
+    tables,
+)
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
-TIMES = ROOT / "benchmarks" / "results" / "cpu.json"
+RESULTS = ROOT / "benchmarks" / "results"
+TIMES = RESULTS / "cpu.json"
 OUTPUT = ROOT / "docs" / "demo_output.txt"
 BUNDLED = ROOT / "src" / "nlakit" / "assets" / "storyworld"
 REPORT = BUNDLED / "report.json"
@@ -295,6 +303,10 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "audit_scan": (audit_tables.SCAN, audit_tables.scan),
     "audit_search": (audit_tables.SEARCH, audit_tables.search),
     "scale": (SCALE, tables.scale_table),
+    "attacks": (RESULTS / "attacks.json", attack_table.probes_table),
+    "mutations": (RESULTS / "attacks.json", attack_table.mutations_table),
+    "hostile": (RESULTS / "hostile.json", attack_table.hostile_table),
+    "serve_load": (RESULTS / "serve_load.json", attack_table.load_table),
     "sae_metrics": (sae_tables.REPORTS, sae_tables.metrics),
     "sae_temporal": (sae_tables.REPORTS, sae_tables.temporal),
     "sae_spliced": (sae_tables.REPORTS, sae_tables.spliced),
