@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,19 +34,30 @@ def game(text: str) -> str:
     """Success of every auditor, and what each named of each organism."""
     made = json.loads(text)
     rows = made["rows"]
-    audits = len({(row["organism"], row["seed"]) for row in rows})
+    audits = len({row["organism"] for row in rows}) * len({row["seed"] for row in rows})
+    played = Counter(row["auditor"] for row in rows)
     lines = [
-        f"{audits} audits by each auditor, of {made['explore']} chats to explore and at most "
-        f"{6 * made['confirm']} to confirm; 95 % intervals (Wilson) over audits:",
+        f"{made['explore']} chats to explore and at most {6 * made['confirm']} to confirm; 95 % "
+        f"intervals (Wilson) over audits.{_unfinished(played, audits)}",
         "",
-        "| auditor | quirk named | its condition | its behaviour | false alarms on controls |",
-        "|---|---:|---:|---:|---:|",
+        "| auditor | audits | quirk named | its condition | its behaviour | false alarms on "
+        "controls |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for each in made["auditors"]:
         names = ("success", "condition", "behaviour", "false_alarms")
         shares = [each[name] for name in names]
-        lines.append(f"| {each['auditor']} | {_joined(map(_share, shares))} |")
+        head = f"{each['auditor']} | {played[each['auditor']]} of {audits}"
+        lines.append(f"| {head} | {_joined(map(_share, shares))} |")
     return "\n".join([*lines, "", *_by_organism(rows, made["auditors"]), ""])
+
+
+def _unfinished(played: Counter[str], audits: int) -> str:
+    if all(count == audits for count in played.values()):
+        return ""
+    return (
+        " **The game is not finished**: the rows are of different audits, and must not be compared."
+    )
 
 
 def _by_organism(rows: Sequence[dict[str, Any]], auditors: Sequence[dict[str, Any]]) -> list[str]:

@@ -95,6 +95,11 @@ def test_suspects_need_two_chats_and_come_least_likely_first():
     assert found[0].p == pytest.approx(0.2)
 
 
+def test_words_of_the_condition_itself_are_an_echo():
+    conditions = [frozenset({"speaker=soldier"})] * 3 + [frozenset({"mood=calm"})] * 9
+    assert suspects(conditions, conditions) == []
+
+
 def test_a_control_succeeds_by_silence_and_counts_as_a_false_alarm_otherwise():
     truth = ("topic=3", "register=formal")
     silent = audit(FakePool(1), observer(False, 0.0), Budget(32, 4))

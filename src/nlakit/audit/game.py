@@ -124,11 +124,16 @@ def audit(pool: Pool[C], observe: Observe[C], budget: Budget) -> Named:
 def suspects(
     conditions: Sequence[frozenset[str]], behaviours: Sequence[frozenset[str]]
 ) -> list[Suspect]:
-    """The pairs that occur together in two chats or more, the least likely by chance first."""
+    """The pairs that occur together in two chats or more, the least likely by chance first.
+
+    A behaviour that its own condition shows already is an echo of the chat, and no pair.
+    """
     with_when = Counter(when for each in conditions for when in each)
     with_then = Counter(then for each in behaviours for then in each)
     rows = zip(conditions, behaviours, strict=True)
-    both = Counter((when, then) for whens, thens in rows for when in whens for then in thens)
+    both = Counter(
+        (when, then) for whens, thens in rows for when in whens for then in thens if then != when
+    )
     total = len(conditions)
     made = [
         Suspect(
