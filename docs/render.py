@@ -34,6 +34,7 @@ from benchmarks import (  # noqa: E402
     attack_table,
     audit_tables,
     compatibility,
+    mutations,
     sae_tables,
     tables,
 )
@@ -50,6 +51,7 @@ SUBMISSIONS = ROOT / "benchmarks" / "truth"
 COMPARISONS = ROOT / "benchmarks" / "results" / "compare"
 SECTIONS = ROOT / "benchmarks" / "results" / "sections"
 COMPATIBILITY = ROOT / "benchmarks" / "results" / "compatibility.json"
+MUTATIONS = ROOT / "benchmarks" / "results" / "mutations.json"
 ABLATION = ROOT / "benchmarks" / "results" / "ablation.json"
 SCALE = ROOT / "benchmarks" / "results" / "scale.json"
 
@@ -297,6 +299,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "differences": (COMPARISONS, differences),
     "ablation": (ABLATION, ablation_rows.table),
     "compatibility": (COMPATIBILITY, compatibility.table),
+    "fixes": (MUTATIONS, mutations.table),
     "audit_organisms": (audit_tables.ORGANISMS, audit_tables.organisms),
     "audit_game": (audit_tables.GAME, audit_tables.game),
     "audit_drill": (audit_tables.DRILL, audit_tables.drill),
