@@ -167,11 +167,12 @@ class Verbalizer:
             InputError: a wrong shape, not finite, or too large for the model's precision.
         """
         check_vectors(vectors_ND, self.meta.d_model)
-        scaled_ND = to_norm(vectors_ND.to(self.model.device).float(), self.injection_scale)
+        # Where the vectors are, mostly on the CPU: a check on the device would wait for it.
+        scaled_ND = to_norm(vectors_ND.float(), self.injection_scale)
         if not self.adds:
             what = f"Vectors at the injection scale {self.injection_scale}"
             check_fits(scaled_ND, self.model.dtype, what)
-        return scaled_ND
+        return scaled_ND.to(self.model.device)
 
     def logprobs(
         self, vectors_BD: Float[Tensor, "B D"], responses: Sequence[Sequence[int]]
