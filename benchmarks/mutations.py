@@ -132,11 +132,6 @@ MUTATIONS = (
         f"{CHAT}::test_thoughts_that_a_template_drops_are_told_and_those_it_keeps_are_a_section",
     ),
     Mutation(
-        "transcripts: whatever a template raises", "models/chat.py",
-        "except TEMPLATE_FAILURES as error:", "except jinja2.TemplateError as error:",
-        f"{CHAT}::test_whatever_a_template_raises_is_about_the_messages",
-    ),
-    Mutation(
         "vectors: rows of other widths and missing ones", "data/datasets.py",
         "    if len(wrong):", "    if False:", f"{VECTORS}::test_others_are_refused_with_the_row",
     ),
