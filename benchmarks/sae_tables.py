@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 RESULTS = Path(__file__).resolve().parent / "results" / "sae"
 REPORTS, BESIDE = RESULTS / "reports", RESULTS / "beside.json"
 DUAL = RESULTS / "dual"
+SPEED = RESULTS / "speed.json"
+AUTOINTERP, REAL = RESULTS / "autointerp.json", RESULTS / "smollm2.json"
+NAMED = RESULTS / "smollm2-named.json"
 CIRCUIT, SHIFT = RESULTS / "circuit.json", RESULTS / "shift.json"
 
 ORDER = ("standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka")
@@ -40,9 +44,8 @@ def temporal(text: str) -> str:
     head = "FVE | L0 | smoothness | high-level | low-level | facts, F1 ≥ 0.9 | mean F1"
     lines = [f"| | {head} |", "|---|" + "---:|" * 7]
     for name, report in reports.items():
-        keys = ("smoothness", "smoothness_high", "smoothness_low")
-        cells = [f"{report['fve']:.3f}", f"{report['l0']:.1f}"]
-        cells += ["–" if report[key] is None else f"{report[key]:.3f}" for key in keys]
+        keys = ("fve", "l0", "smoothness", "smoothness_high", "smoothness_low")
+        cells = [_with_interval(report, key, f"{key}_interval") for key in keys]
         cells += [_facts(report), f"{report['facts']['mean_f1']:.3f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
@@ -54,10 +57,10 @@ def spliced(text: str) -> str:
     lines = ["| | FVE | loss, spliced | loss, alone | KL | KL recovered |", "|---|" + "---:|" * 5]
     for name, report in reports.items():
         cells = [
-            f"{report['fve']:.3f}".replace("-", "−"),
+            _with_interval(report, "fve", "fve_interval"),
             f"{report['ce_spliced']:.4f}",
             f"{report['ce_clean']:.4f}",
-            f"{report['kl']:.4f}",
+            _with_interval(report, "kl", "kl_interval", 4),
             _with_interval(report, "kl_recovered", "kl_recovered_interval", 4),
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -107,8 +110,14 @@ def _facts(report: dict[str, Any]) -> str:
 def _with_interval(report: dict[str, Any], key: str, interval: str, digits: int = 3) -> str:
     if report[key] is None:
         return "–"
-    low, high = report[interval]
-    return f"{report[key]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    if report.get(interval) is None:
+        return f"{report[key]:.{digits}f}".replace("-", "−")
+    return _numbers(report[key], report[interval], digits)
+
+
+def _numbers(value: float, interval: Sequence[float], digits: int, times: float = 1) -> str:
+    shown, low, high = (f"{times * each:.{digits}f}" for each in (value, *interval))
+    return f"{shown} [{low}, {high}]".replace("-", "−")
 
 
 def dual(text: str) -> str:
@@ -118,19 +127,25 @@ def dual(text: str) -> str:
         "|---|---:|---:|---:|---:|",
     ]
     for report in json.loads(text):
-        numbers = [*report["mean_across"], *report["mean_within"]]
-        cells = " | ".join(f"{number:.2f}" for number in numbers)
-        lines.append(f"| {report['names'][0]} and {report['names'][1]} | {cells} |")
+        cells = [
+            _numbers(*each, 2)
+            for key in ("mean_across", "mean_within")
+            for each in zip(report[key], report[f"{key}_intervals"], strict=True)
+        ]
+        lines.append(f"| {report['names'][0]} and {report['names'][1]} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
 def circuit(text: str) -> str:
     """Faithfulness and completeness by the number of latents."""
     report = json.loads(text)
+    whole, without = (
+        _numbers(report[key], report[f"{key}_interval"], 2) for key in ("metric", "metric_without")
+    )
     lines = [
-        f"{report['behaviour']}, {report['prompts']} prompts: mean logit difference "
-        f"{report['metric']:.2f}, with every latent at its mean {report['metric_without']:.2f}. "
-        "The latents with the largest effects: "
+        f"{report['behaviour']}: latents chosen on {report['chosen_on']} prompts, measured on "
+        f"{report['prompts']} others (95 % intervals by prompt). Mean logit difference {whole}, "
+        f"with every latent at its mean {without}. The latents with the largest effects: "
         + ", ".join(_named_effect(each) for each in report["effects"][:8])
         + ".",
         "",
@@ -138,8 +153,9 @@ def circuit(text: str) -> str:
         "|---:|---:|---:|",
     ]
     for point in report["curve"]:
-        cells = [f"{point[key]:.2f}" for key in ("faithfulness", "completeness")]
-        lines.append(f"| {point['nodes']} | {' | '.join(cells)} |".replace("-", "−"))
+        keys = ("faithfulness", "completeness")
+        cells = [_with_interval(point, key, f"{key}_interval", 2) for key in keys]
+        lines.append(f"| {point['nodes']} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
@@ -149,14 +165,140 @@ def shift(text: str) -> str:
     lines = [
         f"Wanted: {report['wanted']}; spurious: {report['spurious']}; {report['marked']} of "
         f"{report['d_sae']} latents marked; {report['train_rows']:,} ambiguous and "
-        f"{report['test_rows']:,} balanced rows.",
+        f"{report['test_rows']:,} balanced rows. Accuracies in %, 95 % intervals by document.",
         "",
         "| head | wanted | spurious | worst group |",
         "|---|---:|---:|---:|",
     ]
     for each in report["lines"]:
-        numbers = [f"{100 * each[key]:.1f}" for key in ("wanted", "spurious", "worst_group")]
-        lines.append(f"| {each['name']} | {' | '.join(numbers)} |")
+        cells = [
+            _numbers(each[key], each[f"{key}_interval"], 1, times=100)
+            for key in ("wanted", "spurious", "worst_group")
+        ]
+        lines.append(f"| {each['name']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def circuit_plot(text: str) -> str:
+    """Faithfulness and completeness by the number of latents, and the largest effects, as SVG."""
+    report = json.loads(text)
+    head = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 280" font-family="sans-serif" '
+        'font-size="11" fill="#333" role="img" aria-label="faithfulness and completeness of '
+        'circuits, and the effects of latents">'
+    )
+    paper = '<rect width="760" height="280" fill="#fff"/>'
+    parts = [*_curves(report["curve"]), *_effect_bars(report["effects"][:BARS])]
+    return "\n".join([head, paper, *parts, "</svg>", ""])
+
+
+BARS = 12
+CURVES = (("faithfulness", "#2563a8"), ("completeness", "#c2410c"))
+
+
+def _curves(points: Sequence[dict[str, Any]]) -> list[str]:
+    """Points at equal distances: the numbers of latents grow about tenfold from end to end."""
+    xs = [40 + 300 * at / (len(points) - 1) for at in range(len(points))]
+    shapes = ['<path d="M40 240H340M40 60H340" stroke="#ddd"/>', _text(34, 244, "0", "end")]
+    shapes += [_text(34, 64, "1", "end"), _text(190, 272, "latents kept", "middle")]
+    shapes += [_text(x, 256, f"{p['nodes']}", "middle") for x, p in zip(xs, points, strict=True)]
+    for number, (key, color) in enumerate(CURVES):
+        ys = [240 - 180 * min(max(point[key], -0.1), 1.2) for point in points]
+        line = " ".join(f"{x:.0f},{y:.0f}" for x, y in zip(xs, ys, strict=True))
+        shapes.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2"/>')
+        shapes.append(f'<g fill="{color}">{_text(40 + 100 * number, 20, key)}</g>')
+    return shapes
+
+
+def _effect_bars(effects: Sequence[dict[str, Any]]) -> list[str]:
+    most = max(abs(each["effect"]) for each in effects)
+    shapes = [_text(400, 20, "effect of putting a latent at its mean, in logits")]
+    for row, each in enumerate(effects):
+        y, wide = 34 + 20 * row, 130 * abs(each["effect"]) / most
+        color = "#2563a8" if each["effect"] > 0 else "#c2410c"
+        shapes.append(f'<rect x="590" y="{y}" width="{wide:.0f}" height="13" fill="{color}"/>')
+        shapes.append(_text(582, y + 11, html.escape(_named_effect(each)), "end"))
+    return shapes
+
+
+def _text(x: float, y: float, words: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}">{words}</text>'
+
+
+def real(text: str) -> str:
+    """One autoencoder of a real model."""
+    report = json.loads(text)
+    zero, clean = report["ce_zero"], report["ce_clean"]
+    rows = {
+        "latents": f"{report['d_sae']:,}",
+        "FVE": _with_interval(report, "fve", "fve_interval"),
+        "L0": _with_interval(report, "l0", "l0_interval"),
+        "loss recovered": _with_interval(report, "ce_recovered", "ce_recovered_interval"),
+        "next-token loss: alone, spliced, zeros": f"{clean:.3f}, {report['ce_spliced']:.3f}, "
+        f"{zero:.3f}",
+        "KL recovered": _with_interval(report, "kl_recovered", "kl_recovered_interval"),
+        "alive on these rows": f"{report['alive']:.2f}",
+    }
+    lines = [
+        f"{report['rows']:,} tokens of {report['documents']} held-out documents, block "
+        f"{report['layer']} of {report['model']}, {report['architecture']}; 95 % intervals by "
+        "document:",
+        "",
+        "| | |",
+        "|---|---:|",
+        *(f"| {name} | {value} |" for name, value in rows.items()),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def named(text: str) -> str:
+    """Latents that a person has named from their strongest contexts."""
+    found = json.loads(text)
+    lines = [found["rule"], "", "| latent | density | name | promotes |", "|---:|---:|---|---|"]
+    for each in found["latents"]:
+        promoted = " ".join(f"`{token}`" for token in each["promotes"])
+        lines.append(
+            f"| {each['latent']} | {100 * each['density']:.2f} % | {each['name']} | {promoted} |"
+        )
+    return "\n".join([*lines, "", found["unnamed"], ""])
+
+
+def autointerp(text: str) -> str:
+    """Detection and fuzzing, beside explanations of other latents."""
+    report = json.loads(text)
+    lines = [
+        f"{report['explained']} latents of {report['sae']}, explained by {report['explainer']}, "
+        "balanced accuracy with 95 % intervals by latent:",
+        "",
+        "| explanation | detection | fuzzing |",
+        "|---|---:|---:|",
+    ]
+    for name, prefix in (("its own", ""), ("*another latent's*", "foreign_")):
+        keys = (f"{prefix}detection", f"{prefix}fuzzing")
+        cells = [_with_interval(report, key, f"{key}_interval") for key in keys]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    good = sum(each["detection"] >= GOOD for each in report["latents"])
+    lines += ["", f"{good} of them have an explanation that detects them with {GOOD} or more."]
+    return "\n".join([*lines, ""])
+
+
+GOOD = 0.9
+
+
+def speed(text: str) -> str:
+    """Training steps of other libraries, as ratios of processor time."""
+    lines = [
+        "| shape | rows per processor second | against SAELens | against sparsify |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, found in json.loads(text).items():
+        shape = found["shape"]
+        cells = [f"{found['sides']['ours']['cpu_rate']:,.0f}"]
+        for key in ("saelens", "sparsify"):
+            each = found["ratios"][key]
+            cells.append(_numbers(each["median"], (each["low"], each["high"]), 2))
+        told = f"{name}: {shape['d_in']} × {shape['d_sae']}, k = {shape['k']}"
+        lines.append(f"| {told}, batch {shape['batch']:,} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 

@@ -10,7 +10,7 @@ import torch
 from nlakit.core.circuits import faithfulness, node_effects
 from nlakit.errors import InputError
 from nlakit.sae.autoencoder import SparseAutoencoder
-from nlakit.sae.circuit import Prompt, circuit
+from nlakit.sae.circuit import Prompt, _effects, _Measured, circuit
 from nlakit.sae.config import SaeConfig
 from nlakit.sae.extraction import read_activations
 from nlakit.worlds.storyworld.sae import StoryworldTexts
@@ -58,7 +58,8 @@ def test_all_latents_are_faithful_and_none_is_not(tiny_target):
     passages = list(islice(StoryworldTexts(5).passages(tiny_target, "heldout"), 6))
     prompts = [Prompt(each, wrong=7) for each in passages]
     reference = read_activations(tiny_target, passages)
-    found = circuit(parts(16), tiny_target, prompts, reference, name="x", behaviour="next token")
+    about = {"name": "x", "behaviour": "next token"}
+    found = circuit(parts(16), tiny_target, prompts, prompts, reference, **about)
     first, last = found.curve[0], found.curve[-1]
     assert (first.nodes, last.nodes) == (0, 32)
     assert first.faithfulness == pytest.approx(0, abs=1e-5)
@@ -68,5 +69,18 @@ def test_all_latents_are_faithful_and_none_is_not(tiny_target):
     assert found.error_effect == pytest.approx(0, abs=1e-4)
     total = sum(each.effect for each in found.effects)
     assert total == pytest.approx(found.metric_without - found.metric, rel=0.05)
-    with pytest.raises(InputError, match="no prompt"):
-        circuit(parts(16), tiny_target, [], reference, name="x", behaviour="y")
+    for each in found.effects:
+        assert each.interval.low <= each.effect <= each.interval.high
+    with pytest.raises(InputError, match="6 prompts to choose latents on and 1 to measure"):
+        circuit(parts(16), tiny_target, prompts, prompts[:1], reference, **about)
+
+
+def test_a_prompts_effect_is_its_own(tiny_target):
+    """By prompt, effects add up to what ablation does to that prompt, not to the mean of all."""
+    passages = list(islice(StoryworldTexts(5).passages(tiny_target, "heldout"), 4))
+    prompts = [Prompt(each, wrong=7) for each in passages]
+    reference = read_activations(tiny_target, passages)
+    effects_BM, _ = _effects(parts(16), tiny_target, prompts, reference, steps=10)
+    measured = _Measured(parts(16), tiny_target, prompts, reference)
+    expected_B = measured.empty_B - measured.whole_B
+    assert effects_BM.sum(1).tolist() == pytest.approx(expected_B.tolist(), rel=0.1, abs=0.02)

@@ -2,13 +2,14 @@
 
 A behaviour is a set of prompts, each with the token that is right and one that is wrong; the metric
 is the difference of their logits. Nodes are the latents of an autoencoder at one site, and its
-error; what is left out of a circuit is put at its mean over reference texts. Edges between sites
-are not computed.
+error; what is left out of a circuit is put at its mean over reference texts. Latents are chosen by
+their effects on some prompts, and circuits are measured on others. Edges between sites are not
+computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from nlakit.config import FrozenModel
 from nlakit.core.circuits import faithfulness, node_effects
 from nlakit.errors import InputError
+from nlakit.evals.bootstrap import Interval, ratio_interval
 from nlakit.models.target import Target
 
 from .autoencoder import SparseAutoencoder
@@ -44,8 +46,10 @@ class CircuitPoint(FrozenModel):
     nodes: int
     faithfulness: float | None
     """All other latents at their means, the error as it is."""
+    faithfulness_interval: Interval | None
     completeness: float | None
     """The same of everything but the circuit."""
+    completeness_interval: Interval | None
 
 
 class Effect(FrozenModel):
@@ -53,21 +57,27 @@ class Effect(FrozenModel):
 
     latent: int
     effect: float
+    interval: Interval
     label: str | None = None
 
 
 class CircuitReport(FrozenModel):
-    """A behaviour at one site."""
+    """A behaviour at one site. Intervals are 95 %, by prompt."""
 
     schema_version: Literal[1] = 1
     kind: Literal["sae_circuit"] = "sae_circuit"
     sae: str
     behaviour: str
+    chosen_on: int
+    """Prompts whose effects say which latents are in a circuit."""
     prompts: int
+    """Other prompts, which everything but the effects is measured on."""
     metric: float
     """Mean logit difference of the model."""
+    metric_interval: Interval
     metric_without: float
     """With every latent at its mean, the error kept."""
+    metric_without_interval: Interval
     error_effect: float
     """Of putting the error at its mean."""
     effects: tuple[Effect, ...]
@@ -77,70 +87,142 @@ class CircuitReport(FrozenModel):
 
 @dataclass(frozen=True)
 class _Nodes:
-    """Clean values at the read positions of all prompts, and the means."""
+    """Clean values at the read positions of all prompts, and what takes their place."""
 
     latents_NM: Tensor
     error_ND: Tensor
-    mean_M: Tensor
-    mean_error_D: Tensor
+    patch: tuple[Tensor, Tensor]
 
 
 def circuit(
     sae: SparseAutoencoder,
     target: Target,
+    chosen_on: Sequence[Prompt],
     prompts: Sequence[Prompt],
     reference_ND: Tensor,
     *,
     name: str,
     behaviour: str,
+    labels: Mapping[int, str] | None = None,
     shown: int = 40,
     steps: int = 10,
 ) -> CircuitReport:
     """Find the latents that a behaviour depends on, and how few of them do.
 
     Args:
+        chosen_on: prompts whose effects order the latents.
+        prompts: those that the circuits of the first so many latents are measured on.
         reference_ND: raw activations of the site, from which the means are taken.
 
     Raises:
-        InputError: no prompt, or an autoencoder of another site.
+        InputError: fewer than two prompts of a kind, or an autoencoder of another site.
     """
     check_fits(sae, target)
-    if not prompts:
-        raise InputError("There is no prompt to find a circuit for.")
+    if min(len(chosen_on), len(prompts)) < 2:
+        raise InputError(
+            f"There are {len(chosen_on)} prompts to choose latents on and {len(prompts)} to "
+            "measure circuits on; two of each are needed."
+        )
     target.model.requires_grad_(False)
-    metric = _Metric(sae, target, prompts)
-    nodes = _nodes(sae, metric.activations(), reference_ND)
-    patch = [nodes.mean_M.expand_as(nodes.latents_NM), nodes.mean_error_D.expand_as(nodes.error_ND)]
-    clean = [nodes.latents_NM, nodes.error_ND]
-    by_latent, by_error = node_effects(metric, clean, patch, steps)
-    effects_M = by_latent.sum(0)
-    order = effects_M.abs().argsort(descending=True)
-    whole, empty = metric.mean(clean), metric.mean([patch[0], nodes.error_ND])
-
-    def kept(chosen: Tensor) -> float:
-        mask_M = torch.zeros(len(effects_M), dtype=torch.bool)
-        mask_M[chosen] = True
-        latents_NM = torch.where(mask_M, nodes.latents_NM, patch[0])
-        return metric.mean([latents_NM, nodes.error_ND])
-
+    effects_BM, error_effect = _effects(sae, target, chosen_on, reference_ND, steps)
+    order = effects_BM.mean(0).abs().argsort(descending=True)
+    measured = _Measured(sae, target, prompts, reference_ND)
     sizes = [size for size in SIZES if size < len(order)] + [len(order)]
     return CircuitReport(
         sae=name,
         behaviour=behaviour,
+        chosen_on=len(chosen_on),
         prompts=len(prompts),
-        metric=whole,
-        metric_without=empty,
-        error_effect=by_error.sum().item(),
-        effects=tuple(Effect(latent=i, effect=effects_M[i].item()) for i in order[:shown].tolist()),
-        curve=tuple(
-            CircuitPoint(
-                nodes=size,
-                faithfulness=faithfulness(kept(order[:size]), empty, whole),
-                completeness=faithfulness(kept(order[size:]), empty, whole),
-            )
-            for size in sizes
-        ),
+        metric=measured.whole_B.mean().item(),
+        metric_interval=_interval(measured.whole_B),
+        metric_without=measured.empty_B.mean().item(),
+        metric_without_interval=_interval(measured.empty_B),
+        error_effect=error_effect,
+        effects=tuple(_effect(effects_BM, i, labels or {}) for i in order[:shown].tolist()),
+        curve=tuple(_point(measured, order, size) for size in sizes),
     )
+
+
+def _effects(
+    sae: SparseAutoencoder,
+    target: Target,
+    prompts: Sequence[Prompt],
+    reference_ND: Tensor,
+    steps: int,
+) -> tuple[Tensor, float]:
+    """Effect B x M of each latent on each prompt's metric, and the error's on the mean."""
+    metric = _Metric(sae, target, prompts)
+    nodes = _nodes(sae, metric.activations(), reference_ND)
+    clean = [nodes.latents_NM, nodes.error_ND]
+    # The metric is a mean, so a prompt's rows have its effect over the number of prompts.
+    by_latent_NM, by_error_ND = node_effects(metric, clean, nodes.patch, steps)
+    effects_BM = torch.zeros(len(prompts), by_latent_NM.shape[1])
+    effects_BM.index_add_(0, metric.prompt_N, by_latent_NM.cpu() * len(prompts))
+    return effects_BM, by_error_ND.sum().item()
+
+
+def _effect(effects_BM: Tensor, latent: int, labels: Mapping[int, str]) -> Effect:
+    effect_B = effects_BM[:, latent]
+    return Effect(
+        latent=latent,
+        effect=effect_B.mean().item(),
+        interval=_interval(effect_B),
+        label=labels.get(latent),
+    )
+
+
+class _Measured:
+    """Circuits of one behaviour: the metric of each prompt with some latents kept."""
+
+    def __init__(
+        self,
+        sae: SparseAutoencoder,
+        target: Target,
+        prompts: Sequence[Prompt],
+        reference_ND: Tensor,
+    ) -> None:
+        self.metric = _Metric(sae, target, prompts)
+        self.nodes = _nodes(sae, self.metric.activations(), reference_ND)
+        everything = torch.arange(sae.config.d_sae)
+        self.whole_B, self.empty_B = self.kept(everything), self.kept(everything[:0])
+
+    @torch.no_grad()
+    def kept(self, chosen: Tensor) -> Tensor:
+        """The metric of each prompt, all latents but the chosen ones at their means."""
+        mask_M = torch.zeros(self.nodes.latents_NM.shape[1], dtype=torch.bool)
+        mask_M[chosen] = True
+        mask_M = mask_M.to(self.nodes.latents_NM.device)
+        latents_NM = torch.where(mask_M, self.nodes.latents_NM, self.nodes.patch[0])
+        return self.metric.by_prompt([latents_NM, self.nodes.error_ND]).cpu()
+
+    def faithfulness(self, chosen: Tensor) -> tuple[float | None, Interval | None]:
+        """Of the circuit of some latents, with its interval."""
+        done_B = self.kept(chosen)
+        means = (each.mean().item() for each in (done_B, self.empty_B, self.whole_B))
+        found = faithfulness(*means)
+        if found is None:
+            return None, None
+        whole_B = self.whole_B - self.empty_B
+        return found, ratio_interval(done_B - self.empty_B, whole_B, _names(whole_B))
+
+
+def _point(measured: _Measured, order: Tensor, size: int) -> CircuitPoint:
+    faithful, complete = (measured.faithfulness(each) for each in (order[:size], order[size:]))
+    return CircuitPoint(
+        nodes=size,
+        faithfulness=faithful[0],
+        faithfulness_interval=faithful[1],
+        completeness=complete[0],
+        completeness_interval=complete[1],
+    )
+
+
+def _interval(value_B: Tensor) -> Interval:
+    return ratio_interval(value_B, torch.ones_like(value_B), _names(value_B))
+
+
+def _names(value_B: Tensor) -> list[str]:
+    return [str(number) for number in range(len(value_B))]
 
 
 class _Metric:
@@ -154,6 +236,7 @@ class _Metric:
         self.last = counts.cumsum(0) - 1
         self.right = torch.tensor([each.encoded.ids[-1] for each in passages])
         self.wrong = torch.tensor([each.wrong for each in prompts])
+        self.prompt_N = self.texts.read_BT.nonzero()[:, 0].cpu()
 
     @torch.no_grad()
     def activations(self) -> Tensor:
@@ -161,24 +244,21 @@ class _Metric:
         return run_target(self.target, self.texts).blocks[0][self.texts.read_BT].float()
 
     def __call__(self, nodes: Sequence[Tensor]) -> Tensor:
+        return self.by_prompt(nodes).mean()
+
+    def by_prompt(self, nodes: Sequence[Tensor]) -> Tensor:
+        """The difference of logits of each prompt."""
         latents_NM, error_ND = nodes
         changed_ND = self.sae.decode(latents_NM) + error_ND
         found = run_target(self.target, self.texts, lambda _: changed_ND)
         logits_BV = found.logits_SV[self.last]
         rows = torch.arange(len(self.last))
-        return (logits_BV[rows, self.right] - logits_BV[rows, self.wrong]).mean()
-
-    @torch.no_grad()
-    def mean(self, nodes: Sequence[Tensor]) -> float:
-        """The metric without gradients."""
-        return self(nodes).item()
+        return logits_BV[rows, self.right] - logits_BV[rows, self.wrong]
 
 
 def _nodes(sae: SparseAutoencoder, x_ND: Tensor, reference_ND: Tensor) -> _Nodes:
-    latents_NM, reference_NM = sae.encode(x_ND), sae.encode(reference_ND)
-    return _Nodes(
-        latents_NM,
-        x_ND - sae.decode(latents_NM),
-        reference_NM.mean(0),
-        (reference_ND - sae.decode(reference_NM)).mean(0),
-    )
+    latents_NM, reference_NM = sae.encode(x_ND), sae.encode(reference_ND.to(x_ND.device))
+    error_ND = x_ND - sae.decode(latents_NM)
+    mean_error_D = (reference_ND.to(x_ND.device) - sae.decode(reference_NM)).mean(0)
+    patch = (reference_NM.mean(0).expand_as(latents_NM), mean_error_D.expand_as(error_ND))
+    return _Nodes(latents_NM, error_ND, patch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from nlakit.config import FrozenModel
 from nlakit.core.saes.metrics import max_cosines
-from nlakit.errors import InputError, MissingExtraError
+from nlakit.errors import CheckpointError, InputError, MissingExtraError
+from nlakit.evals.bootstrap import Interval, ratio_interval
 
 from .autoencoder import SparseAutoencoder
 
@@ -49,7 +51,10 @@ class DualMap(FrozenModel):
     within: tuple[tuple[int, ...], tuple[int, ...]]
     """The same with the other latents of their own."""
     mean_across: tuple[float, float]
+    """With 95 % intervals, by latent."""
+    mean_across_intervals: tuple[Interval, Interval]
     mean_within: tuple[float, float]
+    mean_within_intervals: tuple[Interval, Interval]
     points: tuple[MapPoint, ...]
     note: str = "UMAP is no metric: distances between clusters, and their densities, mean nothing."
 
@@ -96,7 +101,9 @@ def dual_map(
         across=(_bars(across[0]), _bars(across[1])),
         within=(_bars(inside[0]), _bars(inside[1])),
         mean_across=(across[0].mean().item(), across[1].mean().item()),
+        mean_across_intervals=(_interval(across[0]), _interval(across[1])),
         mean_within=(inside[0].mean().item(), inside[1].mean().item()),
+        mean_within_intervals=(_interval(inside[0]), _interval(inside[1])),
         points=tuple(points),
     )
 
@@ -114,6 +121,19 @@ def _fit(directions_ND: Float[Tensor, "N D"], seed: int) -> Tensor:
 
 def _bars(cosine_M: Tensor) -> tuple[int, ...]:
     return tuple(int(count) for count in cosine_M.clamp(0, 1).histc(NUM_BARS, 0, 1).tolist())
+
+
+def _interval(cosine_M: Tensor) -> Interval:
+    latents = [str(number) for number in range(len(cosine_M))]
+    return ratio_interval(cosine_M, torch.ones_like(cosine_M), latents)
+
+
+def read_dual_map(path: Path) -> DualMap:
+    """A map from its file. Raises `CheckpointError`."""
+    try:
+        return DualMap.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is no map of two dictionaries: {error}.") from error
 
 
 def plot(found: DualMap, size: int = 360) -> str:

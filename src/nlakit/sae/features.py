@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from nlakit.config import FrozenModel
-from nlakit.errors import InputError
 from nlakit.models.target import Encoded, Target
 
 from .autoencoder import SparseAutoencoder
-from .measure import check_fits
+from .measure import check_fits, check_latents
 
 
 class ActiveLatent(FrozenModel):
@@ -71,9 +70,7 @@ def features_of(
         InputError: an autoencoder of another site, a position outside the text, no such latent.
     """
     check_fits(sae, target)
-    bad = [each for each in latents if not 0 <= each < sae.config.d_sae]
-    if bad:
-        raise InputError(f"Latent {bad[0]} was asked for; there are 0 to {sae.config.d_sae - 1}.")
+    check_latents(sae, latents)
     places = _readable(encoded) if positions is None else list(positions)
     x_PD = target.activations([encoded.ids], [places])[0].to(sae.device)
     latents_PM = sae.encode(x_PD)

@@ -26,6 +26,8 @@ from .splice import PaddedTexts, next_tokens, padded, run_target, scored_rows
 from .texts import Passage, TextSource
 
 PASSAGES_PER_PASS = 32
+LOGITS_PER_PASS = 100_000_000
+"""About 400 MB of logits, three times: a pass of a model with many tokens has fewer passages."""
 DENSITY_EDGES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 Progress = Callable[[int, int], None]
@@ -64,6 +66,7 @@ class SaeReport(FrozenModel):
     ce_recovered_interval: Interval | None
     kl: float
     """KL(clean ‖ spliced) per token."""
+    kl_interval: Interval
     kl_recovered: float | None
     """(KL of zeros - KL spliced) / KL of zeros."""
     kl_recovered_interval: Interval | None
@@ -73,9 +76,13 @@ class SaeReport(FrozenModel):
     """Latents by the share of rows on which they are active: from (not) 0 to the next edge."""
     smoothness: float
     """Mean over texts and active latents of the largest change over the distance moved."""
+    smoothness_interval: Interval | None
+    """None: too few texts have a value; so of the next ones."""
     smoothness_high: float | None = None
     """The same of the high-level latents of a temporal one, and of the others."""
+    smoothness_high_interval: Interval | None = None
     smoothness_low: float | None = None
+    smoothness_low_interval: Interval | None = None
     facts: FactReport | None
     """None where no truth is known."""
 
@@ -117,7 +124,7 @@ def measure(
     if len(passages) < 2:
         raise InputError(f"{source.name} has {len(passages)} held-out documents; two are needed.")
     sums = _Sums()
-    for done, batch in _batches(passages):
+    for done, batch in _batches(passages, target.model.config.vocab_size):
         _add(sums, sae, target, batch)
         if progress is not None:
             progress(done, len(passages))
@@ -141,6 +148,13 @@ def check_fits(sae: SparseAutoencoder, target: Target) -> None:
             f"The autoencoder is of layer {config.layer}; the target is read at "
             f"{target.site.layer}."
         )
+
+
+def check_latents(sae: SparseAutoencoder, latents: Sequence[int]) -> None:
+    """Raise `InputError` unless there are such latents."""
+    bad = [each for each in latents if not 0 <= each < sae.config.d_sae]
+    if bad:
+        raise InputError(f"Latent {bad[0]} was asked for; there are 0 to {sae.config.d_sae - 1}.")
 
 
 @torch.no_grad()
@@ -190,9 +204,13 @@ def _report(
     error_N = torch.cat(sums.errors)
     deviation_N = squared_deviations(x_ND, x_ND.double().mean(0))
     active_N = (latents_NM > 0).sum(-1).double()
-    density_M = (latents_NM > 0).double().mean(0)
+    density_M = (latents_NM > 0).sum(0).double() / len(latents_NM)
     loss, divergence = _recovered(sums, ""), _recovered(sums, "kl_")
     high = num_high_of(sae)
+    smoothness, smoothness_high, smoothness_low = (
+        _smoothness(sums.steps, latents)
+        for latents in (slice(None), slice(high), slice(high, None))
+    )
     rows = LabelledRows(x_ND, latents_NM, sums.facts, sums.documents)
     return SaeReport(
         sae=name,
@@ -211,20 +229,24 @@ def _report(
         fve=1 - (error_N.sum() / deviation_N.sum()).item(),
         fve_interval=_flipped(ratio_interval(error_N, deviation_N, sums.documents)),
         l0=active_N.mean().item(),
-        l0_interval=ratio_interval(active_N, torch.ones_like(active_N), sums.documents),
+        l0_interval=_mean_interval(active_N, sums.documents),
         ce_clean=sums.loss("clean").double().mean().item(),
         ce_spliced=sums.loss("spliced").double().mean().item(),
         ce_zero=sums.loss("zero").double().mean().item(),
         ce_recovered=loss[0],
         ce_recovered_interval=loss[1],
         kl=sums.loss("kl_spliced").double().mean().item(),
+        kl_interval=_mean_interval(sums.loss("kl_spliced"), sums.scored),
         kl_recovered=divergence[0],
         kl_recovered_interval=divergence[1],
         alive=(density_M > 0).double().mean().item(),
         density=_histogram(density_M),
-        smoothness=_smoothness(sums.steps, slice(None)),
-        smoothness_high=_smoothness(sums.steps, slice(high)) if high else None,
-        smoothness_low=_smoothness(sums.steps, slice(high, None)) if high else None,
+        smoothness=smoothness[0],
+        smoothness_interval=smoothness[1],
+        smoothness_high=smoothness_high[0] if high else None,
+        smoothness_high_interval=smoothness_high[1] if high else None,
+        smoothness_low=smoothness_low[0] if high else None,
+        smoothness_low_interval=smoothness_low[1] if high else None,
         facts=score_facts(rows, sae.directions.cpu()) if sums.facts else None,
     )
 
@@ -241,11 +263,19 @@ def _recovered(sums: _Sums, prefix: str) -> tuple[float | None, Interval | None]
     return recovered(*means), ratio_interval(zero_S - spliced_S, damage_S, sums.scored)
 
 
-def _smoothness(steps: Sequence[Tensor], latents: slice) -> float:
-    """Mean over texts of the mean over latents that are active in it."""
+def _smoothness(steps: Sequence[Tensor], latents: slice) -> tuple[float, Interval | None]:
+    """Mean over texts of the mean over latents that are active in it, with its interval."""
     means = [each[latents].nanmean() for each in steps]
     defined = [mean for mean in means if not mean.isnan()]
-    return torch.stack(defined).mean().item() if defined else 0.0
+    if not defined:
+        return 0.0, None
+    mean_P = torch.stack(defined)
+    texts = [str(number) for number in range(len(mean_P))]
+    return mean_P.mean().item(), _mean_interval(mean_P, texts) if len(texts) > 1 else None
+
+
+def _mean_interval(value_N: Tensor, documents: Sequence[str]) -> Interval:
+    return ratio_interval(value_N, torch.ones_like(value_N), documents)
 
 
 def _histogram(density_M: Tensor) -> dict[str, int]:
@@ -269,7 +299,11 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _batches(passages: Sequence[Passage]) -> Iterator[tuple[int, Sequence[Passage]]]:
-    for start in range(0, len(passages), PASSAGES_PER_PASS):
-        batch = passages[start : start + PASSAGES_PER_PASS]
+def _batches(
+    passages: Sequence[Passage], vocabulary: int
+) -> Iterator[tuple[int, Sequence[Passage]]]:
+    longest = max(len(each.encoded.ids) for each in passages)
+    size = max(1, min(PASSAGES_PER_PASS, LOGITS_PER_PASS // (longest * vocabulary)))
+    for start in range(0, len(passages), size):
+        batch = passages[start : start + size]
         yield start + len(batch), batch
