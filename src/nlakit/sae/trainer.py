@@ -61,7 +61,9 @@ class SaeTrainer:
         few_ND = scaled_ND[:FIRST_ROWS] - start["b_dec"] * settings.subtract_b_dec
         start |= self.architecture.extra_weights(few_ND @ start["W_enc"])
         self.weights = {name: nn.Parameter(t.float().to(device)) for name, t in start.items()}
-        self.optimizer = torch.optim.Adam(self.weights.values(), lr=settings.lr, betas=BETAS)
+        rates = self.architecture.rates
+        groups = [{"params": [p], "rate": rates.get(n, 1.0)} for n, p in self.weights.items()]
+        self.optimizer = torch.optim.Adam(groups, lr=settings.lr, betas=BETAS)
         self.silent_M = torch.zeros(settings.d_sae, dtype=torch.int64, device=device)
         self.skipped = 0
 
@@ -106,7 +108,7 @@ class SaeTrainer:
         total.backward()
         self._project_gradient()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * schedule(self.settings, number)
+            group["lr"] = self.settings.lr * group["rate"] * schedule(self.settings, number)
         if self._gradients_are_finite():
             self.optimizer.step()
         else:

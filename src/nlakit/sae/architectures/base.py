@@ -81,6 +81,8 @@ class Architecture(ABC):
 
     saved_as: ClassVar[Inference]
     needs_pairs: ClassVar[bool] = False
+    rates: ClassVar[Mapping[str, float]] = {}
+    """Weights that learn at a multiple of the rate."""
 
     @abstractmethod
     def extra_weights(self, pre_NM: Tensor) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
 """JumpReLU: a trained threshold per latent, and a penalty on how many are active (Rajamanoharan et
-al. 2024, 2407.14435), squared around the number that is wanted."""
+al. 2024, 2407.14435), whose coefficient is moved until as many are as were asked for."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ from .base import (
     Batch,
     Code,
     CommonSettings,
+    SparsityControl,
     Weights,
     affine_of,
     detached,
@@ -26,28 +27,31 @@ from .base import (
 
 
 class JumpReluSettings(CommonSettings):
-    """Thresholds start where `k` latents are active; the penalty is (L0 / k - 1)²."""
+    """The penalty on L0 is moved until `k` latents are active on average."""
 
     architecture: Literal["jumprelu"] = "jumprelu"
     bandwidth: float = Field(default=0.5, gt=0)
     """Width of the rectangle around a threshold within which it learns."""
-    penalty: float = Field(default=1.0, gt=0)
-    """Weight of the penalty, against the mean squared norm of the input."""
+    penalty: float = Field(default=0.1, gt=0)
+    """Where its coefficient starts."""
 
 
 class JumpRelu(Architecture):
     """See the module."""
 
     saved_as = "jumprelu"
+    # Adam moves a weight by about the rate at each step, and thresholds have the furthest to go.
+    rates: ClassVar = {"threshold": 10.0}
 
     def __init__(self, settings: JumpReluSettings) -> None:
         self.settings = settings
+        self.control = SparsityControl(settings.k, settings.penalty)
 
     def extra_weights(self, pre_NM: Tensor) -> dict[str, Tensor]:
-        # Adam moves a threshold by no more than the rate at each step: one that starts far from
-        # where it is needed would still be on its way at the end.
+        # Where twice as many are active: a threshold that starts too high gets no gradient, as
+        # no pre-activation comes near it, and its latent never lives.
         width = self.settings.d_sae
-        active = max(1, round(len(pre_NM) * self.settings.k))
+        active = max(1, round(2 * len(pre_NM) * self.settings.k))
         start = pre_NM.flatten().topk(min(active, pre_NM.numel())).values[-1].clamp_min(1e-3)
         return {"b_enc": torch.zeros(width), "threshold": start.expand(width).clone()}
 
@@ -59,17 +63,16 @@ class JumpRelu(Architecture):
     def losses(self, weights: Weights, batch: Batch, code: Code) -> dict[str, Tensor]:
         l0_N = trained_l0(code.pre_NM, weights["threshold"], self.settings.bandwidth)
         x_hat_ND = decode(code.latents_NM, affine_of(weights))
-        penalty = (l0_N.mean() / self.settings.k - 1).square()
         return {
             ERROR: squared_error(batch.now_ND, x_hat_ND),
-            "penalty": penalty * self.settings.penalty * batch.now_ND.shape[1],
+            "penalty": l0_N.mean() * self.control.coefficient.item(),
         }
 
     def observe(self, code: Code, step: int) -> None:
-        """There is nothing to learn."""
+        self.control.observe((code.latents_NM > 0).sum(-1).double().mean().item())
 
     def memory(self) -> dict[str, Tensor]:
-        return {}
+        return {"coefficient": self.control.coefficient}
 
     def saved_weights(self, weights: Weights) -> dict[str, Tensor]:
         return detached(weights)
