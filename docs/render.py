@@ -317,6 +317,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "sae_dual": (sae_tables.DUAL, sae_tables.dual),
     "sae_circuit": (sae_tables.CIRCUIT, sae_tables.circuit),
     "sae_shift": (sae_tables.SHIFT, sae_tables.shift),
+    "sae_autointerp": (sae_tables.AUTOINTERP, sae_tables.autointerp),
     **{
         path.stem.replace("-", "_"): (path, section_table)
         for path in sorted(SECTIONS.glob("*.json"))
@@ -325,6 +326,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
 PLOTS: dict[Path, tuple[Path, Callable[[str], str | None]]] = {
     DOCS / "benchmarks-batch.svg": (TIMES, tables.batch_plot),
     DOCS / "benchmarks-rows.svg": (TIMES, tables.rows_plot),
+    DOCS / "sae-circuit.svg": (sae_tables.CIRCUIT, sae_tables.circuit_plot),
     DOCS / "truth-reliability.svg": (SECTIONS / "confidence.json", reliability_plot),
 }
 

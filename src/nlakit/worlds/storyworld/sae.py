@@ -69,12 +69,23 @@ def _names(facts: Iterable[Fact]) -> frozenset[str]:
 def fact_labels(activity: Activity) -> dict[int, str]:
     """Latents that say a fact, with the fact that each says best, and how well (F1).
 
-    Known truth in place of a model that explains: nothing is asked and nothing is guessed. At each
-    threshold a latent says a fact where it is above it; the best threshold counts.
+    Known truth in place of a model that explains: nothing is asked and nothing is guessed.
+    """
+    return {
+        latent: f"{name} (F1 {f1:.2f})"
+        for latent, (name, f1) in best_facts(activity).items()
+        if f1 >= LABEL_F1
+    }
+
+
+def best_facts(activity: Activity) -> dict[int, tuple[str, float]]:
+    """Of each latent that is ever active the fact that it says best, and its F1.
+
+    At each threshold a latent says a fact where it is above it; the best threshold counts.
     """
     names, facts_NF = _fact_table([f for passage in activity.passages for f in passage.facts or ()])
     held_F = facts_NF.sum(0)
-    labels = {}
+    found = {}
     for latent in range(len(activity.starts) - 1):
         rows, values = activity.of(latent)
         if not len(rows):
@@ -83,9 +94,8 @@ def fact_labels(activity: Activity) -> dict[int, str]:
         said_N1 = np.arange(1, len(order) + 1)[:, None]
         f1_F = (2 * facts_NF[rows[order]].cumsum(0) / (said_N1 + held_F)).max(0)
         best = int(f1_F.argmax())
-        if f1_F[best] >= LABEL_F1:
-            labels[latent] = f"{names[best]} (F1 {f1_F[best]:.2f})"
-    return labels
+        found[latent] = names[best], float(f1_F[best])
+    return found
 
 
 def _fact_table(facts: Sequence[frozenset[str]]) -> tuple[list[str], np.ndarray]:
