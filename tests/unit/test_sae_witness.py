@@ -42,6 +42,8 @@ def test_latents_are_shared_lost_and_invented():
     assert figures["precision"].value == pytest.approx(2 / 3)
     assert figures["recall"].value == pytest.approx(2 / 3)
     assert figures["weight"].value == pytest.approx((3 + 5) / (7 + 5))
+    # Latent 1 is silent in the first row, and made; 0 and 2 are silent in the second, and not.
+    assert found.silent_figures(["a", "b"])["recall"].value == pytest.approx(1 / 3)
 
 
 def test_a_reconstruction_is_compared_at_the_norm_of_the_activation():
@@ -81,11 +83,12 @@ def test_the_verb_witnesses_each_token(saved, capsys):
 def test_explanations_keep_more_latents_than_those_of_other_documents(saved, capsys):
     assert run(["eval", "witness", "--sae", saved, "--documents", "24", "--json"]) == 0
     lines = {each["name"]: each for each in json.loads(capsys.readouterr().out)["lines"]}
-    own = lines["explanation"]["figures"]["Jaccard"]["value"]
+    own = lines["explanation"]["figures"]["recall"]["value"]
+    assert "latents that are silent in the activation" in lines
     for name, line in lines.items():
         if name != "explanation":
             assert line["floor"]
-            assert line["figures"]["Jaccard"]["value"] < own
+            assert line["figures"]["recall"]["value"] < own
 
 
 def test_directions_are_read_alone_and_on_the_mean(saved, capsys):

@@ -20,16 +20,17 @@ from torch import Tensor
 from nlakit.config import FrozenModel
 from nlakit.core.saes.metrics import jaccard
 from nlakit.engines.base import Sampling
-from nlakit.errors import InputError
 from nlakit.evals.floors import GENERIC_EXPLANATION
 from nlakit.evals.rows import ReadSample
 from nlakit.evals.section import Figure, Line, Section, ratio_figure, share
+from nlakit.models.target import Encoded
 from nlakit.pair.pair import Pair
 
 from .autoencoder import SparseAutoencoder
 from .features import ActiveLatent
-from .measure import check_fits
+from .measure import check_fits, check_latents
 
+SILENT = "latents that are silent in the activation"
 ABOUT = (
     "latents that the activation and AR(explanation) both have; precision: of those of "
     "AR(explanation), recall: of the activation's, weight: of the sum of the activation's latents"
@@ -47,6 +48,12 @@ class Overlap:
     def both_NM(self) -> Bool[Tensor, "N M"]:
         """Active in the two."""
         return (self.h_NM > 0) & (self.h_hat_NM > 0)
+
+    def silent_figures(self, documents: Sequence[str]) -> dict[str, Figure]:
+        """The null of recall: latents that are silent in h, weighted by how common they are."""
+        silent_NM = (self.h_NM > 0).double().mean(0) * ~(self.h_NM > 0)
+        made_N = (silent_NM * (self.h_hat_NM > 0)).sum(-1)
+        return {"recall": ratio_figure(made_N, silent_NM.sum(-1), documents)}
 
     def figures(self, documents: Sequence[str]) -> dict[str, Figure]:
         """Means over rows, with intervals by document."""
@@ -98,6 +105,8 @@ def witness(sample: ReadSample, sae: SparseAutoencoder, name: str) -> Section:
         )
         for key, rebuilt_ND in rows.items()
     ]
+    silent = overlap(sae, h_ND, h_hat_ND).silent_figures(documents)
+    lines.append(Line(name=SILENT, figures=silent, floor=True))
     title = f"latents of {name} that explanations keep"
     return sample.section("witness", title, ABOUT, lines)
 
@@ -161,8 +170,6 @@ def witness_text(
     found = overlap(sae, h_ND, h_hat_ND)
     residuals = _read_residuals(pair, sae, h_ND) if residual else [(None, None)] * len(places)
     jaccard_N = jaccard(found.h_NM > 0, found.h_hat_NM > 0).tolist()
-    h_only_NM, made_NM = found.h_NM * ~found.both_NM, found.h_hat_NM * ~found.both_NM
-    named = labels or {}
     return WitnessedText(
         nla=pair.name,
         sae=name,
@@ -174,15 +181,52 @@ def witness_text(
                 explanation=each.explanation,
                 fidelity=each.fidelity,
                 jaccard=jaccard_N[row],
-                shared=_latents(found.h_NM[row] * found.both_NM[row], named),
-                lost=_latents(h_only_NM[row], named),
-                invented=_latents(made_NM[row], named),
+                **_fates(found, row, labels or {}),
                 residual=residuals[row][0],
                 residual_fidelity=residuals[row][1],
             )
             for row, each in enumerate(reading.tokens)
         ),
     )
+
+
+def witness_explanation(
+    pair: Pair,
+    sae: SparseAutoencoder,
+    encoded: Encoded,
+    position: int,
+    explanation: str,
+    labels: Mapping[int, str] | None = None,
+) -> WitnessedToken:
+    """Hold one explanation, whoever wrote it, against the latents of a token.
+
+    Raises:
+        InputError: an autoencoder of another site.
+    """
+    check_fits(sae, pair.target)
+    h_1D = pair.target.activations([encoded.ids], [[position]])[0].cpu()
+    h_hat_1D = pair.rebuild([explanation])
+    found = overlap(sae, h_1D, h_hat_1D)
+    return WitnessedToken(
+        position=position,
+        token=encoded.tokens[position],
+        explanation=explanation,
+        fidelity=pair.score(explanation, h_1D).fidelity,
+        jaccard=jaccard(found.h_NM > 0, found.h_hat_NM > 0).item(),
+        **_fates(found, 0, labels or {}),
+    )
+
+
+def _fates(
+    found: Overlap, row: int, labels: Mapping[int, str]
+) -> dict[str, tuple[ActiveLatent, ...]]:
+    """Shared, lost and invented latents of one row."""
+    both_M = found.both_NM[row]
+    return {
+        "shared": _latents(found.h_NM[row] * both_M, labels),
+        "lost": _latents(found.h_NM[row] * ~both_M, labels),
+        "invented": _latents(found.h_hat_NM[row] * ~both_M, labels),
+    }
 
 
 def _read_residuals(
@@ -235,9 +279,7 @@ def read_directions(
         InputError: no such latent, or an autoencoder of another site.
     """
     check_fits(sae, pair.target)
-    bad = [each for each in latents if not 0 <= each < sae.config.d_sae]
-    if bad:
-        raise InputError(f"Latent {bad[0]} was asked for; there are 0 to {sae.config.d_sae - 1}.")
+    check_latents(sae, latents)
     mean_D = sample_ND.float().mean(0)
     strength_M = _strengths(sae, sample_ND)
     cosine_N = torch.cosine_similarity(sample_ND.float(), mean_D, dim=-1)
