@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import nlakit
+from browser import stub_latents
 from nlakit.fidelity_scale import ABOUT, FLOOR_LABELS, GRADES, FidelityScale
 from nlakit.storyworld import claims as claims_
 from nlakit.storyworld.grammar import document
@@ -58,6 +59,8 @@ class World:
     failing: frozenset[int] = frozenset()
     down: bool = False
     """Cuts every connection, as a server does that was stopped."""
+    latents: bool = False
+    """Whether an autoencoder is served, too."""
     chat: tuple[str, ...] = (" and", " so", " on", ".")
     readings: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[tuple[str, Any]] = field(default_factory=list)
@@ -226,6 +229,10 @@ def answer(world: World, path: str, body: dict[str, Any]) -> Any:
         words = {"original": body["explanation"], "edited": body["edit"], "alpha": body["alpha"]}
         found = {"before": " by the mouse.", "after": " by the night.", "changed": True}
         return {**words, **found, "shift": 0.4, "kl_unrelated": 0.64, "position": body["position"]}
+    if path == "/v1/lens":
+        return stub_latents.lens(body["position"])
+    if path.startswith("/v1/latents/"):
+        return stub_latents.answer(path, body)
     if path == "/v1/extract":
         tokens = tokens_of(body)
         return {"layer_index": 4, "tokens": [_activation(tokens[p]) for p in body["positions"]]}
@@ -336,11 +343,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self._refused():
             return None
         if parts.path == "/v1/models":
-            return self._json({"models": models()})
+            told = [{**each, "has_latents": self.world.latents} for each in models()]
+            return self._json({"models": told})
         if parts.path == "/v1/passages":
             return self._json({"passages": passages()})
         if parts.path == "/v1/projects":
             return self._json({"projects": []})
+        if parts.path.startswith("/v1/latents"):
+            found = stub_latents.asked(parts.path)
+            return self._json(found or {"detail": "Not Found"}, 200 if found else 404)
         return self._readings(parts.path, parse_qs(parts.query).get("q", [""])[0])
 
     def _file(self, path: str) -> None:

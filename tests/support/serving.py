@@ -33,6 +33,7 @@ from nlakit.models.verbalizer import Verbalizer
 from nlakit.pair.pair import Pair
 from nlakit.serve.app import create_app
 from nlakit.serve.connections import Room, uvicorn_config
+from nlakit.serve.latents import ServedLatents
 from nlakit.serve.settings import LIMITS, Settings
 from nlakit.storyworld.grammar import generate
 from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
@@ -256,10 +257,14 @@ def scripted_nla(engine: ScriptedEngine) -> Pair:
 
 
 def client_for(
-    nla: Pair, data_dir: Path, probes: Probes | None = None, **settings: Any
+    nla: Pair,
+    data_dir: Path,
+    probes: Probes | None = None,
+    latents: ServedLatents | None = None,
+    **settings: Any,
 ) -> TestClient:
     """A client of a server of its own; use it as a context."""
-    app = create_app(nla, Settings(data_dir=data_dir, **settings), probes, ServedWorld())
+    app = create_app(nla, Settings(data_dir=data_dir, **settings), probes, ServedWorld(), latents)
     return TestClient(app, base_url="http://127.0.0.1:8000")
 
 

@@ -74,6 +74,16 @@ app.command(
     help="Show the latents of a sparse autoencoder in a text.",
 )
 app.command(
+    "nlakit.cli.steer_latent:steer_latent",
+    name="steer-latent",
+    help="Give a latent another value, and read what the target writes then.",
+)
+app.command(
+    "nlakit.cli.dual_map:dual_map",
+    name="dual-map",
+    help="Put two dictionaries of one site on one map.",
+)
+app.command(
     "nlakit.cli.witness:witness",
     name="witness",
     help="Show which latents an NLA's explanations keep, lose and invent.",
@@ -143,6 +153,7 @@ for _verb, (_file, _help) in {
     "sae": ("sae", "A sparse autoencoder, on held-out texts."),
     "witness": ("sae", "Which latents of an autoencoder the explanations keep."),
     "latent-claims": ("sae", "Claims judged by latents, where the truth is known."),
+    "autointerp": ("autointerp", "Whether explanations of latents say when they are active."),
     "lens": ("lens", "The logit and the Jacobian lens at every block."),
     "latent-facts": ("sae", "Latents and explanations against the same known facts."),
 }.items():

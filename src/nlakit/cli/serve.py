@@ -11,7 +11,7 @@ import sys
 import webbrowser
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic
 import uvicorn
@@ -27,6 +27,10 @@ from nlakit.serve.settings import Settings
 from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
 
+if TYPE_CHECKING:
+    from nlakit.pair.pair import Pair
+    from nlakit.serve.latents import ServedLatents
+
 DATA_DIR_VARIABLE = "NLAKIT_DATA_DIR"
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 
@@ -41,6 +45,8 @@ def serve(
     allowed_origin: Annotated[list[str] | None, Parameter(negative=())] = None,
     project: Annotated[list[Path] | None, Parameter(negative=())] = None,
     max_rows: int = 64,
+    sae: str | None = None,
+    latent_map: Annotated[Path | None, Parameter(negative=())] = None,
     pair: PairOptions = BUNDLED,
     devices: DeviceOptions = AUTOMATIC,
 ) -> None:
@@ -64,9 +70,16 @@ def serve(
         A project of `nlakit scan` that the page shows; may be given several times.
     max_rows
         Explanations written side by side.
+    sae
+        Directory of a sparse autoencoder of the same site, or the name of one that was trained
+        here: the page then shows latents, too.
+    latent_map
+        A map of its dictionary and another one, as `nlakit dual-map` writes it.
     devices
         Where models run.
     """
+    if latent_map is not None and sae is None:
+        raise InputError("--latent-map shows a dictionary beside the served one; give --sae, too.")
     settings = make_settings(
         host=host,
         port=port,
@@ -86,9 +99,36 @@ def serve(
         paths = pair.paths()
         probes = None if paths is None else load_probes(paths.shared)
         loaded = pair.load(devices)
+        beside = None if sae is None else served_latents(sae, latent_map, loaded)
         world = ServedWorld() if loaded.card.claims == STORYWORLD.name else None
-        app = create_app(loaded, settings, probes, world)
+        app = create_app(loaded, settings, probes, world, beside)
         run(app, settings, listener, browse=not no_browser)
+
+
+def served_latents(name: str, map_file: Path | None, loaded: Pair) -> ServedLatents:
+    """An autoencoder to be served beside a pair.
+
+    Raises:
+        InputError: there is none, or it is of another site.
+        CheckpointError: its files, or the map, cannot be read.
+    """
+    # Loads torch, which `--help` must not.
+    from nlakit.sae.dual_map import read_dual_map
+    from nlakit.sae.measure import check_fits
+    from nlakit.sae.store import STORE_NAME
+    from nlakit.serve.latents import ServedLatents
+
+    from .saes import find_sae, load_sae
+
+    autoencoder = load_sae(name)
+    check_fits(autoencoder, loaded.target)
+    store = find_sae(name) / STORE_NAME
+    return ServedLatents(
+        autoencoder.to(loaded.target.model.device),
+        name,
+        store if store.exists() else None,
+        None if map_file is None else read_dual_map(map_file),
+    )
 
 
 def make_settings(**chosen: Any) -> Settings:

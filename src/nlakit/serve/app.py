@@ -20,10 +20,11 @@ from nlakit.errors import InputError
 from nlakit.evals.probe_store import Probes
 from nlakit.pair.pair import Pair
 
+from .latents import ServedLatents
 from .metrics import Counting
 from .openapi import describe
 from .queue import Busy, Unavailable
-from .routes import completion, projects, readings, steer, system, v1, wire
+from .routes import completion, latents, lens, projects, readings, steer, system, v1, wire
 from .security import Gate
 from .service import Service
 from .settings import Settings
@@ -46,18 +47,20 @@ def create_app(
     settings: Settings | None = None,
     probes: Probes | None = None,
     world: World | None = None,
+    beside: ServedLatents | None = None,
 ) -> FastAPI:
     """The application that serves an NLA.
 
     Args:
         probes: what `evals.probe_store.load_probes` finds beside it, to be asked beside its claims.
         world: of the documents whose truth is known, for verdicts and demo passages.
+        beside: an autoencoder of the same site.
 
     Raises:
         CheckpointError: saved readings cannot be kept where the settings say.
     """
     settings = settings or Settings()
-    service = Service(nla, settings, probes, world)
+    service = Service(nla, settings, probes, world, beside)
     app = bare_app(service)
     app.state.service, app.state.settings = service, settings
     app.add_middleware(Gate, settings=settings, d_model=nla.card.d_model)
@@ -89,7 +92,7 @@ def bare_app(service: Service | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.openapi = partial(describe, app)
-    for module in (system, wire, completion, v1, steer, readings, projects):
+    for module in (system, wire, completion, v1, steer, lens, latents, readings, projects):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=system.STATIC, check_dir=False), name="static")
     for kind, handler in HANDLERS.items():

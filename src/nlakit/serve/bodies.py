@@ -40,7 +40,8 @@ VECTORS["/v1/describe"] = VECTORS["/describe"]
 READINGS = "/v1/readings"
 PROMPTS = (
     *("/tokenize", "/completion", "/explain", "/extract"),
-    *("/v1/explain", "/v1/extract", "/v1/steer", "/v1/chat"),
+    *("/v1/explain", "/v1/extract", "/v1/steer", "/v1/chat", "/v1/lens"),
+    *("/v1/latents/features", "/v1/latents/witness", "/v1/latents/steer"),
 )
 
 FIRST_S = 4.0

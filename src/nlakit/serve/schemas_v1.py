@@ -260,6 +260,8 @@ class ModelInfo(WireModel):
     """Whether the target has a chat template."""
     can_complete: bool
     """Whether it can write: a target that was truncated at the site cannot."""
+    has_latents: bool = False
+    """Whether a sparse autoencoder is served beside it (`/v1/latents`)."""
     max_tokens: int
     num_training_rows: int
     max_new_tokens: int

@@ -27,6 +27,7 @@ from nlakit.pair.pair import Pair
 from . import completion
 from .clients import Client, client_of
 from .desk import open_desks
+from .latents import ServedLatents
 from .metrics import Metrics
 from .queue import FairQueue, now
 from .runner import Runner, ScoredSample, score
@@ -56,8 +57,10 @@ class Service:
         settings: Settings,
         probes: Probes | None = None,
         world: World | None = None,
+        latents: ServedLatents | None = None,
     ) -> None:
         self.nla, self.settings, self.probes, self.world = nla, settings, probes, world
+        self.latents = latents
         self.claims = claim_system(nla.card.claims)
         self.metrics = Metrics()
         self.queue = FairQueue(

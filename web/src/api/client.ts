@@ -75,11 +75,11 @@ function detailOf(body: unknown, status: number): string {
   return lines.join("; ");
 }
 
-async function getJson<T>(path: string): Promise<T> {
+export async function getJson<T>(path: string): Promise<T> {
   return (await call(path)).json() as Promise<T>;
 }
 
-async function postJson<T>(path: string, body: unknown, signal?: AbortSignal): Promise<T> {
+export async function postJson<T>(path: string, body: unknown, signal?: AbortSignal): Promise<T> {
   const init: RequestInit = { method: "POST", body: JSON.stringify(body) };
   if (signal) init.signal = signal;
   return (await call(path, init)).json() as Promise<T>;

@@ -4,6 +4,7 @@ import { api, secretWanted } from "../api/client";
 import { Desk } from "../desk/Desk";
 import { leaveWithReadings, loadProjects, place as desk } from "../desk/state";
 import { attempted, notice } from "../state/notice";
+import { loadLatents } from "../state/latents";
 import { followAddress, openAddress } from "../state/link";
 import { loadPassages } from "../state/passages";
 import { composing, models, session } from "../state/session";
@@ -12,6 +13,8 @@ import { Composer } from "./Composer";
 import { opened } from "./Dialog";
 import { AboutDialog, SecretDialog, SettingsDialog, VectorDialog } from "./dialogs";
 import { Header } from "./Header";
+import { DualMapDialog } from "./DualMap";
+import { LatentsDialog } from "./Latents";
 import { HistoryDialog, SearchDialog } from "./library";
 import { Reading } from "./Reading";
 import { ShareDialog } from "./Share";
@@ -26,7 +29,7 @@ async function begin(): Promise<void> {
   const answer = await attempted(api.models);
   if (answer === null) return;
   models.value = answer.models;
-  await Promise.all([loadPassages(), loadProjects(), openAddress()]);
+  await Promise.all([loadPassages(), loadProjects(), openAddress(), loadLatents()]);
   leaveWithReadings();
 }
 
@@ -80,6 +83,8 @@ function Windows() {
     case "vector": return <VectorDialog />;
     case "about": return <AboutDialog />;
     case "share": return <ShareDialog />;
+    case "latents": return <LatentsDialog />;
+    case "latent-map": return <DualMapDialog />;
     default: return null;
   }
 }

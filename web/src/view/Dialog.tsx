@@ -4,7 +4,8 @@ import { useEffect, useId, useRef } from "preact/hooks";
 import { signal } from "@preact/signals";
 import { Icon } from "./Icon";
 
-export type DialogName = "search" | "history" | "settings" | "vector" | "about" | "secret" | "share";
+export type DialogName = "search" | "history" | "settings" | "vector" | "about" | "secret" | "share"
+  | "latents" | "latent-map";
 export const opened = signal<DialogName | null>(null);
 
 interface Props {

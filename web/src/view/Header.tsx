@@ -40,6 +40,7 @@ export function Header() {
           </button>
         )}
         <Opener name="search" icon="search" label="Search explanations" />
+        {model.value?.has_latents && <Opener name="latents" icon="latents" label="Latents" />}
         <Opener name="history" icon="history" label="History" />
         <Opener name="settings" icon="settings" label="How to read" />
         <ThemeButton />

@@ -15,6 +15,8 @@ import { Pins } from "./Pins";
 import { Shown } from "./Shown";
 import { Steer } from "./Steer";
 import { Summary } from "./Summary";
+import { TokenLens } from "./TokenLens";
+import { TokenLatents } from "./TokenLatents";
 
 export function Reading({ of }: { of: Session }) {
   const entry = of.entries[focus.value];
@@ -146,6 +148,10 @@ function Scored({ of, result }: { of: Session; result: Result }) {
       {model.value?.can_complete && of.windows.length === 0 && (
         <Steer key={sample.description} of={of} position={result.position} explanation={sample.description} claims={claims ?? []} />
       )}
+      {model.value?.has_latents && of.windows.length === 0 && (
+        <TokenLatents key={`latents ${sample.description}`} of={of} position={result.position} explanation={sample.description} />
+      )}
+      {model.value?.can_complete && of.windows.length === 0 && <TokenLens of={of} position={result.position} />}
       <OwnWords of={of} position={result.position} first={sample.description} />
       <Details result={result} sample={sample} />
     </>

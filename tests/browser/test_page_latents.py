@@ -1,0 +1,106 @@
+"""Latents on the page: of a token, by words, on your own text, steering, and two dictionaries."""
+
+import pytest
+
+pytestmark = pytest.mark.browser
+WIDE, NARROW = (1600, 1000), (390, 844)
+BOTH = pytest.mark.parametrize("size", [WIDE, NARROW])
+
+
+def _at_token(reading, size):
+    page = reading(size, latents=True)
+    page.locator("[data-place='3']").click()
+    page.get_by_text("Latents of this token").click()
+    page.get_by_role("region", name="Shared latents").wait_for()
+    return page
+
+
+@BOTH
+def test_a_token_says_which_latents_its_explanation_shares_loses_and_invents(reading, size):
+    page = _at_token(reading, size)
+    shared = page.get_by_role("region", name="Shared latents")
+    assert "boats" in shared.inner_text() and "1, in the activation" in shared.inner_text()
+    assert "None." in page.get_by_role("region", name="Invented latents").inner_text()
+    assert "overlap by 0.50" in page.locator(".token-latents").inner_text()
+
+
+@BOTH
+def test_a_dashboard_tests_your_own_text_and_steers(reading, size):
+    page = _at_token(reading, size)
+    page.get_by_role("region", name="Shared latents").get_by_role("button").click()
+    box = page.get_by_role("dialog", name="Latent 7")
+    board = box.get_by_role("region", name="Dashboard")
+    assert "3.1 % of tokens" in board.inner_text()
+    assert board.locator("mark.active-5").inner_text() == "boat "
+    box.get_by_label("Where it is active in your own text").fill("a boat and a hill")
+    box.get_by_role("button", name="Encode").click()
+    own = box.get_by_role("status", name="Activations in your text")
+    assert own.locator("mark").all_inner_texts() == ["boat "]
+    box.get_by_text("Steer with this latent").click()
+    box.get_by_label("Text to continue").fill("The ship")
+    box.get_by_role("button", name="Steer", exact=True).click()
+    told = box.locator(".steered").inner_text()
+    assert "by the pier" in told and "The continuation changed" in told
+
+
+@BOTH
+def test_latents_are_found_by_words(reading, size):
+    page = reading(size, latents=True)
+    page.get_by_role("button", name="Latents", exact=True).click()
+    box = page.get_by_role("dialog", name="Latents")
+    box.get_by_label("Words of labels").fill("boat")
+    box.get_by_role("button", name="Search", exact=True).click()
+    box.get_by_label("Latents found").get_by_role("button").click()
+    page.get_by_role("dialog", name="Latent 7").get_by_text("boats").wait_for()
+
+
+@BOTH
+def test_a_selection_on_one_panel_lights_up_in_the_other(reading, size):
+    page = reading(size, latents=True)
+    page.get_by_role("button", name="Latents", exact=True).click()
+    page.get_by_role("button", name="Two dictionaries on one map").click()
+    box = page.get_by_role("dialog", name="Two dictionaries on one map")
+    assert "UMAP is no metric" in box.inner_text()
+    first = box.get_by_role("img", name="Map of topk, local, 2 latents")
+    first.scroll_into_view_if_needed()
+    place = first.bounding_box()
+    page.mouse.move(place["x"] + 2, place["y"] + 2)
+    page.mouse.down()
+    for x, y in ((0.4, 0.01), (0.4, 0.4), (0.01, 0.4)):
+        page.mouse.move(place["x"] + x * place["width"], place["y"] + y * place["height"])
+    page.mouse.up()
+    box.get_by_text("2 latents are selected.").wait_for()
+    assert box.locator("circle.chosen title").all_text_contents() == ["latent 7", "latent 1"]
+    assert "nearest 1, cosine 0.92" in box.get_by_label("Selected latents").inner_text()
+    box.get_by_role("button", name="Select all of end-to-end").click()
+    box.get_by_text("4 latents are selected.").wait_for()
+
+
+@BOTH
+def test_the_logit_lens_says_the_next_token_after_each_block(reading, size):
+    page = reading(size)
+    page.locator("[data-place='3']").click()
+    page.get_by_text("Logit lens", exact=True).click()
+    page.locator(".lens").wait_for()
+    rows = page.locator(".lens tr").all_inner_texts()
+    assert [row.split() for row in rows] == [["0", "pier", "0.20"], ["1", "pier", "0.70"]]
+
+
+def test_without_an_autoencoder_the_page_has_no_latents(reading):
+    page = reading(WIDE)
+    page.locator("[data-place='3']").click()
+    page.get_by_text("Try your own words").wait_for()
+    assert page.get_by_text("Latents of this token").count() == 0
+    assert page.get_by_role("button", name="Latents", exact=True).count() == 0
+
+
+@BOTH
+def test_nothing_is_wrong_with_a_dashboard_by_axe(reading, size, axe_source):
+    page = _at_token(reading, size)
+    page.get_by_role("region", name="Shared latents").get_by_role("button").click()
+    page.get_by_role("region", name="Dashboard").wait_for()
+    page.evaluate(axe_source)
+    found = page.evaluate("() => axe.run({resultTypes: ['violations']})")["violations"]
+    serious = [each["id"] for each in found if each["impact"] in ("serious", "critical")]
+    assert serious == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
