@@ -35,7 +35,8 @@ def train_saes(path: Path, overrides: Sequence[str], output: Path, only: str | N
         ConfigError, InputError, CheckpointError, ResumeError: as `run_recipe` and `load_target`.
     """
     recipe = parse_config(SaeRecipe, path, overrides)
-    target = load_target(recipe.target.model, recipe.target.layer)
+    devices = DeviceOptions(dtype=recipe.target.dtype)
+    target = load_target(recipe.target.model, recipe.target.layer, devices)
     activations = recipe.activations
     source = None
     if activations.corpus is not None:

@@ -20,6 +20,8 @@ class SaeTarget(FrozenModel):
     """bundled (the target of the bundled NLA), a model directory, or a name on the hub."""
     layer: int = Field(ge=0)
     """The block whose output is read."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision that the target runs in; auto: float32 on a CPU, else its checkpoint's own."""
 
 
 class SaeActivations(FrozenModel):
