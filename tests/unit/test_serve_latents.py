@@ -126,7 +126,8 @@ def test_the_logit_lens_of_a_token_ends_in_what_the_target_says(client, pair):
     found = client.post("/v1/lens", json={"text": TEXT, "position": 2}).json()
     encoded = pair.target.encode(TEXT)
     assert found == read_lens(Lens(), pair.target, encoded, [2]).model_dump(mode="json")
-    assert found["tokens"][0]["layers"][-1]["layer"] == pair.target.model.config.num_hidden_layers - 1
+    last = pair.target.model.config.num_hidden_layers - 1
+    assert found["tokens"][0]["layers"][-1]["layer"] == last
 
 
 def test_without_an_autoencoder_there_is_nothing(pair, tmp_path):

@@ -162,20 +162,22 @@ def score_latents(
     scores = []
     for latent, other in zip(explained, explained[1:] + explained[:1], strict=True):
         examples = contexts.examples(latent, per_class, random.Random(f"{seed}/{latent}"))
-        own, foreign = (_score(judge, explanations[i], examples) for i in (latent, other))
+        right, wrong = (_score(judge, explanations[i], examples) for i in (latent, other))
         scores.append(
             LatentScore(
                 latent=latent,
                 explanation=explanations[latent],
-                detection=own[0],
-                fuzzing=own[1],
-                foreign_detection=foreign[0],
-                foreign_fuzzing=foreign[1],
-                unanswered=own[2],
+                detection=right[0],
+                fuzzing=right[1],
+                foreign_detection=wrong[0],
+                foreign_fuzzing=wrong[1],
+                unanswered=right[2],
             )
         )
     names = ("detection", "fuzzing", "foreign_detection", "foreign_fuzzing")
-    figures = {name: _mean([getattr(each, name) for each in scores]) for name in names}
+    own, fuzzed, foreign, foreign_fuzzed = (
+        _mean([getattr(each, name) for each in scores]) for name in names
+    )
     return AutointerpReport(
         sae=sae,
         explainer=explainer,
@@ -183,9 +185,15 @@ def score_latents(
         corpus=corpus,
         alive=len(alive),
         explained=len(explained),
+        detection=own[0],
+        detection_interval=own[1],
+        fuzzing=fuzzed[0],
+        fuzzing_interval=fuzzed[1],
+        foreign_detection=foreign[0],
+        foreign_detection_interval=foreign[1],
+        foreign_fuzzing=foreign_fuzzed[0],
+        foreign_fuzzing_interval=foreign_fuzzed[1],
         latents=tuple(scores),
-        **{name: mean for name, (mean, _) in figures.items()},
-        **{f"{name}_interval": interval for name, (_, interval) in figures.items()},
     )
 
 

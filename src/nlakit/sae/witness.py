@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -170,6 +170,7 @@ def witness_text(
     found = overlap(sae, h_ND, h_hat_ND)
     residuals = _read_residuals(pair, sae, h_ND) if residual else [(None, None)] * len(places)
     jaccard_N = jaccard(found.h_NM > 0, found.h_hat_NM > 0).tolist()
+    fates = [_fates(found, row, labels or {}) for row in range(len(places))]
     return WitnessedText(
         nla=pair.name,
         sae=name,
@@ -181,7 +182,9 @@ def witness_text(
                 explanation=each.explanation,
                 fidelity=each.fidelity,
                 jaccard=jaccard_N[row],
-                **_fates(found, row, labels or {}),
+                shared=fates[row].shared,
+                lost=fates[row].lost,
+                invented=fates[row].invented,
                 residual=residuals[row][0],
                 residual_fidelity=residuals[row][1],
             )
@@ -207,26 +210,34 @@ def witness_explanation(
     h_1D = pair.target.activations([encoded.ids], [[position]])[0].cpu()
     h_hat_1D = pair.rebuild([explanation])
     found = overlap(sae, h_1D, h_hat_1D)
+    fates = _fates(found, 0, labels or {})
     return WitnessedToken(
         position=position,
         token=encoded.tokens[position],
         explanation=explanation,
         fidelity=pair.score(explanation, h_1D).fidelity,
         jaccard=jaccard(found.h_NM > 0, found.h_hat_NM > 0).item(),
-        **_fates(found, 0, labels or {}),
+        shared=fates.shared,
+        lost=fates.lost,
+        invented=fates.invented,
     )
 
 
-def _fates(
-    found: Overlap, row: int, labels: Mapping[int, str]
-) -> dict[str, tuple[ActiveLatent, ...]]:
-    """Shared, lost and invented latents of one row."""
+class _Fates(NamedTuple):
+    """Latents of one row, strongest first."""
+
+    shared: tuple[ActiveLatent, ...]
+    lost: tuple[ActiveLatent, ...]
+    invented: tuple[ActiveLatent, ...]
+
+
+def _fates(found: Overlap, row: int, labels: Mapping[int, str]) -> _Fates:
     both_M = found.both_NM[row]
-    return {
-        "shared": _latents(found.h_NM[row] * both_M, labels),
-        "lost": _latents(found.h_NM[row] * ~both_M, labels),
-        "invented": _latents(found.h_hat_NM[row] * ~both_M, labels),
-    }
+    return _Fates(
+        _latents(found.h_NM[row] * both_M, labels),
+        _latents(found.h_NM[row] * ~both_M, labels),
+        _latents(found.h_hat_NM[row] * ~both_M, labels),
+    )
 
 
 def _read_residuals(
