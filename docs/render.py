@@ -317,6 +317,8 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "sae_dual": (sae_tables.DUAL, sae_tables.dual),
     "sae_circuit": (sae_tables.CIRCUIT, sae_tables.circuit),
     "sae_shift": (sae_tables.SHIFT, sae_tables.shift),
+    "sae_real": (sae_tables.REAL, sae_tables.real),
+    "sae_named": (sae_tables.NAMED, sae_tables.named),
     "sae_autointerp": (sae_tables.AUTOINTERP, sae_tables.autointerp),
     **{
         path.stem.replace("-", "_"): (path, section_table)
