@@ -1,12 +1,14 @@
 """What an NLA says of a text, token by token, and how far to believe each line.
 
-Shows itself in a terminal and a notebook; exports to JSON, CSV and HTML. Knows nothing of models.
+Shows itself in a terminal and a notebook; exports to JSON, CSV, Markdown and HTML. Knows nothing of
+models.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -196,6 +198,15 @@ class Reading(FrozenModel):
         writer.writerows(self._records())
         return _written(buffer.getvalue(), path)
 
+    def to_markdown(self, path: str | Path | None = None) -> str:
+        """A table with a row per token, and the note on its scale; also written to `path`."""
+        rows = [("token", "explanation", "fidelity"), ("---", "---", "---:")]
+        for each in self.tokens:
+            token, said = _markdown(visible(each)), _markdown(_shown(each))
+            rows.append((token, said, f"{each.fidelity:.2f} {_markdown(each.word)}"))
+        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        return _written(f"{table}\n\n{_markdown(self._caption())}\n", path)
+
     def to_pandas(self) -> pandas.DataFrame:
         """A data frame with a row per token and sample, in the columns of `to_csv`.
 
@@ -336,6 +347,11 @@ def _html_samples(row: TokenReading) -> str:
     items = "".join(f"<li>{each.fidelity:.2f} {escape(_shown(each))}</li>" for each in row.samples)
     details = f"<details><summary>samples</summary><ol>{items}</ol></details>"
     return shown + details
+
+
+def _markdown(text: str) -> str:
+    """Words of a stranger as Markdown that shows them: no markup, and one line."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
 
 
 def _quoted(text: str | None) -> str:

@@ -130,8 +130,9 @@ def test_an_estimate_writes_nothing(here, tmp_path, monkeypatch, capsys, teacher
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     command = ["label", str(here / "activations"), "--teacher", teacher, "--estimate"]
     assert run([*command, "--output", str(tmp_path / "labels")]) == 0
-    output = capsys.readouterr()
-    assert output.out == "" and "30" in output.err
+    assert "30" in capsys.readouterr().out
+    assert run([*command, "--output", str(tmp_path / "labels"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_rows"] == 30
     assert not (tmp_path / "labels").exists()
 
 

@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 
 import nlakit
-from nlakit.cli import run
+from nlakit.cli import EXIT_STATUSES, run
 from nlakit.cli.explain import parse_positions
 from nlakit.cli.requests import ChatOptions, read_request, read_text
+from nlakit.cli.results import chosen_format, give_reading
+from nlakit.console import notice, quietly, tell
 from nlakit.errors import InputError
+from nlakit.reading import Reading, TokenReading
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
@@ -129,7 +132,7 @@ def test_ctrl_c_exits_130(monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nlakit.cli.app", interrupted)
+    monkeypatch.setattr("nlakit.cli.quietly", interrupted)
     assert run(["demo"]) == 130
 
 
@@ -219,3 +222,148 @@ def test_a_byte_order_mark_in_a_file_is_no_token(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(b"\xef\xbb\xbfMary had")
     assert read_text(None, path) == "Mary had"
+
+
+@pytest.mark.parametrize("flag", ["-V", "--version"])
+def test_the_version_is_printed(flag, capsys):
+    assert run([flag]) == 0
+    assert capsys.readouterr().out == f"{nlakit.__version__}\n"
+
+
+def test_help_has_every_exit_status(capsys):
+    assert run(["--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("\n", " ").split())
+    assert all(f"{status} {said}" in shown for status, said in EXIT_STATUSES.items())
+
+
+@pytest.mark.parametrize("arguments", [["-q", "plan"], ["plan", "--quiet"], ["plan"]])
+def test_quiet_anywhere_silences_notices_and_not_errors(arguments, monkeypatch, capsys):
+    monkeypatch.setattr("nlakit.cli.plan.read_recipe", lambda *_: notice("a notice") or _refuse())
+    assert run([*arguments, "some.toml"]) == 2
+    said = capsys.readouterr().err
+    assert "refused" in said
+    assert ("a notice" in said) == (arguments == ["plan"])
+    assert "NLAKIT_QUIET" not in os.environ
+
+
+def _refuse():
+    raise InputError("refused")
+
+
+def test_what_was_quiet_before_is_quiet_after(monkeypatch):
+    monkeypatch.setenv("NLAKIT_QUIET", "yes")
+    with quietly(True):
+        assert os.environ["NLAKIT_QUIET"] == "1"
+    assert os.environ["NLAKIT_QUIET"] == "yes"
+
+
+def test_a_text_that_looks_like_an_option_is_a_text(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr("nlakit.cli.explain.read_request", lambda text, *_: seen.append(text))
+    run(["explain", "--samples", "2", "--", "-q"])
+    assert seen == ["-q"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_verbs_and_options(shell, capsys):
+    assert run(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("compare-models", "storyworld", "max-new-tokens"))
+
+
+SAID = "A sum | of *two* numbers, planned\nand unsaid."
+
+
+@pytest.fixture
+def reading():
+    row = TokenReading(
+        position=3, token=" so", explanation=SAID, fidelity=0.5, cosine=0.8, mse=0.4, word="good"
+    )
+    return Reading(text="and so", tokens=(row,), nla="fake", floors={"mean": 0.0})
+
+
+def test_a_reading_is_given_in_every_format(reading, capsys):
+    shown = {}
+    for format in ("table", "json", "csv", "md", "html"):
+        give_reading(reading, format, None)
+        shown[format] = capsys.readouterr().out
+    assert "planned" in shown["table"]
+    assert Reading.from_json(shown["json"]) == reading
+    assert shown["csv"].splitlines()[0].startswith("position,token,sample")
+    assert shown["html"].startswith("<!doctype html>")
+    row = r"| ·so | A sum \| of \*two\* numbers, planned and unsaid. | 0.50 good |"
+    assert row in shown["md"].splitlines()
+
+
+def test_a_file_gets_the_reading_and_stdout_nothing(reading, tmp_path, capsys):
+    path = tmp_path / "reading.csv"
+    give_reading(reading, chosen_format(None, False, path), path)
+    output = capsys.readouterr()
+    assert output.out == "" and str(path) in output.err
+    assert path.read_text() == reading.to_csv()
+
+
+@pytest.mark.parametrize(
+    ("format", "json", "name", "said"),
+    [
+        ("csv", True, None, "--json"),
+        (None, False, "reading", "csv, md or html"),
+        ("table", False, "reading.csv", "csv, md or html"),
+        (None, True, "nowhere/reading.json", "not there"),
+        ("md", False, "", "is a directory"),
+    ],
+)
+def test_formats_that_do_not_go_together_are_refused(format, json, name, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        chosen_format(format, json, None if name is None else tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("format", "json", "name", "expected"),
+    [
+        (None, False, None, "table"),
+        (None, True, None, "json"),
+        (None, False, "r.MD", "md"),
+        ("csv", False, "r.txt", "csv"),
+    ],
+)
+def test_the_format_is_named_or_the_file_s(format, json, name, expected, tmp_path):
+    assert chosen_format(format, json, None if name is None else tmp_path / name) == expected
+
+
+def test_in_a_terminal_sentences_wrap_and_paths_stay_whole(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    path = "/a" * 30
+    tell(f"Some words that are too long for one line, and then a path: {path}")
+    lines = capsys.readouterr().out.splitlines()
+    assert path in [line.strip() for line in lines]
+    assert all(len(line) <= 40 for line in lines if path not in line) and len(lines) > 2
+
+
+def test_elsewhere_a_sentence_is_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    tell("Some words that are too long for one line of 40 columns, said [bold]as[/bold] they are.")
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["explain", "--help"],
+        ["eval", "--help"],
+        ["bogus"],
+        ["explain", "text", "--nla", "nowhere"],
+        ["plan", "recipes/qwen2.5-7b-8gpu.toml"],
+        ["storyworld", "sample", "--documents", "1"],
+    ],
+)
+def test_no_line_is_wider_than_the_terminal(arguments, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    run(arguments)
+    output = capsys.readouterr()
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", output.out + output.err)
+    assert plain and max(map(len, plain.splitlines())) <= 60

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "nlakit"
 
 # Lower rooms know nothing of higher ones. Rooms on one line may use each other, without a circle.
 ORDER = (
-    {"errors", "config", "files", "printable"},
+    {"errors", "config", "console", "files", "printable"},
     {
         "registry",
         "retry",

@@ -17,6 +17,7 @@ READ_NO_PAIR = {
     "sweep": "trains warm starts, as its recipe says",
     "pack": "copies what a run made",
     "label": "asks a teacher for labels of texts",
+    "completion": "prints a script for a shell",
     "storyworld sample": "prints documents",
     "storyworld organisms": "makes targets, as its recipe says",
     "search": "reads a project of readings",
@@ -78,3 +79,21 @@ def test_help_names_each_option_once(verb, capsys):
     assert run([*verb.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     assert [f"{option} " in shown for option in OPTIONS] == [True] * len(OPTIONS)
+
+
+WITHOUT_JSON = {
+    "completion": "prints a script",
+    "dashboards build": "prints the store's path on a line",
+    "dashboards export": "prints the directory on a line",
+    "dashboards import": "prints the store's path on a line",
+    "demo": "is for people",
+    "lens fit": "prints the lens's path on a line",
+    "mcp": "speaks a protocol",
+    "serve": "prints its address on a line",
+    "train": "prints the run's directory on a line",
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_script_gets_json_from_every_verb_that_has_more_than_a_line_to_say(verb):
+    assert ("json" in get_type_hints(VERBS[verb])) != (verb in WITHOUT_JSON)

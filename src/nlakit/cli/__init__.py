@@ -2,6 +2,7 @@
 
 Commands are named here and imported when they are used, so that `nlakit --help` loads no torch.
 What a person can put right goes to stderr in red with exit status 2; stdout holds results only.
+`EXIT_STATUSES` has every status.
 """
 
 from __future__ import annotations
@@ -10,22 +11,38 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import cyclopts
+from cyclopts import Parameter
 from rich.console import Console
 
 from nlakit import __version__
+from nlakit.console import quietly, tell
 from nlakit.errors import UserError
 from nlakit.printable import printable, write_escapes
 
-USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+FAULT, USER_ERROR, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+EXIT_STATUSES = {
+    0: "done",
+    FAULT: "`nlakit doctor` found something that fails; anywhere else a fault of nlakit",
+    USER_ERROR: "something that you can put right; stderr says what was asked, found, and to do",
+    INTERRUPTED: "Ctrl-C; long work goes on when the same command is run again",
+    BROKEN_PIPE: "whoever read the output has gone, such as `head`",
+}
+"""What a script may rely on. Help and the reference render it."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = cyclopts.App(
     name="nlakit",
     version=__version__,
+    version_flags=("--version", "-V"),
+    suppress_keyboard_interrupt=False,
     help="Read what a language model is thinking, in words, and how far to believe it.",
     help_format="plaintext",
+    help_epilogue="\n".join(
+        ["Exit status:", *(f"  {status:<4} {said}" for status, said in EXIT_STATUSES.items())]
+    ),
 )
 app.command(
     "nlakit.cli.explain:explain", name="explain", help="Read a text with an NLA, token by token."
@@ -182,8 +199,31 @@ world.command(
 app.command(world)
 
 
+app.command(
+    "nlakit.cli.completion:completion",
+    name="completion",
+    help="Print the completion script of a shell.",
+)
+
+
+app.meta.suppress_keyboard_interrupt = False
+
+
+@app.meta.default
+def launch(
+    *arguments: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    quiet: Annotated[
+        bool,
+        Parameter(name=("--quiet", "-q"), negative=(), help="No progress and no notices."),
+    ] = False,
+) -> None:
+    """Run a command. -q may stand anywhere."""
+    with quietly(quiet):
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_none")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0, 2 for what the person can put right, 130 for Ctrl-C."""
+    """Run the command line and exit with one of `EXIT_STATUSES`."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -192,7 +232,7 @@ def run(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         write_escapes(stream)
     try:
-        app(
+        app.meta(
             list(arguments),
             exit_on_error=False,
             print_error=False,
@@ -225,9 +265,7 @@ def _full_message(error: OSError) -> str:
 
 
 def _refuse(message: str) -> int:
-    # Soft wrapping keeps a long path whole, so that it can be copied.
-    shown = printable(message)
-    Console(stderr=True).print(shown, style="red", markup=False, highlight=False, soft_wrap=True)
+    tell(printable(message), Console(stderr=True), "red")
     return USER_ERROR
 
 

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from pydantic import TypeAdapter
 from rich.console import Console
 
+from nlakit.console import notices, tell
 from nlakit.errors import InputError
 from nlakit.evals.evaluation import PairReport
 from nlakit.pair.pair import Pair
@@ -84,7 +85,7 @@ def bench_truth(
         sys.stdout.write(submission.model_dump_json(indent=2) + "\n")
     else:
         Console().print(summary(report))
-        Console().print(f"Written to {path}", markup=False, highlight=False, soft_wrap=True)
+        tell(f"Written to {path}")
 
 
 def _print_leaderboard(directory: Path, json: bool) -> None:
@@ -105,7 +106,7 @@ def _free(path: Path, again: bool) -> Path:
 
 
 def _measure(pair: Pair, documents: int, temperature: float) -> PairReport:
-    with Console(stderr=True).status("starting") as status:
+    with notices().status("starting") as status:
         return evaluate(
             pair,
             documents=documents,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,13 +9,13 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from nlakit.audit.compare import Comparison, compare
 from nlakit.audit.embed import EmbedderName, embedder
 from nlakit.audit.positions import Selection
 from nlakit.audit.project import Project
 from nlakit.audit.scan import Scanner
+from nlakit.console import notice, tell
 from nlakit.engines.base import Sampling, sampling_for
 from nlakit.errors import InputError
 from nlakit.models.hub import locate
@@ -31,6 +29,7 @@ from nlakit.registry import resolve_pair
 from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
 from .progress import counting_progress
+from .results import write_json
 from .scan import LAST_OF_TURNS, MAX_NEW_TOKENS, SelectionOptions, project_card
 
 
@@ -87,9 +86,9 @@ def compare_models(
         found = compare(a, b, by, reader=pairs[0], limit=limit)
     if json:
         told = {"a": first, "b": second, **found.to_json()}
-        sys.stdout.write(json_module.dumps(told, ensure_ascii=False) + "\n")
+        write_json(told)
     else:
-        sys.stdout.write(_told(found, first, second))
+        tell(_told(found, first, second))
 
 
 def side(name: str, pair: PairOptions) -> PairSource:
@@ -118,7 +117,7 @@ def _scanned(
         found = scanner.scan(files, selection)
     if found.refused:
         words = f"{found.refused} rows cannot be read. The first: {found.reasons[0]}"
-        Console(stderr=True).print(words, markup=False)
+        notice(words)
     return project
 
 
@@ -141,4 +140,4 @@ def _told(found: Comparison, first: str, second: str) -> str:
             f"    cosine {d.cosine:.2f}; random directions {d.random_mean:.2f}, at most "
             f"{d.random_max:.2f}"
         )
-    return "\n".join([*lines, *found.notes]) + "\n"
+    return "\n".join([*lines, *found.notes])

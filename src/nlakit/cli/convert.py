@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
+from nlakit.console import tell
 from nlakit.errors import InputError
 
+from .results import Json, write_json
 
-def convert(file: Path, directory: Path, /, *, dtype: str = "auto") -> None:
+
+def convert(file: Path, directory: Path, /, *, dtype: str = "auto", json: Json = False) -> None:
     """Write the model in a GGUF file as a model directory: config, tokenizer and safetensors.
 
     Llama, Qwen2, Qwen3 and Gemma 3 are read. A GGUF file can also be given wherever a target is
@@ -31,4 +32,7 @@ def convert(file: Path, directory: Path, /, *, dtype: str = "auto") -> None:
     if dtype != AUTO and dtype not in DTYPES:
         raise InputError(f"The dtype {dtype!r} is not known. Give auto, {', '.join(DTYPES)}.")
     made = convert_gguf(file, directory, DTYPES.get(dtype))
-    Console().print(f"Written: {made}", markup=False, highlight=False, soft_wrap=True)
+    if json:
+        write_json({"output": str(made)})
+    else:
+        tell(f"Written: {made}")

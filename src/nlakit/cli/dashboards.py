@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nlakit.console import notice
 from nlakit.errors import InputError
 from nlakit.sae import neuronpedia
 from nlakit.sae.dashboard import Dashboard, build_dashboards, read_activity
@@ -90,7 +91,7 @@ def build(
     with DashboardStore(path) as opened:
         made = build_dashboards(autoencoder, model, activity, labels=labels)
         count = opened.write(_counted(made, autoencoder.config.d_sae), about)
-    Console(stderr=True).print(f"{count} dashboards.")
+    notice(f"{count} dashboards.")
     print(path)
 
 
@@ -241,7 +242,7 @@ def import_(
     """
     with DashboardStore(store) as opened:
         count = opened.write(READERS[format](directory), {"source": format})
-    Console(stderr=True).print(f"{count} dashboards.")
+    notice(f"{count} dashboards.")
     print(store)
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nlakit.claims.registry import claim_system
+from nlakit.console import notices, tell
 from nlakit.data.corpora import CorpusDocument
 from nlakit.engines.base import OnText
 from nlakit.evals.checked import checked_claims, counted
@@ -65,7 +66,7 @@ def demo(*, pair: PairOptions = BUNDLED, devices: DeviceOptions = ON_CPU) -> Non
             show_passage(console, reader, passage)
         others = [name for name in bundled_names() if name != BUNDLED_NAME]
         steps = [*(f"  nlakit demo --nla {name:<25} real text" for name in others)]
-        console.print("\n".join([NEXT_STEPS, *steps]), markup=False, highlight=False)
+        tell("\n".join([NEXT_STEPS, *steps]), console)
         return
     for example in EXAMPLES:
         show_example(console, reader, example)
@@ -74,8 +75,8 @@ def demo(*, pair: PairOptions = BUNDLED, devices: DeviceOptions = ON_CPU) -> Non
 def show_passage(console: Console, reader: Pair, passage: Passage) -> None:
     """A passage of the storyworld, what is true there, and its reading."""
     console.rule(passage.title)
-    console.print(passage.text, markup=False, highlight=False)
-    console.print(f"True here: {passage.truth}", style="dim", markup=False, highlight=False)
+    tell(passage.text, console)
+    tell(f"True here: {passage.truth}", console, "dim")
     console.print(read_live(reader, passage.text))
 
 
@@ -84,8 +85,8 @@ def show_example(console: Console, reader: Pair, example: ExampleText) -> None:
     messages = [Message.of(role, content) for role, content in example.messages]
     asked = example.text if example.text is not None else messages
     console.rule(example.title)
-    console.print(shown_text(example), markup=False, highlight=False)
-    console.print(example.note, style="dim", markup=False, highlight=False)
+    tell(shown_text(example), console)
+    tell(example.note, console, "dim")
     reading = read_live(reader, asked)
     console.print(reading)
     system = claim_system(reader.card.claims)
@@ -98,7 +99,7 @@ def show_example(console: Console, reader: Pair, example: ExampleText) -> None:
             f"{verdict}: {', '.join(said)}" for verdict, said in counted(found).items() if said
         ]
         said = f"{visible(row)}  {'; '.join(lines) or 'claims nothing'}"
-        console.print(said, style="dim", markup=False, highlight=False)
+        tell(said, console, "dim")
 
 
 def shown_text(example: ExampleText) -> str:
@@ -122,8 +123,8 @@ def passages() -> list[Passage]:
 
 def read_live(pair: Pair, text: Conversation) -> Reading:
     """Read the end of a text; in a terminal the words appear on stderr as they are written."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    console = notices()
+    if not console.is_terminal or console.quiet:
         return pair.explain(text, last=LAST_TOKENS)
     drafts: dict[int, str] = {}
     options = {"console": console, "transient": True, "auto_refresh": False}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 
+from nlakit.console import tell
 from nlakit.data.bulk import BulkPlan, VectorSource, explain_vectors
 from nlakit.engines.base import MAX_NEW_TOKENS, sampling_for
 from nlakit.errors import InputError
@@ -15,6 +15,7 @@ from nlakit.pair.load import read_facts
 from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
 from .progress import counting_progress
+from .results import Json, write_json
 from .workers import HERE, WorkerOptions, place_models
 
 
@@ -28,6 +29,7 @@ def describe(
     max_new_tokens: int = MAX_NEW_TOKENS,
     seed: int = 0,
     shard_rows: int = 1000,
+    json: Json = False,
     pair: PairOptions = BUNDLED,
     workers: WorkerOptions = HERE,
     devices: DeviceOptions = AUTOMATIC,
@@ -84,7 +86,10 @@ def describe(
     make = partial(BulkReader.load, parts, sampling, where)
     with counting_progress("vectors") as progress:
         manifest = explain_vectors(make, source, output.absolute(), plan, pool, progress)
-    bad = manifest.num_unreadable
+    bad, files = manifest.num_unreadable, len(manifest.shards)
+    if json:
+        counts = {"num_rows": plan.num_rows, "num_unreadable": bad, "num_files": files}
+        write_json({"output": str(output), **counts})
+        return
     passed_over = f" ({bad} not finite, passed over)" if bad else ""
-    files = f"in {len(manifest.shards)} files: {output}"
-    sys.stdout.write(f"{plan.num_rows} vectors{passed_over} {files}\n")
+    tell(f"{plan.num_rows} vectors{passed_over} in {files} files: {output}")

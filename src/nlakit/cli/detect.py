@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +12,12 @@ from nlakit.audit.detect import detect as ask
 from nlakit.audit.detectors import asker, read_detectors
 from nlakit.audit.project import Project
 from nlakit.audit.tokens import continued
+from nlakit.console import tell
 from nlakit.errors import InputError
 
 from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
+from .results import write_json
 from .search import ALL, FilterOptions
 
 SHOWN = 10
@@ -64,10 +64,10 @@ def detect(
     made = [ask(opened, d, asker(d, cache), only.filters(), go_on, seed) for d in found]
     if json:
         told = {"project": str(project), "labels": LABELS, "detectors": [d.to_json() for d in made]}
-        sys.stdout.write(json_module.dumps(told, ensure_ascii=False) + "\n")
+        write_json(told)
         return
     for each in made:
-        sys.stdout.write(_told(each))
+        tell(_told(each))
 
 
 def _told(found: Detected) -> str:
@@ -89,7 +89,7 @@ def _told(found: Detected) -> str:
             f"    {each.name}: {each.unsupported} of {each.n} (others {_percent(each.others)}, "
             f"q {each.q:.1e}) at {places}"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _shown(value: Share) -> str:

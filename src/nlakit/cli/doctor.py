@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nlakit.card import read_card
+from nlakit.console import notice, tell
 from nlakit.engines.base import MAX_NEW_TOKENS
 from nlakit.errors import InputError
 from nlakit.pair.load import load_source
@@ -67,7 +68,7 @@ def doctor(
     _show(found, json)
     if write_mean_to is not None:
         count = write_mean(made(), texts, write_mean_to)
-        Console(stderr=True).print(f"{write_mean_to}: mean of {count} activations", markup=False)
+        notice(f"{write_mean_to}: mean of {count} activations")
     if found.failed:
         sys.stdout.flush()
         raise SystemExit(1)
@@ -96,4 +97,4 @@ def _show(found: Diagnosis, json: bool) -> None:
     console.print(table)
     for check in found.checks:
         if check.advice:
-            console.print(Text(f"{check.name}: {check.advice}"), soft_wrap=True)
+            tell(f"{check.name}: {check.advice}")

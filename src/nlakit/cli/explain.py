@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from nlakit.engines.base import MAX_NEW_TOKENS, sampling_for
 from nlakit.errors import InputError
@@ -17,6 +15,7 @@ from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
 from .progress import reading_progress
 from .requests import AS_GIVEN, ChatOptions, read_request
+from .results import Format, Json, chosen_format, give_reading
 from .serve import read_secret
 
 if TYPE_CHECKING:
@@ -42,7 +41,9 @@ def explain(
     secret_file: Annotated[Path | None, Parameter(negative=())] = None,
     lens: Literal["logit", "jacobian"] | None = None,
     lens_file: Annotated[Path | None, Parameter(negative=())] = None,
-    json: Annotated[bool, Parameter(negative=())] = False,
+    format: Format | None = None,
+    output: Annotated[Path | None, Parameter(negative=())] = None,
+    json: Json = False,
     chat: ChatOptions = AS_GIVEN,
     pair: PairOptions = BUNDLED,
     devices: DeviceOptions = AUTOMATIC,
@@ -79,8 +80,10 @@ def explain(
         Instead of the NLA: the likeliest next tokens after every block of its target.
     lens_file
         Of the Jacobian lens; by default the one that `nlakit lens fit` has made.
-    json
-        Print one JSON object.
+    format
+        By default table, or as the name of --output ends.
+    output
+        Write into this file, which takes the place of one that is there; print nothing.
     devices
         Where models run.
     """
@@ -90,13 +93,17 @@ def explain(
         raise InputError(f"--min-confidence lies between 0 and 1, found {min_confidence}.")
     places = None if positions is None else parse_positions(positions)
     sampling_for(samples, temperature, max_new_tokens, seed)
+    chosen = chosen_format(format, json, output)
     if lens is not None:
-        if server is not None:
-            raise InputError("--lens runs the target here. It cannot be combined with --server.")
+        if (server, output) != (None, None) or chosen not in ("table", "json"):
+            raise InputError(
+                "--lens runs the target here and prints a table or JSON. It cannot be combined "
+                "with --server, --output or another --format."
+            )
         from .lens import explain_with_lens
 
         given = (text, file, chat)
-        explain_with_lens(lens, lens_file, given, places, last, pair, devices, json)
+        explain_with_lens(lens, lens_file, given, places, last, pair, devices, chosen == "json")
         return
     request = read_request(text, file, chat)
     here = server is None
@@ -116,10 +123,7 @@ def explain(
         )
     if min_confidence is not None:
         reading = reading.above(min_confidence)
-    if json:
-        sys.stdout.write(reading.to_json())
-    else:
-        Console().print(reading)
+    give_reading(reading, chosen, output)
 
 
 def connect(

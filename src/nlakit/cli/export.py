@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
+from .results import Json, write_json
 
 
 def export(
@@ -18,6 +18,7 @@ def export(
     license: str | None = None,
     data: str | None = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
     pair: PairOptions = BUNDLED,
     devices: DeviceOptions = AUTOMATIC,
 ) -> None:
@@ -51,5 +52,8 @@ def export(
         dtype=DTYPES.get(devices.dtype),
         overwrite=overwrite,
     )
+    if json:
+        write_json({"output": str(output), "files": [str(path) for path in written]})
+        return
     for path in written:
-        Console().print(str(path), markup=False, highlight=False, soft_wrap=True)
+        print(path)

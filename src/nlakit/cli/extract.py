@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
+from nlakit.console import notice
 from nlakit.data.corpora import HUGGING_FACE, Corpus
 from nlakit.data.corpus_extraction import Workers, extract_corpus
 from nlakit.data.pools import HERE as THIS_PROCESS
@@ -20,6 +20,7 @@ from nlakit.train.progress import count_progress
 
 from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
+from .results import Json, write_json
 from .workers import HERE, WorkerOptions, place_models
 
 CPU = torch.device("cpu")
@@ -37,6 +38,7 @@ def extract(
     split: Split = "train",
     next_tokens: int = 0,
     shard_rows: int = 20_000,
+    json: Json = False,
     pair: PairOptions = BUNDLED,
     workers: WorkerOptions = HERE,
     devices: DeviceOptions = AUTOMATIC,
@@ -105,13 +107,17 @@ def extract(
             workers=None if alone else Workers(pool, make),
             progress=progress,
         )
-    Console(stderr=True).print(summary(made, split, documents), markup=False, highlight=False)
+    notice(summary(made, split, documents))
     if made.num_empty:
-        Console(stderr=True).print(f"{made.num_empty} rows without a text were passed over.")
+        notice(f"{made.num_empty} rows without a text were passed over.")
     if made.num_refused:
         why = f"{made.num_refused} rows that the target cannot read were passed over. The first:"
-        Console(stderr=True).print(f"{why} {made.refusals[0]}", markup=False)
-    print(output)
+        notice(f"{why} {made.refusals[0]}")
+    if json:
+        counts = ("num_rows", "num_documents", "num_empty", "num_refused")
+        write_json({"output": str(output), **{name: getattr(made, name) for name in counts}})
+    else:
+        print(output)
 
 
 def summary(made: Manifest, split: Split, asked: int) -> str:

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
-from nlakit.data.labels import Teacher, places_of, write_labels
+from nlakit.console import notice, tell
+from nlakit.data.labels import Place, Teacher, places_of, write_labels
 from nlakit.data.shards import ShardReader
 from nlakit.teachers.cache import IN_MEMORY
-from nlakit.teachers.cost import Price
+from nlakit.teachers.cost import Estimate, Price
 from nlakit.teachers.named import CACHE_NAME, teacher_named
 from nlakit.teachers.remote import RemoteTeacher
 from nlakit.train.progress import count_progress
+
+from .results import Json, write_json
 
 
 def label(
@@ -30,6 +32,7 @@ def label(
     concurrency: int = 8,
     batch: Annotated[bool, Parameter(negative=())] = False,
     estimate: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
 ) -> None:
     """Ask a teacher for the explanation of every row; a stopped run pays for nothing twice.
 
@@ -68,24 +71,37 @@ def label(
         base_url=base_url,
         concurrency=concurrency,
     )
+    if estimate:
+        _give_estimate(asked, reader, json)
+        return
     if isinstance(asked, RemoteTeacher):
-        places = [place for _, rows in reader for place in places_of(rows)]
-        said = asked.announcement(places)
-    else:
-        said = f"{len(reader):,} labels by {asked.name}, for which nobody is paid."
-    if estimate or isinstance(asked, RemoteTeacher):
-        Console(stderr=True).print(said, markup=False, highlight=False)
-    if not estimate:
-        _run(activations, asked, output, len(reader))
-
-
-def _run(activations: Path, teacher: Teacher, output: Path, num_rows: int) -> None:
-    with count_progress("labels", num_rows) as progress:
-        found = write_labels(activations, teacher, output, progress)
+        notice(asked.announcement(_places(reader)))
+    with count_progress("labels", len(reader)) as progress:
+        found = write_labels(activations, asked, output, progress)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(found.refusals.items()))
-    Console(stderr=True).print(
+    notice(
         f"{found.num_rows - found.num_refused} labels of {found.num_rows} rows"
-        + (f"; without one: {reasons}." if reasons else "."),
-        markup=False,
+        + (f"; without one: {reasons}." if reasons else ".")
     )
-    print(output)
+    if json:
+        counts = {"num_rows": found.num_rows, "num_refused": found.num_refused}
+        write_json({"output": str(output), **counts, "refusals": dict(found.refusals)})
+    else:
+        print(output)
+
+
+def _give_estimate(teacher: Teacher, reader: ShardReader, json: bool) -> None:
+    if isinstance(teacher, RemoteTeacher):
+        places = _places(reader)
+        said, taken = teacher.announcement(places), teacher.estimate(places)
+    else:
+        said = f"{len(reader):,} labels by {teacher.name}, for which nobody is paid."
+        taken = Estimate(questions=0, input_tokens=0, output_tokens=0, dollars=0.0)
+    if json:
+        write_json({"num_rows": len(reader), **taken.model_dump()})
+    else:
+        tell(said)
+
+
+def _places(reader: ShardReader) -> list[Place]:
+    return [place for _, rows in reader for place in places_of(rows)]

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
+from nlakit.console import tell
 from nlakit.publish.pack import pack as write
+
+from .results import Json, write_json
 
 MB = 1e6
 
@@ -21,6 +23,7 @@ def pack(
     package: Path = Path("src/nlakit/assets"),
     assets: Path = Path("assets"),
     overwrite: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
 ) -> None:
     """Lay a run's pair into the package, and what it is compared with into assets/.
 
@@ -38,9 +41,12 @@ def pack(
         Take the place of an earlier pair of that name.
     """
     made = write(run, name, package, assets, overwrite)
+    if json:
+        sizes = {"package_bytes": made.package_bytes, "asset_bytes": made.asset_bytes}
+        write_json({"package": str(made.package), "assets": str(made.assets), **sizes})
+        return
     for path, size in (
         (made.package, made.package_bytes),
         (made.assets, made.asset_bytes),
     ):
-        said = f"{path}: {size / MB:.1f} MB"
-        Console().print(said, markup=False, highlight=False, soft_wrap=True)
+        tell(f"{path}: {size / MB:.1f} MB")

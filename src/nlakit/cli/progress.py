@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from nlakit.console import notices
 from nlakit.engines.base import OnText
 from nlakit.printable import printable
 
@@ -26,8 +26,8 @@ def reading_progress() -> Iterator[OnText | None]:
 
     None where stderr is not a terminal: looking at every token costs time.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    console = notices()
+    if not console.is_terminal or console.quiet:
         yield None
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -49,8 +49,8 @@ def reading_progress() -> Iterator[OnText | None]:
 @contextmanager
 def counting_progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
     """A bar with the time that is left, told (done, total); None where nobody watches."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    console = notices()
+    if not console.is_terminal or console.quiet:
         yield None
         return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

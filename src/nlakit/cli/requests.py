@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
-from rich.console import Console
 
+from nlakit.console import notice
 from nlakit.errors import InputError
 from nlakit.transcript import parse_messages
 
@@ -71,7 +71,7 @@ def read_request(text: str | None, file: Path | None, chat: ChatOptions = AS_GIV
         return Request(given, {})
     if chat.messages is None:
         said = f"Read as a conversation of {len(raw['messages'])} messages; --no-messages: as text."
-        Console(stderr=True).print(said, style="dim", markup=False, highlight=False)
+        notice(said, "dim")
     tools = {"tools": raw["tools"]} if raw.get("tools") else {}
     return Request(raw["messages"], {**chat.fields(), **tools})
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json as json_module
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from nlakit.audit.positions import Selection
 from nlakit.audit.project import Project, ProjectCard
 from nlakit.audit.scan import Scanner, ScanResult
+from nlakit.console import notice, tell
 from nlakit.data.extraction import target_sha256
 from nlakit.engines.base import Sampling, sampling_for
 from nlakit.errors import InputError
@@ -25,6 +23,7 @@ from nlakit.pair.source import PairSource
 from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
 from .progress import counting_progress
+from .results import write_json
 
 MAX_NEW_TOKENS = 120
 
@@ -131,14 +130,13 @@ def scan(
     place = devices.placement()
     loaded = load_source(source, place)
     card = project_card(loaded, source, sampling, dtype_name(place), confidence)
-    console = Console(stderr=True)
     scanner = Scanner(
         Project.create(project, card),
         loaded,
         sampling,
         budget=max_positions,
         confidence=confidence,
-        tell=lambda words: console.print(words, style="dim", markup=False),
+        tell=lambda words: notice(words, "dim"),
     )
     expected = scanner.estimate(files, selection)
     scanner.tell(
@@ -146,12 +144,16 @@ def scan(
         f"{expected.seconds:.0f} s on this machine."
     )
     if dry_run:
-        sys.stdout.write(f"{json_module.dumps(expected._asdict())}\n" if json else "")
+        if json:
+            write_json(expected._asdict())
         return
     with counting_progress("positions") as progress:
         scanner.progress = progress
         result = scanner.scan(files, selection)
-    sys.stdout.write(f"{json_module.dumps(result._asdict())}\n" if json else _told(result, project))
+    if json:
+        write_json(result._asdict())
+    else:
+        tell(_told(result, project))
 
 
 def project_card(
@@ -192,4 +194,4 @@ def _told(result: ScanResult, project: Path) -> str:
         lines.append(f"{result.truncated} are longer than the target's context, and were cut.")
     if result.refused:
         lines.append(f"{result.refused} rows cannot be read. The first: {result.reasons[0]}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +17,9 @@ from nlakit.audit.project import Project
 from nlakit.audit.search import Hit
 from nlakit.audit.search import search as find
 from nlakit.audit.themes import themes as find_themes
+from nlakit.console import tell
+
+from .results import write_json
 
 
 @Parameter(name="*")
@@ -86,7 +87,7 @@ def search(
     if json:
         results = [each._asdict() for each in found]
         told = {"query": query, "by": by.name if by else "words", "results": results}
-        sys.stdout.write(json_module.dumps(told, ensure_ascii=False) + "\n")
+        write_json(told)
         return
     Console().print(_table(found) if found else f"Nothing says {query!r}.")
 
@@ -138,11 +139,11 @@ def themes(
             for each in found.themes
         ]
         told = {"embedder": found.embedder, "noise": found.noise, "themes": rows}
-        sys.stdout.write(json_module.dumps(told, ensure_ascii=False) + "\n")
+        write_json(told)
         return
     for each in found.themes:
         words = ", ".join(each.words)
-        sys.stdout.write(f"{each.size} readings of {each.transcripts} transcripts: {words}\n")
+        tell(f"{each.size} readings of {each.transcripts} transcripts: {words}")
         for row in each.typical:
-            sys.stdout.write(f"    {row.name}:{row.position}  {row.explanation}\n")
-    sys.stdout.write(f"{found.noise} readings belong to no theme (embedder: {found.embedder}).\n")
+            tell(f"    {row.name}:{row.position}  {row.explanation}")
+    tell(f"{found.noise} readings belong to no theme (embedder: {found.embedder}).")

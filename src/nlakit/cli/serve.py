@@ -18,6 +18,7 @@ import uvicorn
 from cyclopts import Parameter
 from rich.console import Console
 
+from nlakit.console import notice, tell
 from nlakit.errors import InputError
 from nlakit.printable import printable
 from nlakit.serve.connections import uvicorn_config
@@ -165,8 +166,7 @@ def others_can_read(path: Path) -> bool:
 
 def warn(message: str) -> None:
     """One line on stderr."""
-    console = Console(stderr=True)
-    console.print(printable(message), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    tell(printable(message), Console(stderr=True), "yellow")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -216,7 +216,7 @@ class Server(uvicorn.Server):
         address = f"http://{host}:{name[1]}"
         print(address, flush=True)
         if self._browse and has_display():
-            Console(stderr=True).print("Opening it in the browser; Ctrl-C ends.", markup=False)
+            notice("Opening it in the browser; Ctrl-C ends.")
             webbrowser.open(address)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +11,9 @@ from nlakit.audit.embed import EmbedderName, embedder
 from nlakit.audit.project import Project
 from nlakit.audit.thought_map import ThoughtMap
 from nlakit.audit.thought_map import thought_map as draw
+from nlakit.console import tell
+
+from .results import write_json
 
 
 def thought_map(
@@ -48,9 +49,9 @@ def thought_map(
     by = embedder(embedder_name)
     found = draw(Project.open(project), transcript, by, theme, against, section)
     if json:
-        sys.stdout.write(json_module.dumps(found.to_json(), ensure_ascii=False) + "\n")
+        write_json(found.to_json())
     else:
-        sys.stdout.write(_told(found))
+        tell(_told(found))
 
 
 def _told(found: ThoughtMap) -> str:
@@ -60,4 +61,4 @@ def _told(found: ThoughtMap) -> str:
         bar = "█" * round(20 * min(1.0, max(0.0, each.drift)))
         odd = f"  [{'; '.join(each.odd)}]" if each.odd else ""
         lines.append(f"{each.position:6d} {mark}{bar:<20} {each.explanation}{odd}")
-    return "\n".join([*lines, *found.notes]) + "\n"
+    return "\n".join([*lines, *found.notes])

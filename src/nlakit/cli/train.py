@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
+from nlakit.console import notice
 from nlakit.errors import ConfigError
 from nlakit.train import distributed
 from nlakit.train.corpus_world import train_model_recipe
@@ -60,5 +59,5 @@ def _made(recipe: Path, overrides: list[str], directory: Path, only: str | None)
 def _announce(made: Path, *, whole: bool) -> None:
     if whole:
         said = f"Done. Read with it: nlakit explain --nla {made} TEXT"
-        Console(stderr=True).print(said, markup=False)
+        notice(said)
     print(made)

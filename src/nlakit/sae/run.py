@@ -12,9 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from nlakit.config import FrozenModel, suggestion
+from nlakit.console import notices
 from nlakit.core.site import Site
 from nlakit.data.extraction import target_sha256
 from nlakit.errors import ConfigError
@@ -64,7 +63,7 @@ def run_recipe(
         raise ConfigError(f"The recipe has no autoencoder {only!r}.{suggestion(only, recipe.sae)}")
     for name, settings in recipe.sae.items():
         if only in (None, name):
-            Console(stderr=True).rule(f"{recipe.name}: {name}")
+            notices().rule(f"{recipe.name}: {name}")
             layer = recipe.target.layer if settings.layer is None else settings.layer
             here = Target(target.model, target.tokenizer, Site(layer))
             _train(recipe, settings, here, source, output, name)

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 from pydantic import JsonValue
-from rich.console import Console
 
 from nlakit.card import read_card
 from nlakit.claims.spans import SPANS
 from nlakit.claims.system import ClaimSystem
 from nlakit.claims.text.checking import TEXT
 from nlakit.config import FrozenModel
+from nlakit.console import notices
 from nlakit.contract import PromptTemplates, Tokens
 from nlakit.data.corpora import Corpus
 from nlakit.data.corpus_extraction import NEXT_TOKENS, extract_corpus
@@ -107,7 +107,7 @@ class CorpusWorld:
         self.recipe = recipe
         first = {"activations": "1-activations", "labels": "2-labels"}
         self.space = Workspace(root, first | DIRECTORIES)
-        self.console = Console(stderr=True, quiet=not distributed.is_first())
+        self.console = notices(shown=distributed.is_first())
         asked = recipe.target
         self.models = PairModels(
             Basis(

@@ -21,6 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from nlakit.console import notices
+
 from . import distributed
 
 LINE_EVERY_S, EXAMPLE_EVERY_S = 60.0, 600.0
@@ -91,7 +93,7 @@ def step_progress(
     title: str, total: int, done: int = 0, example: Example | None = None
 ) -> Iterator[Advance]:
     """Progress of `total` steps, `done` of which were made before. The first process shows it."""
-    console = Console(stderr=True, quiet=not distributed.is_first())
+    console = notices(shown=distributed.is_first())
     if 0 < done < total:
         said = f"{title}: resuming after {done} of {total}."
         console.print(said, markup=False, highlight=False)

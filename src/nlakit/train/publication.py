@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from nlakit.card import MEAN_NAME, NlaCard, read_card, write_card
 from nlakit.claims.confidence import ClaimConfidence
 from nlakit.config import write_resolved
+from nlakit.console import notice
 from nlakit.core.scale import resolve_scale
 from nlakit.data.datasets import training_variance
 from nlakit.data.streams import Vectors
@@ -93,7 +93,7 @@ def calibrate(
         found = fit_confidence(pair, eval_set, documents)
     except InputError as error:
         said = f"No confidence for the claims of {pair.name}: {error}"
-        Console(stderr=True).print(said, markup=False, highlight=False)
+        notice(said)
         return None
     found.save(directory)
     return found

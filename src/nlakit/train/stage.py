@@ -13,8 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
+from nlakit.console import notices
 from nlakit.data.locks import locked
 from nlakit.errors import ConfigError
 
@@ -85,7 +84,7 @@ def run_stages(title: str, root: Path, stages: Sequence[Stage], only: str | None
     if only is not None and only not in names:
         raise ConfigError(f"There is no stage {only!r}. The stages are {', '.join(names)}.")
     wanted = needed_for(stages, only or names[-1])
-    console = Console(stderr=True, quiet=not distributed.is_first())
+    console = notices(shown=distributed.is_first())
     done = [stage.name for stage in wanted if stage.is_done]
     distributed.wait()
     if done:

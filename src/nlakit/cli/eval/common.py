@@ -15,6 +15,7 @@ from rich.console import Console
 
 from nlakit.claims.registry import claim_system
 from nlakit.claims.text.checking import TEXT
+from nlakit.console import notices
 from nlakit.data.corpora import Corpus
 from nlakit.data.extraction import Progress
 from nlakit.errors import InputError
@@ -95,7 +96,7 @@ def check_output(output: Path | None) -> None:
 @contextmanager
 def measuring() -> Iterator[Progress]:
     """Shows that something is being measured, and to whom it is told how much of it is left."""
-    with Console(stderr=True).status("measuring …") as status:
+    with notices().status("measuring …") as status:
         began = time.monotonic()
 
         def tell(done: int, total: int) -> None:

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from nlakit.console import notice, notices
 from nlakit.data.corpora import Corpus
 from nlakit.data.corpus_extraction import pass_over
 from nlakit.errors import InputError
@@ -119,12 +120,12 @@ def _write(
             "that is its own. Leave out --write: a calibrator is then fitted for this report."
         )
     eval_set = on.eval_set(pair)
-    with Console(stderr=True).status(f"fitting on {CALIBRATION_DOCUMENTS} documents …"):
+    with notices().status(f"fitting on {CALIBRATION_DOCUMENTS} documents …"):
         loaded = pair.load_for_evaluation(eval_set, devices)
         fitted = fit_confidence(loaded, eval_set, CALIBRATION_DOCUMENTS, CALIBRATION_SEED)
         other = () if outside_corpus is None else _texts(outside_corpus)
         path = with_gates(loaded, fitted, eval_set, GATE_DOCUMENTS, other).save(paths.pair)
-    sys.stderr.write(f"wrote {path}\n")
+    notice(f"wrote {path}")
 
 
 def _texts(source: str) -> Iterator[str]:

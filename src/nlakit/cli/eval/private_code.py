@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
+from nlakit.console import notice
 from nlakit.evals.private_code import BY_TEACHER, Change, asked, explanation_places
 from nlakit.evals.private_code import private_code as measure
 from nlakit.evals.rows import read_sample
@@ -106,6 +105,6 @@ def _by_teacher(
         teacher = teacher_for(task)
         if isinstance(teacher, RemoteTeacher):
             said = f"{name}: {teacher.announcement(explanation_places(texts))}"
-            Console(stderr=True).print(said, markup=False, highlight=False)
+            notice(said)
         changes[name] = asked(teacher, texts)
     return changes

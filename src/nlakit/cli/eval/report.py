@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from nlakit.console import notices
 from nlakit.engines.base import MAX_NEW_TOKENS
 from nlakit.evals.claims import ClaimScores
 from nlakit.evals.eval_set import EvalSet
@@ -105,7 +106,7 @@ def _measure(
     temperature: float,
     max_new_tokens: int,
 ) -> PairReport:
-    with Console(stderr=True).status("loading …") as status:
+    with notices().status("loading …") as status:
         return evaluate(
             pair.load_for_evaluation(eval_set, devices),
             eval_set,
