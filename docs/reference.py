@@ -12,10 +12,10 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import nlakit
 from nlakit.config import write_text_atomic
+from nlakit.serve.reference import Json, Operation, operations
 
 OPENAPI = Path(nlakit.__file__).parent / "serve" / "openapi.json"
 MODULES = {
@@ -31,8 +31,6 @@ MODULES = {
 }  # fmt: skip
 """Documented modules by heading. A module that is not there is left out, and a test says so."""
 
-Json = Mapping[str, Any]
-
 
 def write(directory: Path) -> None:
     """Write `cli.md`, `http.md` and `api.md`."""
@@ -47,12 +45,23 @@ def write(directory: Path) -> None:
 # -- commands --------------------------------------------------------------------------------------
 def commands() -> str:
     """Every command with its options, from the command line's own definitions."""
-    from nlakit.cli import app
+    from nlakit.cli import EXIT_STATUSES, app
 
     text = app.generate_docs(output_format="markdown", recursive=True, include_hidden=False)
     before, _, after = text.partition("## Table of Contents")
     _, _, commands_onward = after.partition("**Commands**")
-    return f"{before.replace('# nlakit', '# Commands', 1)}**Commands**{commands_onward}"
+    head = before.replace("# nlakit", "# Commands", 1)
+    return f"{head}{manners(EXIT_STATUSES)}**Commands**{commands_onward}"
+
+
+def manners(exit_statuses: Mapping[int, str]) -> str:
+    """What holds for every command."""
+    statuses = "\n".join(f"| {status} | {said} |" for status, said in exit_statuses.items())
+    return (
+        "`-q` (`--quiet`) silences progress and notices of every command; `-V` prints the version. "
+        "stdout holds results only. `nlakit completion bash` (`zsh`, `fish`) prints a completion "
+        f"script.\n\n| exit status | |\n|---:|---|\n{statuses}\n\n"
+    )
 
 
 # -- HTTP ------------------------------------------------------------------------------------------
@@ -65,65 +74,29 @@ def http(document: Json) -> str:
         "are what existing NLA clients speak. The server gives the same as `/openapi.json`.",
         "",
     ]
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            lines += _operation(document, path, method, operation)
+    for found in operations(document):
+        lines += _operation(found)
     return "\n".join(lines) + "\n"
 
 
-def _operation(document: Json, path: str, method: str, operation: Json) -> Iterator[str]:
-    yield f"## {method.upper()} {path}"
+def _operation(found: Operation) -> Iterator[str]:
+    yield f"## {found.method} {found.path}"
     yield ""
-    if operation.get("description") or operation.get("summary"):
-        yield _prose(operation.get("description") or operation["summary"])
+    if found.told:
+        yield found.told
         yield ""
-    for parameter in operation.get("parameters", []):
-        told = _prose(parameter.get("description", ""))
-        yield f"- `{parameter['name']}` ({parameter['in']}): {_type(parameter['schema'])}. {told}"
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-    if body:
-        yield from _fields(document, body.get("schema", {}))
-    answers = operation.get("responses", {})
-    yield "**Answers.** " + "; ".join(
-        f"{status}: {_prose(answer.get('description', ''))}" for status, answer in answers.items()
-    )
+    for each in found.parameters:
+        yield f"- `{each.name}` ({each.place}): {each.type}. {each.told}"
+    if found.fields:
+        yield "| field | type | default | |"
+        yield "|---|---|---|---|"
+        for each in found.fields:
+            default = each.default if each.default == "required" else f"`{each.default}`"
+            told = each.told.replace("|", "\\|")
+            yield f"| `{each.name}` | {each.type} | {default} | {told} |"
+        yield ""
+    yield "**Answers.** " + "; ".join(f"{status}: {told}" for status, told in found.answers)
     yield ""
-
-
-def _fields(document: Json, schema: Json) -> Iterator[str]:
-    found = _resolved(document, schema)
-    if not found.get("properties"):
-        return
-    required = set(found.get("required", ()))
-    yield "| field | type | default | |"
-    yield "|---|---|---|---|"
-    for name, field in found["properties"].items():
-        default = "required" if name in required else f"`{json.dumps(field.get('default'))}`"
-        told = _prose(field.get("description", "")).replace("|", "\\|")
-        yield f"| `{name}` | {_type(field)} | {default} | {told} |"
-    yield ""
-
-
-def _resolved(document: Json, schema: Json) -> Json:
-    if "$ref" not in schema:
-        return schema
-    return document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-
-
-def _type(schema: Json) -> str:
-    if "$ref" in schema:
-        return schema["$ref"].rpartition("/")[2]
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(map(_type, schema["anyOf"])))
-    if schema.get("type") == "array":
-        return f"list of {_type(schema.get('items', {}))}"
-    if "enum" in schema:
-        return " or ".join(f"`{value}`" for value in schema["enum"])
-    return str(schema.get("type", "any"))
-
-
-def _prose(text: str) -> str:
-    return " ".join(text.split())
 
 
 # -- Python ----------------------------------------------------------------------------------------

@@ -246,6 +246,18 @@ def answer(world: World, path: str, body: dict[str, Any]) -> Any:
     return None
 
 
+def chat_frames(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """A streamed answer; words before "</think>" are thoughts."""
+    end = words.index("</think>") if "</think>" in words else 0
+    parts = {"thinking": words[:end], "content": words[end + 1 if end else 0 :]}
+    for section, said in parts.items():
+        yield from ({"type": "text", "section": section, "text": word} for word in said)
+    message = {"role": "assistant", "content": "".join(parts["content"])}
+    message["reasoning_content"] = "".join(parts["thinking"]) or None
+    counts = {"prompt_tokens": 3, "completion_tokens": len(words), "notices": []}
+    yield {"type": "done", "message": message, "finish_reason": "stop", **counts}
+
+
 def passages() -> list[dict[str, Any]]:
     """The six cases, with documents of their genres."""
     found = []
@@ -390,9 +402,8 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if self.path == "/v1/explain" and body.get("stream"):
             return self._stream(frames_of(self.world, body))
-        if self.path == "/completion" and body.get("stream"):
-            told = ({"type": "token", "token": _token(word)} for word in self.world.chat)
-            return self._stream(told)
+        if self.path == "/v1/chat":
+            return self._stream(chat_frames(self.world.chat))
         found = answer(self.world, self.path, body)
         return self._json(found or {"detail": "Not Found"}, 200 if found else 404)
 

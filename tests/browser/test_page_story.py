@@ -160,7 +160,7 @@ def test_a_comment_on_some_tokens_travels_in_the_link_and_in_the_file(stub, visi
 
 
 def test_the_target_answers_in_a_streaming_chat_with_its_thinking_apart(stub, visit):
-    page = visit(stub(chat=("<think>", "a plan", "</think>", "Hello", " there"))[0])
+    page = visit(stub(chat=("a plan", "</think>", "Hello", " there"))[0])
     page.get_by_role("button", name="Chat with the model").click()
     page.get_by_label("Your message").fill("Hi")
     page.get_by_role("button", name="Send").click()

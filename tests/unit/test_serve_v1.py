@@ -231,7 +231,8 @@ def test_the_committed_description_is_fresh():
 
 
 def test_the_served_description_is_the_committed_one_and_refers_to_nothing_else(client):
-    served = client.get("/v1/openapi.json").json()
+    served = client.get("/openapi.json").json()
+    assert served == client.get("/v1/openapi.json").json()
     assert served == json.loads(openapi.PATH.read_text(encoding="utf-8"))
     references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(served))
     assert set(references) == set(served["components"]["schemas"]) and len(references) > 40
@@ -248,6 +249,18 @@ def test_every_path_documents_what_it_answers():
                 assert {"400", "413", "422"} <= statuses, (path, verb)
     text = json.dumps(spec)
     assert all(f"#/components/schemas/{name}" in text for name in ("Claim" + "Result", "Problem"))
+
+
+def test_the_reference_for_people_has_every_path_and_reaches_out_to_nobody(client):
+    response = client.get("/docs")
+    assert response.status_code == 200 and response.headers["content-type"].startswith("text/html")
+    page, spec = response.text, client.get("/openapi.json").json()
+    for path, verbs in spec["paths"].items():
+        for verb in verbs:
+            assert f"<h2>{verb.upper()} {path}</h2>" in page
+    assert "<code>completion_tokens</code>" in page and "X-SECRET-KEY" in page
+    assert not re.search(r"https?://|<script|<style|style=|\son\w+=", page)
+    assert client.get("/static/docs.css").status_code == 200
 
 
 # -- probes ----------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ def test_commands_page_has_every_verb(reference):
     page = reference.commands()
     for verb in ("explain", "describe", "serve", "train", "eval storyworld", "doctor"):
         assert re.search(rf"^#+ nlakit {verb}$", page, re.MULTILINE), verb
+    assert "| 130 | Ctrl-C" in page
 
 
 def test_http_page_has_every_path_and_its_fields(reference):

@@ -253,18 +253,19 @@ def _kinds(parts: Sequence[str], kind: Kind) -> list[Kind | None]:
     now = kind
     tags = [THINK_TAG.fullmatch(part) for part in parts[1::2]]
     first = next((tag for tag in tags if tag), None)
-    if first is not None and _closes(first):  # the opening tag was in the prompt
+    if first is not None and closes(first):  # the opening tag was in the prompt
         now = "thinking"
     for part in parts:
         split_at = len(kinds) % 2 == 1
         tag = THINK_TAG.fullmatch(part) if split_at else None
         if tag is not None:
-            now = kind if _closes(tag) else "thinking"
+            now = kind if closes(tag) else "thinking"
         kinds.append(None if split_at else now)
     return kinds
 
 
-def _closes(tag: re.Match[str]) -> bool:
+def closes(tag: re.Match[str]) -> bool:
+    """Whether a `THINK_TAG` ends a block of thoughts."""
     return bool(tag["end"] or tag["end2"])
 
 

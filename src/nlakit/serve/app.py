@@ -24,7 +24,7 @@ from .latents import ServedLatents
 from .metrics import Counting
 from .openapi import describe
 from .queue import Busy, Unavailable
-from .routes import completion, latents, lens, projects, readings, steer, system, v1, wire
+from .routes import chat, completion, latents, lens, projects, readings, steer, system, v1, wire
 from .security import Gate
 from .service import Service
 from .settings import Settings
@@ -87,12 +87,12 @@ def bare_app(service: Service | None = None) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        openapi_url="/v1/openapi.json",
+        openapi_url="/openapi.json",
         docs_url=None,
         redoc_url=None,
     )
     app.openapi = partial(describe, app)
-    for module in (system, wire, completion, v1, steer, lens, latents, readings, projects):
+    for module in (system, wire, completion, v1, chat, steer, lens, latents, readings, projects):
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=system.STATIC, check_dir=False), name="static")
     for kind, handler in HANDLERS.items():

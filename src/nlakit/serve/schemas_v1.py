@@ -16,6 +16,7 @@ from .schemas import (
     ExplainResult,
     PromptRequest,
     SamplingFields,
+    Temperature,
     Text,
     WireModel,
     spellable,
@@ -81,6 +82,36 @@ class ExtractRequestV1(PromptRequest):
         None
     )
     """None or []: all tokens."""
+
+
+class ChatRequest(PromptRequest):
+    """A conversation, `messages`, that the target is to answer."""
+
+    completion_tokens: Annotated[int, Field(ge=1)] = 256
+    """Clamped to 512, however many are asked for."""
+    temperature: Temperature = 0.7
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    """The same seed gives the same answer; without one each request draws its own."""
+    stream: bool = False
+
+
+class ChatMessage(WireModel):
+    """An answer, as `messages` takes it back."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    reasoning_content: str | None = None
+    """What stood in a block of thoughts."""
+
+
+class ChatResult(WireModel):
+    message: ChatMessage
+    finish_reason: Literal["stop", "length"]
+    """length: the answer was cut off."""
+    prompt_tokens: int
+    completion_tokens: int
+    notices: list[str] = []
+    """What the chat template left out of the messages, or took in another form."""
 
 
 class SteerRequest(PromptRequest):

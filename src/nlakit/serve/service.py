@@ -182,14 +182,17 @@ class Service:
         """Tokens that an explanation can have."""
         return self.runner.engine.longest_answer()
 
-    def completion(self, prompt: Prompt, num_tokens: int, temperature: float) -> Any:
-        """A continuation, to be given to `runner.add`."""
+    def completion(
+        self, prompt: Prompt, num_tokens: int, temperature: float, seed: int | None = None
+    ) -> completion.Continuation:
+        """A continuation, to be given to `runner.add`; without a seed it draws its own."""
         room = completion.room_for(
             self.nla.target, len(prompt.encoded.ids), num_tokens, LIMITS.max_completion_tokens
         )
         if self._decoder is None:
             self._decoder = decoder_for(self.nla.target.model)
-        uniforms = torch.rand(room).tolist()
+        own = secrets.randbits(63) if seed is None else seed
+        uniforms = torch.rand(room, generator=torch.Generator().manual_seed(own)).tolist()
         ending = terminal_ids(self.nla.target)
         verbalizer = self.nla.verbalizer
         contract = None if verbalizer is None else verbalizer.meta

@@ -1,8 +1,8 @@
 /** The calls the page makes. Every one goes to the server it came from, and nowhere else. */
 import { signal } from "@preact/signals";
 import type {
-  Compared, Described, DetectorHits, ExtractedToken, Frame, ModelInfo, OpenTranscript, Passage, ProjectHead,
-  SavedHead, SavedList, SavedReading, Scored, Steered, ThoughtHit, TokenInfo, Tokenized, TranscriptHead,
+  ChatFrame, Compared, Described, DetectorHits, ExtractedToken, Frame, ModelInfo, OpenTranscript, Passage,
+  ProjectHead, SavedHead, SavedList, SavedReading, Scored, Steered, ThoughtHit, Tokenized, TranscriptHead,
 } from "./types";
 import { frames } from "./sse";
 
@@ -123,15 +123,14 @@ export const api = {
       `${projectPath(project)}/detect?${new URLSearchParams(phrases.map((each) => ["phrase", each]))}`),
   forget: (id: string) => call(`/v1/readings/${encodeURIComponent(id)}`, { method: "DELETE" }),
 
-  /** What the target answers to a conversation, piece by piece; marks of the template are left out. */
-  async *chat(messages: object[], tokens: number, signal: AbortSignal): AsyncGenerator<string> {
+  /** What the target answers to a conversation, word by word, and at last the whole. */
+  async *chat(messages: object[], tokens: number, signal: AbortSignal): AsyncGenerator<ChatFrame> {
     const body = { messages, completion_tokens: tokens, stream: true };
-    const response = await call("/completion", { method: "POST", body: JSON.stringify(body), signal });
+    const response = await call("/v1/chat", { method: "POST", body: JSON.stringify(body), signal });
     for await (const data of frames(response)) {
-      const frame = JSON.parse(data) as { type?: string; error?: string; token?: TokenInfo };
-      if (frame.error) throw new ApiError(500, frame.error);
-      const token = frame.type === "token" ? frame.token : undefined;
-      if (token && token.section !== "footer" && token.fragment_index === 0) yield token.token;
+      const frame = JSON.parse(data) as ChatFrame | { error: string };
+      if ("error" in frame) throw new ApiError(500, frame.error);
+      yield frame;
     }
   },
 

@@ -7,7 +7,11 @@ import type { components } from "./schema";
 
 type Schemas = components["schemas"];
 
-export type Turn = Schemas["PassageMessage"];
+/** A message; `reasoning_content` is what the model thought before it said it. */
+export type Turn = Schemas["PassageMessage"] & { reasoning_content?: string | null };
+export type ChatFrame =
+  | { type: "text"; section: "thinking" | "content"; text: string }
+  | ({ type: "done" } & Schemas["ChatResult"]);
 export type DocumentRef = Schemas["DocumentRef"];
 export type TokenInfo = Schemas["TokenInfo"];
 export type Claim = Schemas["ClaimResult"];

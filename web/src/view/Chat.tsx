@@ -2,14 +2,16 @@
 import { signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { api } from "../api/client";
-import type { Turn } from "../api/types";
+import type { ChatFrame, Turn } from "../api/types";
 import { attempted } from "../state/notice";
 import { Icon } from "./Icon";
 import { Shown } from "./Shown";
 
 const MOST_TOKENS = 256;
 const turns = signal<Turn[]>([]);
-const writing = signal<string | null>(null);
+/** The answer that is being written. */
+const writing = signal<Turn | null>(null);
+const cutOff = signal(false);
 let controller: AbortController | null = null;
 
 export function Chat({ onRead }: { onRead: (messages: Turn[]) => void }) {
@@ -34,8 +36,9 @@ export function Chat({ onRead }: { onRead: (messages: Turn[]) => void }) {
       </details>
       <ol class="chat-turns" aria-label="Conversation">
         {turns.value.map((turn, index) => <ChatTurn key={index} turn={turn} />)}
-        {busy && <ChatTurn turn={{ role: "assistant", content: writing.value ?? "" }} writing />}
+        {writing.value && <ChatTurn turn={writing.value} writing />}
       </ol>
+      {cutOff.value && !busy && <p class="muted" role="status">The answer was cut off after {MOST_TOKENS} tokens.</p>}
       <div ref={foot} />
       <form onSubmit={send}>
         <textarea rows={2} value={text} aria-label="Your message" placeholder="Say something to the model…"
@@ -48,7 +51,7 @@ export function Chat({ onRead }: { onRead: (messages: Turn[]) => void }) {
           <button type="button" disabled={busy || turns.value.length === 0} onClick={() => onRead(messages())}>
             Read its thoughts
           </button>
-          <button type="button" class="plain push" disabled={busy || turns.value.length === 0} onClick={() => (turns.value = [])}>
+          <button type="button" class="plain push" disabled={busy || turns.value.length === 0} onClick={() => ((turns.value = []), (cutOff.value = false))}>
             <Icon name="remove" /> Start over
           </button>
         </div>
@@ -59,14 +62,14 @@ export function Chat({ onRead }: { onRead: (messages: Turn[]) => void }) {
 }
 
 function ChatTurn({ turn, writing: open = false }: { turn: Turn; writing?: boolean }) {
-  const { thinking, said } = split(String(turn.content ?? ""));
+  const said = String(turn.content ?? "");
   return (
     <li class="turn" data-role={turn.role}>
       <span class="turn-role">{turn.role}</span>
-      {thinking && (
+      {turn.reasoning_content && (
         <details class="thinking" open={open && said === ""}>
           <summary>Thinking</summary>
-          <p><bdi><Shown text={thinking} /></bdi></p>
+          <p><bdi><Shown text={turn.reasoning_content} /></bdi></p>
         </details>
       )}
       <p class="prose chat-text"><bdi><Shown text={said} /></bdi>{open && <span class="caret" aria-hidden="true" />}</p>
@@ -74,24 +77,34 @@ function ChatTurn({ turn, writing: open = false }: { turn: Turn; writing?: boole
   );
 }
 
-/** What stands in a `<think>` block, closed or not, and what is said outside of it. */
-export function split(text: string): { thinking: string; said: string } {
-  const match = /<think>([^]*?)(?:<\/think>|$)/.exec(text);
-  if (!match) return { thinking: "", said: text };
-  return { thinking: (match[1] ?? "").trim(), said: (text.slice(0, match.index) + text.slice(match.index + match[0].length)).trim() };
-}
-
 async function reply(messages: Turn[]): Promise<void> {
   controller = new AbortController();
-  writing.value = "";
+  writing.value = { role: "assistant", content: "" };
+  cutOff.value = false;
   const { signal: stop } = controller;
   await attempted(async () => {
     try {
-      for await (const part of api.chat(messages, MOST_TOKENS, stop)) writing.value = (writing.value ?? "") + part;
+      for await (const frame of api.chat(messages, MOST_TOKENS, stop)) take(frame);
     } catch (error) {
       if (!(error instanceof DOMException && error.name === "AbortError")) throw error;
     }
   });
-  if (writing.value) turns.value = [...turns.value, { role: "assistant", content: writing.value }];
+  const answer = writing.value;
+  if (answer.content || answer.reasoning_content) turns.value = [...turns.value, answer];
   writing.value = null;
+}
+
+/** One frame; the last has the whole answer, as the next request is to send it back. */
+function take(frame: ChatFrame): void {
+  const now = writing.value;
+  if (now === null) return;
+  if (frame.type === "done") {
+    const { content, reasoning_content } = frame.message;
+    writing.value = { role: "assistant", content, ...(reasoning_content ? { reasoning_content } : {}) };
+    cutOff.value = frame.finish_reason === "length";
+  } else if (frame.section === "thinking") {
+    writing.value = { ...now, reasoning_content: (now.reasoning_content ?? "") + frame.text };
+  } else {
+    writing.value = { ...now, content: now.content + frame.text };
+  }
 }

@@ -36,9 +36,7 @@ async def complete(
     service: Served,
 ) -> Any:
     """What the target would write next."""
-    if not service.can_complete:
-        detail = "The target was loaded without the blocks and the head that write."
-        raise HTTPException(503, detail, headers={"Retry-After": "3600"})
+    refuse_without_head(service)
     prompt = await service.prompt(body, request)
     with ExitStack() as stack:
         job = stack.enter_context(service.open_job(request, 0))
@@ -48,7 +46,7 @@ async def complete(
         service.runner.add(work)
         if body.stream:
             stack.pop_all()
-            return CompletionStream(written, job)
+            return CompletionStream(written, job, _frames(written))
         infos = await unless_gone(until_deadline(written, job), request)
     whole = lambda: Tokenized(  # noqa: E731
         tokens=[*prompt.infos(), *infos],
@@ -57,6 +55,13 @@ async def complete(
         notices=list(prompt.notices),
     )
     return await answer(service, job.client, whole)
+
+
+def refuse_without_head(service: Service) -> None:
+    """Raise 503 where the target cannot write."""
+    if not service.can_complete:
+        detail = "The target was loaded without the blocks and the head that write."
+        raise HTTPException(503, detail, headers={"Retry-After": "3600"})
 
 
 class Written:
@@ -88,6 +93,16 @@ class Written:
         """All tokens as text, special ones included: BOS, role tokens, the end of text."""
         return self._decode([*self.prompt.encoded.ids, *self._ids])
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens so far."""
+        return len(self._ids)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the target ended it, and not the number of tokens."""
+        return bool(self._ids) and self._ids[-1] in self._ending
+
     def _info(self, token: int, piece: Fragment) -> TokenInfo:
         position = len(self.prompt.encoded.ids) + self._num_told
         self._num_told += 1
@@ -109,10 +124,10 @@ async def until_deadline(written: Written, job: OpenJob) -> list[TokenInfo]:
 
 
 class CompletionStream(EventStream):
-    """The same, frame by frame."""
+    """A continuation frame by frame; it stops when nobody reads it any more."""
 
-    def __init__(self, written: Written, job: OpenJob) -> None:
-        super().__init__(_frames(written), job)
+    def __init__(self, written: Written, job: OpenJob, frames: AsyncIterator[bytes]) -> None:
+        super().__init__(frames, job)
         self._written = written
 
     async def __call__(self, *connection: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, Depends, Request
 
 from nlakit.engines.base import MAX_NEW_TOKENS, sampling_for
 from nlakit.pair.steer import steer_at
@@ -15,6 +15,7 @@ from nlakit.serve.service import Service, resolve_positions
 from nlakit.serve.tokens import Prompt
 
 from .common import MODEL_CALL, SECRET, Served, problems, takes
+from .completion import refuse_without_head
 
 router = APIRouter(prefix="/v1", dependencies=SECRET, tags=["v1"])
 
@@ -26,9 +27,7 @@ async def steer(
     service: Served,
 ) -> SteerResult:
     """What the target writes once the words of an explanation were changed, and before."""
-    if not service.can_complete:
-        detail = "The target was loaded without the blocks and the head that write."
-        raise HTTPException(503, detail, headers={"Retry-After": "3600"})
+    refuse_without_head(service)
     prompt = await service.prompt(body, request)
     (position,) = resolve_positions([body.position], len(prompt.encoded.ids))
     return await service.call(request, partial(steered, service, prompt, position, body))

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
 from nlakit import __version__
+from nlakit.serve import reference
 from nlakit.serve.metrics import CONTENT_TYPE
 from nlakit.serve.schemas import Status
 from nlakit.serve.schemas_v1 import Health
@@ -36,6 +37,18 @@ async def status(request: Request, service: Served) -> Any:
         return FileResponse(page, headers={"Cache-Control": "no-cache"})
     await require_secret(request, request.headers.get("x-secret-key"))
     return status_of(service)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> Response:
+    """The HTTP interface for a person; like the page it holds no secret and needs none."""
+    return HTMLResponse(reference.page(request.app.openapi()))
+
+
+@router.get("/v1/openapi.json", include_in_schema=False)
+async def description(request: Request) -> Response:
+    """The same as `/openapi.json`."""
+    return JSONResponse(request.app.openapi())
 
 
 @router.get("/v1/health", responses={503: {"model": Health, "description": "Not able to serve"}})
