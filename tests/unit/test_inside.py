@@ -14,7 +14,7 @@ from nlakit.claims.confidence import ClaimConfidence, fit_calibrator
 from nlakit.claims.inside import ReadingFeatures, fit_inside, reading_features
 from nlakit.engines.base import Completion
 from nlakit.errors import InputError
-from nlakit.evals.outside import gaussian_vectors, text_vectors
+from nlakit.evals.outside import gaussian_vectors, spread, text_vectors
 from nlakit.evals.outside_texts import TEXTS
 from nlakit.registry import bundled_path
 
@@ -44,6 +44,20 @@ def test_gate_shuts_on_what_is_far_beyond_all_it_was_fitted_on(gate):
 def test_reading_without_its_vector_is_judged_by_the_rest(gate):
     good, poor = (gate.chance(ReadingFeatures(fidelity, -0.2)) for fidelity in (0.8, -0.4))
     assert good > 0.9 and poor < 0.8 * good
+
+
+def test_each_kind_outside_is_let_in_as_rarely_as_the_others():
+    """Many readings that are easy to tell must not let the hard ones in."""
+    hard, easy = readings(200, 0.6, 5.9, 1), readings(2000, -0.4, 2.0, 2)
+    inside = readings(400, 0.8, 5.9, 0)
+    apart, mixed = fit_inside(inside, hard, easy), fit_inside(inside, [*hard, *easy])
+    share = lambda gate: sum(gate.chance(each) >= 0.5 for each in hard) / 200  # noqa: E731
+    assert share(apart) <= 0.021 < 0.1 < share(mixed)
+
+
+def test_texts_are_taken_from_all_of_a_corpus():
+    assert spread([str(n) for n in range(10)], 3) == ["0", "3", "6"]
+    assert spread(["a"], 3) == ["a"] and spread([], 3) == []
 
 
 def test_gate_without_one_side_is_refused():

@@ -22,7 +22,7 @@ from nlakit.engines.base import Completion
 from nlakit.errors import InputError
 
 OUTSIDE_SHARE = 0.02
-"""Of the outside readings that the chance is fitted on, those that are given 0.5 or more."""
+"""Of the outside readings of each kind that the chance is fitted on, those given 0.5 or more."""
 SLOPE = 1.5
 """How much steeper than the fitted odds the chance goes up: what lies far inside is not doubted."""
 LOWEST_FIDELITY, FARTHEST = -0.5, 4.0
@@ -83,12 +83,17 @@ class Inside(FrozenModel):
         return 1 / (1 + math.exp(-max(-40.0, min(40.0, total))))
 
 
-def fit_inside(inside: Sequence[ReadingFeatures], outside: Sequence[ReadingFeatures]) -> Inside:
+def fit_inside(inside: Sequence[ReadingFeatures], *kinds: Sequence[ReadingFeatures]) -> Inside:
     """The gate between readings of held-out documents and of anything else.
+
+    Args:
+        kinds: readings outside, by what they are of: each kind is let in as rarely as the others,
+            however many there are of it.
 
     Raises:
         InputError: there are none of one of them.
     """
+    outside = [each for kind in kinds for each in kind]
     if not inside or not outside:
         raise InputError(
             f"A gate needs readings inside and outside, found {len(inside)} and {len(outside)}."
@@ -101,7 +106,9 @@ def fit_inside(inside: Sequence[ReadingFeatures], outside: Sequence[ReadingFeatu
     is_inside = np.array([True] * len(inside) + [False] * len(outside))
     fitted = LogisticRegression(C=10.0, max_iter=5000).fit(design, is_inside)
     odds = fitted.decision_function(design[~is_inside])
-    threshold = float(np.quantile(odds, 1 - OUTSIDE_SHARE))
+    ends = np.cumsum([len(kind) for kind in kinds])[:-1]
+    parts = [part for part in np.split(odds, ends) if len(part)]
+    threshold = max(float(np.quantile(part, 1 - OUTSIDE_SHARE)) for part in parts)
     return Inside(
         center=tuple(center.tolist()),
         spread=tuple(spread.tolist()),

@@ -7,7 +7,6 @@ says how many claims still carry a confidence.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,8 +26,8 @@ from .outside_texts import TEXTS
 from .readings import RowReadings, read_rows
 from .rows import ReadSample
 
-FIT_TEXTS, FIT_POSITIONS, FIT_VECTORS = 200, 3, 240
-MEASURED_POSITIONS, MEASURED_VECTORS, SEED = 8, 64, 70_008
+FIT_TEXTS, FIT_POSITIONS, FIT_VECTORS = 500, 3, 240
+MEASURED_TEXTS, MEASURED_POSITIONS, MEASURED_VECTORS, SEED = 200, 8, 64, 70_008
 NORMS = (1.0, 1.0, 0.3, 3.0, 0.04)
 """Of Gaussian vectors, as shares of the mean norm of the activations inside, by turns."""
 SURE, LIKELY = 0.9, 0.5
@@ -84,32 +83,40 @@ def with_gates(
 
     Args:
         documents: held-out documents inside, of the calibrator's own seed.
-        texts: other text, as much as is there up to `FIT_TEXTS`; by default half of `TEXTS`.
+        texts: other text, `FIT_TEXTS` spread over all of it; by default half of `TEXTS`.
     """
     rows = eval_set.calibration(pair.target, known.seed, documents)
     norm = rows.vectors_ND.norm(dim=-1).mean().item()
-    given = list(islice(texts, FIT_TEXTS)) or list(TEXTS[::2])
+    given = spread(list(texts), FIT_TEXTS) or list(TEXTS[::2])
     outside = _Vectors(
         text_vectors(pair, given, FIT_POSITIONS if len(given) > 50 else 20),
         gaussian_vectors(FIT_VECTORS, pair.card.d_model, norm, CALIBRATION_SEED),
     )
-    gates = [
-        _gate(pair, rows.vectors_ND, torch.cat(outside), temperature)
-        for temperature in (0.0, SAMPLED)
-    ]
+    gates = [_gate(pair, rows.vectors_ND, outside, temperature) for temperature in (0.0, SAMPLED)]
     return known.model_copy(update={"greedy_inside": gates[0], "sampled_inside": gates[1]})
 
 
-def _gate(pair: Pair, inside_ND: Tensor, outside_ND: Tensor, temperature: float) -> Inside:
+def spread(texts: Sequence[str], num: int) -> list[str]:
+    """At most `num` of some texts, evenly over all: a corpus may have one kind after the other."""
+    if len(texts) <= num:
+        return list(texts)
+    return [texts[turn * len(texts) // num] for turn in range(num)]
+
+
+def _gate(pair: Pair, inside_ND: Tensor, outside: _Vectors, temperature: float) -> Inside:
     found = [
         _features(pair, vectors, read_rows(pair, pair.engine, vectors, temperature, 0))
-        for vectors in (inside_ND, outside_ND)
+        for vectors in (inside_ND, *outside)
     ]
     return fit_inside(*found)
 
 
-def confidence_report(sample: ReadSample) -> ConfidenceReport:
+def confidence_report(sample: ReadSample, texts: Sequence[str] = ()) -> ConfidenceReport:
     """The calibration of N readings inside, and what is asserted outside.
+
+    Args:
+        texts: other text that no gate was fitted on, `MEASURED_TEXTS` of it; by default the half of
+            `TEXTS` that is never fitted on.
 
     Raises:
         InputError: the pair has no calibrator, its engine gives no probabilities, or nobody can
@@ -141,15 +148,15 @@ def confidence_report(sample: ReadSample) -> ConfidenceReport:
         brier=found.brier,
         auroc=found.auroc,
         share_at_90=_share(confidences, SURE),
-        outside=_outside(sample, _measured(sample)),
+        outside=_outside(sample, _measured(sample, texts)),
     )
 
 
-def _measured(sample: ReadSample) -> _Vectors:
+def _measured(sample: ReadSample, texts: Sequence[str]) -> _Vectors:
     norm = sample.vectors_ND.norm(dim=-1).mean().item()
     d_model = sample.pair.card.d_model
     return _Vectors(
-        text_vectors(sample.pair, TEXTS[1::2], MEASURED_POSITIONS),
+        text_vectors(sample.pair, spread(texts, MEASURED_TEXTS) or TEXTS[1::2], MEASURED_POSITIONS),
         gaussian_vectors(MEASURED_VECTORS, d_model, norm, SEED + sample.seed),
     )
 

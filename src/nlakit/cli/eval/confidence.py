@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -18,6 +18,7 @@ from nlakit.evals.confidence import CALIBRATION_DOCUMENTS, CALIBRATION_SEED, fit
 from nlakit.evals.confidence import measure as measure_confidence
 from nlakit.evals.outside import confidence_report, with_gates
 from nlakit.evals.rows import read_sample
+from nlakit.split import Split
 
 from ..devices import AUTOMATIC, DeviceOptions
 from ..pairs import BUNDLED, PairOptions
@@ -64,12 +65,15 @@ def confidence(
         First fit the calibrator on other held-out documents, and leave it beside the pair as
         calibrator.json, with gates that doubt what lies outside of what the pair knows.
     outside_corpus
-        With --write: other text that the gates are fitted on; by default a few texts of ours.
+        Other text, as `nlakit extract` takes a corpus: with --write the gates are fitted on its
+        training split, with --outside measured on its held-out split; by default a few texts of
+        ours.
     """
     if write:
         _write(pair, devices, on, outside_corpus)
     if outside:
-        _outside(pair, devices, on, documents, seed, temperature, json)
+        other = () if outside_corpus is None else tuple(_texts(outside_corpus, "heldout"))
+        _outside(pair, devices, on, documents, seed, temperature, json, other)
         return
     show(
         pair,
@@ -91,12 +95,14 @@ def _outside(
     seed: int,
     temperature: float,
     json: bool,
+    texts: Sequence[str],
 ) -> None:
     pair.check()
     with measuring():
         eval_set = on.eval_set(pair)
         loaded = pair.load_for_evaluation(eval_set, devices)
-        report = confidence_report(read_sample(loaded, eval_set, documents, seed, temperature))
+        sample = read_sample(loaded, eval_set, documents, seed, temperature)
+        report = confidence_report(sample, texts)
     if json:
         sys.stdout.write(report.model_dump_json(indent=2) + "\n")
         return
@@ -123,12 +129,12 @@ def _write(
     with notices().status(f"fitting on {CALIBRATION_DOCUMENTS} documents …"):
         loaded = pair.load_for_evaluation(eval_set, devices)
         fitted = fit_confidence(loaded, eval_set, CALIBRATION_DOCUMENTS, CALIBRATION_SEED)
-        other = () if outside_corpus is None else _texts(outside_corpus)
+        other = () if outside_corpus is None else _texts(outside_corpus, "train")
         path = with_gates(loaded, fitted, eval_set, GATE_DOCUMENTS, other).save(paths.pair)
     notice(f"wrote {path}")
 
 
-def _texts(source: str) -> Iterator[str]:
-    """Training texts of a corpus, cut to what a small context holds."""
-    found = Corpus(source).documents("train", on_refused=pass_over)
+def _texts(source: str, split: Split) -> Iterator[str]:
+    """Texts of a corpus, cut to what a small context holds."""
+    found = Corpus(source).documents(split, on_refused=pass_over)
     return (each.text[:OUTSIDE_CHARACTERS] for each in found if each.text)
