@@ -11,7 +11,7 @@
 
 FVE is the share of h's variance that survives being put into words: 1 is all, 0 no better than the
 mean. It says little without its floors, printed beside it, and nothing about truth.
-The real thing, with checkpoints, checked claims and every guard left out here: `src/nlakit/train`.
+A Hugging Face model: `minimal_hf.py`. Checkpoints, checked claims, every guard: `src/nlakit/train`.
 """
 
 import copy

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nlakit.card import NlaCard
+    from nlakit.core.site import Site
+    from nlakit.engines.asynchronous import AsyncRemotePair
     from nlakit.engines.base import Sampling
+    from nlakit.engines.remote import RemotePair
     from nlakit.errors import (
         CheckpointError,
         ConfigError,
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncRemotePair": "engines.asynchronous",
+    "RemotePair": "engines.remote",
+    "Site": "core.site",
     "Pair": "pair.pair",
     "load": "pair.load",
     "NlaCard": "card",
@@ -51,6 +57,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncRemotePair",
     "CheckpointError",
     "ConfigError",
     "ContractError",
@@ -60,9 +67,11 @@ __all__ = [
     "NlakitError",
     "Pair",
     "Reading",
+    "RemotePair",
     "ResumeError",
     "Sampling",
     "Score",
+    "Site",
     "TokenReading",
     "UserError",
     "__version__",

@@ -18,11 +18,12 @@ import pydantic
 
 from nlakit.config import FrozenModel, describe_errors, write_text_atomic
 from nlakit.errors import InputError, MissingExtraError
-from nlakit.fidelity_scale import GradeWord, grade_named, scale_note
+from nlakit.fidelity_scale import FidelityScale, GradeWord, grade_named, scale_note
 from nlakit.printable import printable
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.axes import Axes
     from rich.console import RenderableType
     from rich.text import Text
 
@@ -218,6 +219,39 @@ class Reading(FrozenModel):
         except ImportError as error:
             raise MissingExtraError("pandas", "pandas") from error
         return pandas.DataFrame(self._records(), columns=list(CSV_COLUMNS))
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw the fidelity of every token beside the floors, on the scale of `fidelity_scale`.
+
+        A bar has its grade's colour; a value below the axis stands at its end as a triangle. No
+        figure is shown: a notebook does that, elsewhere `axes.figure.savefig(...)`.
+
+        Args:
+            axes: of matplotlib, to draw on; None: new ones.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise MissingExtraError("matplotlib", "plot") from error
+        scale, places = FidelityScale(self.floors), range(len(self))
+        width = min(24.0, 1.5 + 0.3 * len(self))
+        axes = axes or Figure(figsize=(width, 3.5), layout="constrained").subplots()
+        tops = [min(1.0, max(scale.low, row.fidelity)) for row in self]
+        colors = [grade_named(row.word).html for row in self]
+        axes.bar(places, [top - scale.low for top in tops], bottom=scale.low, color=colors)
+        outside = [place for place in places if scale.is_outside(self[place].fidelity)]
+        axes.plot(outside, [scale.low] * len(outside), "v", color="#8b1a20", clip_on=False)
+        for name, floor in self.floors.items():
+            axes.axhline(floor, color="#555555", linewidth=0.8, linestyle="--")
+            axes.annotate(name.replace("_", " "), (1, floor), xycoords=("axes fraction", "data"))
+        # "$" would begin a formula.
+        names = [visible(row).replace("$", r"\$") for row in self]
+        axes.set_xticks(list(places), names, rotation=90, fontfamily="monospace")
+        axes.set(ylim=(scale.low, 1.0), ylabel="fidelity", title=printable(self.nla))
+        return axes
 
     def _records(self) -> list[tuple[object, ...]]:
         """The values of `CSV_COLUMNS`, a row per token and sample."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 
 import pydantic
 import pytest
 from rich.console import Console
 
-from nlakit.errors import InputError
+from nlakit.errors import InputError, MissingExtraError
 from nlakit.fidelity_scale import FidelityScale
 from nlakit.reading import Reading, Sample, TokenReading, visible
 
@@ -137,3 +138,26 @@ def test_a_data_frame_has_a_row_for_each_sample():
 
 def test_notices_stand_under_the_table():
     assert "left out" in terminal(reading().model_copy(update={"notices": ("A call left out",)}))
+
+
+def test_a_plot_has_a_bar_a_token_and_a_line_a_floor():
+    rows = (row(), row(fidelity=-0.7, token=" $x", position=2), row(fidelity=1.0, position=3))
+    axes = reading(*rows).plot()
+    tops = [bar.get_y() + bar.get_height() for bar in axes.patches]
+    assert tops == pytest.approx([0.83, -0.1, 1.0])
+    outside, floor = axes.lines[0], axes.lines[1]
+    assert list(outside.get_xdata()) == [1] and floor.get_ydata()[0] == -0.1
+    assert axes.get_ylim() == pytest.approx((-0.1, 1.0))
+    assert axes.patches[1].get_facecolor() != axes.patches[0].get_facecolor()
+    axes.figure.canvas.draw()  # a token may look like a formula
+
+
+def test_a_plot_is_drawn_on_given_axes():
+    axes = reading().plot()
+    assert reading().plot(axes) is axes and len(axes.patches) == 2
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"nlakit\[plot\]"):
+        reading().plot()

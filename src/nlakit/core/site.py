@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from nlakit.errors import InputError
 
+HOOK = re.compile(r"blocks\.(?P<block>\d+)\.hook_resid_(?P<at>pre|post)")
 POINTS = ("block_output",)
 
 
@@ -25,6 +27,22 @@ class Site:
             raise InputError(f"Site: layer must be 0 or more, found {self.layer}.")
         if self.point not in POINTS:
             raise InputError(f"Site: point must be one of {POINTS}, found {self.point!r}.")
+
+    @classmethod
+    def named(cls, hook: str) -> Site:
+        """The site by TransformerLens's name: `blocks.20.hook_resid_post`, or the
+        `hook_resid_pre` of the block after it.
+
+        Raises:
+            InputError: a name of anything but the residual stream between blocks.
+        """
+        found = HOOK.fullmatch(hook)
+        if found is None or (found["at"], found["block"]) == ("pre", "0"):
+            raise InputError(
+                f"Site {hook!r}: nlakit reads the residual stream after a block, such as "
+                "blocks.20.hook_resid_post."
+            )
+        return cls(int(found["block"]) - (found["at"] == "pre"))
 
     @property
     def num_blocks(self) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlakit.card import CARD_NAME, NlaCard, read_card
 from nlakit.claims.confidence import ClaimConfidence
@@ -17,7 +18,7 @@ from nlakit.contract import NlaMeta, read_meta
 from nlakit.core.fidelity import Baseline
 from nlakit.core.scale import resolve_scale
 from nlakit.engines.local import LocalEngine
-from nlakit.errors import CheckpointError
+from nlakit.errors import CheckpointError, InputError
 from nlakit.models.configs import load_config
 from nlakit.models.fingerprint import target_fingerprint
 from nlakit.models.lora import open_checkpoint
@@ -25,9 +26,16 @@ from nlakit.models.placement import AUTO, ON_CPU, Placement, placement
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
+from nlakit.pair.in_memory import bundled_for, check_model, is_model, own_directory, wrap
 from nlakit.pair.one_base import on_one_base
 from nlakit.pair.pair import Pair
-from nlakit.pair.source import PairSource, comparison_parts, find_pair, pair_hashes
+from nlakit.pair.source import (
+    InMemory,
+    PairSource,
+    comparison_parts,
+    find_pair,
+    pair_hashes,
+)
 from nlakit.registry import CONTROL_AR, WARM_START, PairPaths
 
 UNRELATED = 2.0
@@ -47,7 +55,8 @@ def load(
     *,
     av: str | Path | None = None,
     ar: str | Path | None = None,
-    target: str | Path | None = None,
+    target: str | Path | PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     mean: str | Path | None = None,
     device: str | torch.device = AUTO,
     dtype: str | torch.dtype = AUTO,
@@ -58,10 +67,14 @@ def load(
 
     Args:
         av, ar: the pair; full weights, or LoRA adapters for the target.
-        target: the model it reads; None: the one beside the pair, or that its contract names.
+        target: the model it reads; None: the one beside the pair, or that its contract names. A
+            model of Hugging Face transformers that is in memory is read as it lies there; without
+            `path` the NLA of the package that was trained on its weights is taken.
+        tokenizer: of a target that is in memory.
         mean: safetensors with the `mean` and the `variance` of training vectors; None: the one
             beside the pair. Without any no fidelity can be given, and the cosine takes its place.
-        device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes CUDA, else MPS, else the CPU.
+        device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes CUDA, else MPS, else the CPU, and
+            that of a target in memory.
         dtype: of the weights in memory, as "bfloat16"; "auto" is float32 on a CPU, and on an
             accelerator each checkpoint's own.
 
@@ -71,23 +84,39 @@ def load(
         CheckpointError: a part is missing, corrupt, or belongs to another pair.
         ContractError: a part's `nla_meta.yaml` and its tokenizer or config differ.
     """
-    where = placement(device, dtype)
-    return load_source(find_pair(path, av=av, ar=ar, target=target, mean=mean), where)
+    if not is_model(target):
+        if tokenizer is not None:
+            raise InputError("tokenizer belongs to a target that is in memory. Leave it out.")
+        source = find_pair(path, av=av, ar=ar, target=target, mean=mean)  # pyright: ignore
+        return load_source(source, placement(device, dtype))
+    check_model(target, tokenizer)
+    where = placement(target.device if device == AUTO else device, dtype)  # pyright: ignore
+    if (path, av, ar) == (None, None, None):
+        path = bundled_for(target, tokenizer)
+    held = InMemory(own_directory(target))
+    source = find_pair(path, av=av, ar=ar, mean=mean, in_memory=held)
+    return load_source(source, where, held=(target, tokenizer))
 
 
 def load_source(
-    source: PairSource, where: Placement = ON_CPU, *, comparisons: bool = False
+    source: PairSource,
+    where: Placement = ON_CPU,
+    *,
+    comparisons: bool = False,
+    held: tuple[Any, Any] | None = None,
 ) -> Pair:
     """Load the pair at `source`; that its parts belong together is checked before a weight is read.
 
     Args:
         comparisons: with what evaluations compare it with, and the hashes of all its weights.
+        held: a target that is in memory, and its tokenizer.
 
     Raises:
         CheckpointError, ContractError: a part cannot be used, or belongs to another pair.
     """
     card, baseline = read_facts(source)
-    models = load_models(source, card.layer, where)
+    own = None if held is None else wrap(*held, card.layer, card.d_model)
+    models = load_models(source, card.layer, where, own)
     pair = Pair(
         LocalEngine(*models),
         models.target,
@@ -99,14 +128,20 @@ def load_source(
     return _with_comparisons(pair, source, where) if comparisons else pair
 
 
-def load_models(source: PairSource, layer: int, where: Placement = ON_CPU) -> Models:
+def load_models(
+    source: PairSource, layer: int, where: Placement = ON_CPU, own: Target | None = None
+) -> Models:
     """Load the three models of a pair onto a device; adapters of one base share its weights.
+
+    Args:
+        own: a target that is there already. Its weights may be others than those of the base, so
+            adapters do not share them.
 
     Raises:
         ContractError, CheckpointError: a part cannot be used.
     """
-    target = load_target(source.target, layer, where)
-    views = on_one_base(source, target)
+    target = load_target(source.target, layer, where) if own is None else own
+    views = on_one_base(source, target) if own is None else None
     if views is not None:
         return Models(target, *views)
     verbalizer = load_verbalizer(source.av, source.target, where)

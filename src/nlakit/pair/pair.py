@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Unpack, overload
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from nlakit.card import NlaCard
 from nlakit.claims.confidence import ClaimConfidence
 from nlakit.core.fidelity import Baseline, FveResult, RowErrors, fve, row_errors
-from nlakit.core.inject import check_vectors
+from nlakit.core.site import Site
 from nlakit.engines.base import (
     MAX_NEW_TOKENS,
     Completion,
@@ -30,13 +30,14 @@ from nlakit.models.encoded import Encoded
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.pair.conversation import ChatFields, Conversation, Prompt, options_of, prepare
-from nlakit.pair.score import in_range, score_rows
+from nlakit.pair.many import OnRows, read_together
+from nlakit.pair.score import score_rows
 from nlakit.pair.steer import Edit, Steered, steer_at
+from nlakit.pair.vectors import Vectors, as_rows
 from nlakit.reading import ReadClaim, Reading, Sample, Score, TokenReading
 
 Reconstruct = Callable[[list[str]], Tensor]
 """Explanations to vectors, [N, D]."""
-Vectors = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -147,19 +148,81 @@ class Pair:
         temperature: float | None = None,
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        site: Site | str | None = None,
         seed: int = 0,
         on_text: OnText | None = None,
     ) -> Reading:
         """What bare activations say; `vectors` is D or N x D, raw, as the site gives them.
 
+        They may be tensors of any device and precision, arrays of numpy, or a list of them; a batch
+        of one text, 1 x N x D, is that text's rows.
+
+        Args:
+            site: where they were read, as a `Site` or by TransformerLens's name of it, such as
+                "blocks.20.hook_resid_post"; None: nobody checks that it is the pair's.
+
         Raises:
-            InputError: no vectors, a wrong width, numbers that are not finite.
+            InputError: no vectors, a wrong width, numbers that are not finite, another site.
         """
         sampling = sampling_for(samples, temperature, max_new_tokens, seed)
-        vectors_ND = _as_rows(vectors, self.card.d_model)
+        self._check_site(site)
+        vectors_ND = as_rows(vectors, self.card.d_model)
         names = [(row, "") for row in range(len(vectors_ND))]
         rows = self._read(vectors_ND, names, sampling, on_text)
         return self._reading(None, rows)
+
+    def explain_many(
+        self,
+        texts: Sequence[Conversation],
+        samples: int = 1,
+        temperature: float | None = None,
+        *,
+        last: int | None = None,
+        positions: Sequence[int] | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        seed: int = 0,
+        progress: OnRows | bool = False,
+    ) -> list[Reading]:
+        """Readings of many texts, whose rows are written side by side.
+
+        At temperature 0 they are those of `explain`; above it each row draws its own.
+
+        Args:
+            last, positions: of each text, as in `explain`.
+            progress: True shows a bar on stderr; a function is called with (rows read, rows).
+
+        Raises:
+            InputError: as `explain`, with the number of the text; or there are none.
+        """
+        sampling = sampling_for(samples, temperature, max_new_tokens, seed)
+        prompts = [self._numbered(number, text) for number, text in enumerate(texts)]
+        bos = self.target.tokenizer.bos_token_id
+        places = [_places(prompt.encoded, bos, positions, last) for prompt in prompts]
+        read = partial(self._read, sampling=sampling, on_text=None)
+        rows = read_together(
+            self.engine, [each.encoded for each in prompts], places, read, progress
+        )
+        return [
+            self._reading(prompt.encoded.text, tuple(found), prompt.notices)
+            for prompt, found in zip(prompts, rows, strict=True)
+        ]
+
+    def _numbered(self, number: int, text: Conversation) -> Prompt:
+        try:
+            return self.prepare(text)
+        except InputError as error:
+            raise InputError(f"Text {number}: {error}") from error
+
+    def _check_site(self, site: Site | str | None) -> None:
+        """Raise `InputError` where vectors are of another site than the pair's."""
+        if site is None:
+            return
+        found = Site.named(site) if isinstance(site, str) else site
+        if found != Site(self.card.layer):
+            raise InputError(
+                f"The vectors are of the residual stream after block {found.layer}; "
+                f"{self.card.name} reads block {self.card.layer}. Read them there."
+            )
 
     @overload
     def reconstruct(self, explanation: str) -> Tensor: ...
@@ -180,7 +243,7 @@ class Pair:
         Raises:
             InputError: not one vector of the right width, or not finite.
         """
-        vectors_ND = _as_rows(vector, self.card.d_model)
+        vectors_ND = as_rows(vector, self.card.d_model)
         if len(vectors_ND) != 1:
             raise InputError(f"score compares one vector, found {len(vectors_ND)}. Give one row.")
         return self._scores(vectors_ND, [explanation])[0]
@@ -283,8 +346,9 @@ class Pair:
         names: Sequence[tuple[int, str]],
         sampling: Sampling,
         on_text: OnText | None,
+        first: int = 0,
     ) -> tuple[TokenReading, ...]:
-        flat, scores = self.answers(vectors_ND, sampling, on_text)
+        flat, scores = self.answers(vectors_ND, sampling, on_text, first)
         repeated_MD = vectors_ND.repeat_interleave(sampling.samples, dim=0)
         claims = self.claims(flat, scores, sampling.temperature, repeated_MD)
         scored = [_sample(*each) for each in zip(flat, scores, claims, strict=True)]
@@ -373,20 +437,3 @@ def _checked_places(positions: Sequence[int], num_tokens: int) -> list[int]:
     if not positions:
         raise InputError("The list of positions is empty. Give one, or leave it out for all.")
     return [place % num_tokens for place in positions]
-
-
-def _as_rows(vectors: Vectors, d_model: int) -> Tensor:
-    """Vectors as N x D float32, refused with `InputError` where no model could read them."""
-    if isinstance(vectors, Tensor):
-        rows = vectors.detach().cpu().float()
-    else:
-        try:
-            rows = torch.from_numpy(np.array(vectors, dtype=np.float32))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"Vectors must be rows of {d_model} numbers: {error}") from error
-    rows = rows[None] if rows.ndim == 1 else rows
-    if rows.ndim != 2 or len(rows) == 0:
-        found = tuple(rows.shape)
-        raise InputError(f"Vectors must have the shape (N, {d_model}), found {found}.")
-    check_vectors(rows, d_model)
-    return in_range(rows)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from nlakit.card import CARD_NAME, MEAN_NAME
+from nlakit.card import ADAPTER_CONFIG, CARD_NAME, MEAN_NAME
 from nlakit.contract import read_meta
 from nlakit.data.shards import file_sha256
 from nlakit.errors import ContractError, InputError
@@ -55,6 +56,16 @@ class PairSource:
         return replace(self, **models, mean=mean, paths=paths)
 
 
+class InMemory(NamedTuple):
+    """Says that the target is in memory: a base is read only where adapters need one.
+
+    Attributes:
+        directory: that the target was loaded from; None: none that is here.
+    """
+
+    directory: Path | None
+
+
 def find_pair(
     path: str | Path | None = None,
     *,
@@ -62,6 +73,7 @@ def find_pair(
     ar: str | Path | None = None,
     target: str | Path | None = None,
     mean: str | Path | None = None,
+    in_memory: InMemory | None = None,
 ) -> PairSource:
     """The parts of an NLA, or those that are given; hub names are downloaded.
 
@@ -72,6 +84,7 @@ def find_pair(
         path: directory of an NLA, or a name that `registry.resolve_pair` knows.
         target: of an NLA too, where its own is another or none; None: the one beside, else the
             base model that the verbalizer's contract names.
+        in_memory: the caller has the target; without `target` none is looked for on the hub.
 
     Raises:
         InputError: there is no such NLA, or both an NLA and parts were given.
@@ -82,13 +95,13 @@ def find_pair(
     for name, value in {"path": path, **parts}.items():
         _check_path(name, value)
     if (av, ar, mean) == (None, None, None) and (path is not None or target is None):
-        return _of_nla(resolve_pair(path), target)
+        return _of_nla(resolve_pair(path), target, in_memory)
     if path is not None or av is None or ar is None:
         raise InputError(
             "A pair from its parts needs both av and ar, and no NLA beside them; mean goes with "
             "them, and so may target."
         )
-    return _of_parts(av, ar, target, mean)
+    return _of_parts(av, ar, target, mean, in_memory)
 
 
 def _check_path(name: str, value: object) -> None:
@@ -98,15 +111,19 @@ def _check_path(name: str, value: object) -> None:
         )
 
 
-def _of_nla(paths: PairPaths, target: str | Path | None) -> PairSource:
-    mean, av = _beside(paths.shared, MEAN_NAME), paths.pair / "av"
+def _of_nla(paths: PairPaths, target: str | Path | None, in_memory: InMemory | None) -> PairSource:
+    mean, av, ar = _beside(paths.shared, MEAN_NAME), paths.pair / "av", paths.pair / "ar"
     found = _beside(paths.shared, "target") if target is None else locate(target)
-    base = locate(_named_base(av)) if found is None else found
-    return PairSource(av, paths.pair / "ar", base, mean, paths, paths.pair.name)
+    base = _base_elsewhere(av, ar, in_memory) if found is None else found
+    return PairSource(av, ar, base, mean, paths, paths.pair.name)
 
 
 def _of_parts(
-    av: str | Path, ar: str | Path, target: str | Path | None, mean: str | Path | None
+    av: str | Path,
+    ar: str | Path,
+    target: str | Path | None,
+    mean: str | Path | None,
+    in_memory: InMemory | None,
 ) -> PairSource:
     av_path, ar_path = locate(av), locate(ar)
     home = av_path.parent if av_path.parent == ar_path.parent else None
@@ -114,7 +131,7 @@ def _of_parts(
     return PairSource(
         av_path,
         ar_path,
-        locate(_named_base(av_path)) if target_path is None else target_path,
+        _base_elsewhere(av_path, ar_path, in_memory) if target_path is None else target_path,
         _beside(home, MEAN_NAME) if mean is None else Path(mean),
         None if home is None or _beside(home, CARD_NAME) is None else PairPaths(home, home),
         str(av),
@@ -123,6 +140,15 @@ def _of_parts(
 
 def _beside(home: Path | None, name: str) -> Path | None:
     return home / name if home is not None and (home / name).exists() else None
+
+
+def _base_elsewhere(av: Path, ar: Path, in_memory: InMemory | None) -> Path:
+    """The base that the contract names; with a target in memory only adapters need one."""
+    if in_memory is None:
+        return locate(_named_base(av))
+    if not any((part / ADAPTER_CONFIG).is_file() for part in (av, ar)):
+        return av
+    return in_memory.directory or locate(_named_base(av))
 
 
 def _named_base(av: Path) -> str:
