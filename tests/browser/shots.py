@@ -13,7 +13,7 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-WIDE, NARROW = (1440, 900), (390, 844)
+WIDE, NARROW = (1600, 1000), (390, 844)
 LONG_MS = 120_000
 
 
@@ -45,10 +45,10 @@ def _shoot(browser: Any, address: str, folder: Path, size: tuple[int, int], them
         is_mobile=size == NARROW,
     )
     page = context.new_page()
+    page.set_default_timeout(LONG_MS)
     page.goto(address)
     page.locator(".passage").first.wait_for()
-    if theme == "light":
-        page.screenshot(path=folder / f"page-start-{name}.png")
+    page.screenshot(path=folder / f"page-start-{name}.png")
     _read(page, 0)
     page.wait_for_timeout(300)
     page.screenshot(path=folder / f"page-{name}.png")
@@ -58,11 +58,13 @@ def _shoot(browser: Any, address: str, folder: Path, size: tuple[int, int], them
         _samples(page)
         page.wait_for_timeout(300)
         page.screenshot(path=folder / "page-samples.png")
+    page.goto(f"{address}/docs")
+    page.screenshot(path=folder / f"docs-{name}.png")
     context.close()
 
 
 def main(address: str, folder: Path) -> None:
-    """Six pictures: the start at both widths, a reading in both themes, several samples."""
+    """The start, a reading and the reference at both widths in both themes; several samples."""
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         path = shutil.which("chromium")

@@ -62,6 +62,9 @@ class World:
     latents: bool = False
     """Whether an autoencoder is served, too."""
     chat: tuple[str, ...] = (" and", " so", " on", ".")
+    queue: int = 0
+    """Where in the queue a reading says it stands, until `served` is set."""
+    served: threading.Event = field(default_factory=threading.Event)
     readings: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[tuple[str, Any]] = field(default_factory=list)
 
@@ -184,6 +187,9 @@ def frames_of(world: World, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     tokens = tokens_of(body)
     places = [p % len(tokens) for p in body.get("positions") or range(len(tokens))]
     yield {"layer_index": 4, "total": len(places), "prompt_length": len(tokens)}
+    if world.queue:
+        yield {"position_in_queue": world.queue, "done": False, "queued": True}
+        world.served.wait()
     for start in range(0, len(places), 4):
         group = places[start : start + 4]
         results = {p: result_of(world, body, tokens, p) for p in group}

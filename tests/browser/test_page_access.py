@@ -30,6 +30,14 @@ def test_the_first_view_and_a_reading_have_no_serious_finding(stub, visit, axe_s
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
+@pytest.mark.parametrize(("size", "theme"), LOOKS)
+def test_the_http_reference_has_no_serious_finding(server, visit, axe_source, size, theme):
+    page = visit(f"{server}/docs", size, theme)
+    page.get_by_role("heading", name="POST /v1/chat").wait_for()
+    assert _serious(page, axe_source) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
 @pytest.mark.parametrize("name", ["Search explanations", "History", "How to read", "About the NLA"])
 def test_the_windows_have_no_serious_finding(reading, axe_source, name):
     page = reading()

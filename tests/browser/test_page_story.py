@@ -28,6 +28,8 @@ def test_start_says_which_model_what_a_reading_is_and_when_to_disbelieve(stub, v
     assert "You read storyworld after block 4, with an NLA trained on one invented world" in told
     assert "A reading is an explanation of the model's activation at one token" in told
     assert "a fidelity below 0.20" in told and "below 0.04 it is worse than knowing nothing" in told
+    box = page.locator(".composer-lead").bounding_box()
+    assert box["y"] >= 0 and box["y"] + box["height"] <= size[1]  # seen without scrolling
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
@@ -97,6 +99,16 @@ def test_a_server_that_stops_shows_one_banner_and_continues(stub, visit, size):
     page.get_by_role("button", name="Reconnect and continue").click()
     page.get_by_role("button", name="All read", exact=True).wait_for()
     assert page.locator(".banner").count() == 0
+
+
+def test_a_reading_that_waits_says_where_in_the_queue_it_stands(stub, visit):
+    address, world = stub(queue=3)
+    page = visit(address)
+    page.get_by_label("Text to read").fill(TEXT)
+    page.get_by_role("button", name="Read this").click()
+    page.get_by_text("number 3 in the queue").wait_for()
+    world.served.set()
+    page.get_by_role("button", name="All read", exact=True).wait_for()
 
 
 def test_back_returns_to_the_start_and_forward_to_the_reading(stub, visit):

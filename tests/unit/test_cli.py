@@ -258,10 +258,12 @@ def test_what_was_quiet_before_is_quiet_after(monkeypatch):
 
 
 def test_a_text_that_looks_like_an_option_is_a_text(monkeypatch, capsys):
-    seen = []
-    monkeypatch.setattr("nlakit.cli.explain.read_request", lambda text, *_: seen.append(text))
-    run(["explain", "--samples", "2", "--", "-q"])
-    assert seen == ["-q"]
+    def read(text, *_):
+        raise InputError(f"asked to read {text!r}")
+
+    monkeypatch.setattr("nlakit.cli.explain.read_request", read)
+    assert run(["explain", "--samples", "2", "--", "-q"]) == 2
+    assert "asked to read '-q'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -36,7 +36,8 @@ UNAVAILABLE_RETRY_S = 5
 MAX_ECHO, MAX_PROBLEMS = 200, 20
 DESCRIPTION = (
     "Reads what a language model is thinking, in words, and says how far to believe it. "
-    "With a secret configured, every path but /v1/health and the page wants X-SECRET-KEY."
+    "With a secret configured, every path wants X-SECRET-KEY but /v1/health, the page, and this "
+    "reference."
 )
 
 log = logging.getLogger("nlakit.serve")

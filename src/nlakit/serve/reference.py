@@ -45,7 +45,7 @@ def operations(document: Json) -> Iterator[Operation]:
                 tuple(_parameters(found)),
                 tuple(_fields(document, found)),
                 tuple(
-                    (status, prose(each.get("description", "")))
+                    (status, _meaning(each.get("description", "")))
                     for status, each in found.get("responses", {}).items()
                 ),
             )
@@ -54,6 +54,11 @@ def operations(document: Json) -> Iterator[Operation]:
 def prose(text: str) -> str:
     """On one line."""
     return " ".join(text.split())
+
+
+def _meaning(told: str) -> str:
+    """What an answer means, to stand in a list; FastAPI's words for a good one say nothing."""
+    return "OK" if told == "Successful Response" else prose(told).rstrip(".")
 
 
 def _parameters(operation: Json) -> Iterator[BodyField]:

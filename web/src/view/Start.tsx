@@ -17,8 +17,9 @@ export function Start() {
         </p>
       )}
       <p>
-        A <b>reading</b> is an explanation of the model's activation at one token, in words. The words
-        are turned back into an activation, and <b>fidelity</b> says how close the two are.
+        A <b>reading</b> is an explanation of the model's activation at one token, in words: what the
+        numbers inside the model say once it has read that word, or piece of a word. The words are
+        turned back into an activation, and <b>fidelity</b> says how close the two are.
       </p>
       <p>{disbelief()}</p>
     </div>

@@ -127,7 +127,7 @@ function Progress() {
   const total = all.reduce((sum, job) => sum + job.total, 0);
   const done = all.reduce((sum, job) => sum + job.done, 0);
   const waiting = Math.max(0, ...all.map((job) => job.inQueue));
-  const words = waiting > 0 ? `${waiting} ahead in the queue` : `${done} of ${total} read`;
+  const words = waiting > 0 ? `number ${waiting} in the queue` : `${done} of ${total} read`;
   return (
     <div class="progress">
       <progress max={total} value={done} aria-label="Tokens read" />
