@@ -7,6 +7,7 @@ Elsewhere a sentence is one line, for `grep`.
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,9 +30,15 @@ def notice(text: str, style: str = "") -> None:
 def tell(text: str, console: Console | None = None, style: str = "") -> None:
     """Print sentences, by default on stdout. Brackets stay brackets."""
     console = console or Console()
-    # rich would fold a word that is wider than the terminal.
-    fit = {"overflow": "ignore", "crop": False} if console.is_terminal else {"soft_wrap": True}
-    console.print(text, style=style, markup=False, highlight=False, **fit)  # pyright: ignore
+    if console.is_terminal:
+        text = "\n".join(_wrapped(line, console.width) for line in text.split("\n"))
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _wrapped(line: str, width: int) -> str:
+    """A line broken between words; rich would fold a word that is wider than the terminal."""
+    whole = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
+    return "\n".join(textwrap.wrap(line, width, **whole))  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager

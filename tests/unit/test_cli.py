@@ -279,7 +279,7 @@ SAID = "A sum | of *two* numbers, planned\nand unsaid."
 @pytest.fixture
 def reading():
     row = TokenReading(
-        position=3, token=" so", explanation=SAID, fidelity=0.5, cosine=0.8, mse=0.4, word="good"
+        position=3, token=" so", explanation=SAID, fidelity=0.5, cosine=0.8, mse=0.4, word="partly"
     )
     return Reading(text="and so", tokens=(row,), nla="fake", floors={"mean": 0.0})
 
@@ -293,7 +293,7 @@ def test_a_reading_is_given_in_every_format(reading, capsys):
     assert Reading.from_json(shown["json"]) == reading
     assert shown["csv"].splitlines()[0].startswith("position,token,sample")
     assert shown["html"].startswith("<!doctype html>")
-    row = r"| ·so | A sum \| of \*two\* numbers, planned and unsaid. | 0.50 good |"
+    row = r"| ·so | A sum \| of \*two\* numbers, planned and unsaid. | 0.50 partly |"
     assert row in shown["md"].splitlines()
 
 

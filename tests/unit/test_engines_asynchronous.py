@@ -34,7 +34,7 @@ class FakePair:
             raise RemoteError("refused")
         return Reading(text=f"{text} {fields}", tokens=(), nla="fake")
 
-    describe = score = explain
+    describe = explain
 
 
 async def collected(
@@ -49,7 +49,6 @@ def test_every_text_has_its_reading_by_number():
             found = await collected(pair, ["a", "b", "c", "d"], last=1)
             assert found == {n: f"{text} {{'last': 1}}" for n, text in enumerate("abcd")}
             assert (await pair.describe("v")).text == "v {}"
-            assert (await pair.score("words", last=2)).text.startswith("words")
 
     asyncio.run(go())
 

@@ -35,18 +35,15 @@ def test_a_model_in_memory_is_read_as_it_lies_there(pair):
     model, tokenizer = pair.target.model, pair.target.tokenizer
     found = nlakit.load(target=model, tokenizer=tokenizer)
     assert found.target.model is model and found.name == pair.name
-    assert found.explain(TEXT, **FEW) == pair.explain(TEXT, **FEW)
+    said = [row.explanation for row in found.explain(TEXT, **FEW)]
+    assert said == [row.explanation for row in pair.explain(TEXT, **FEW)]
 
 
 def test_a_pair_without_a_target_takes_the_one_in_memory(pair, tmp_path):
-    shutil.copytree(bundled_path(), tmp_path / "nla")
-    shutil.rmtree(tmp_path / "nla" / "target")
-    model = pair.target.model
-    found = nlakit.load(tmp_path / "nla", target=model, tokenizer=pair.target.tokenizer)
-    assert found.explain(TEXT, **FEW).tokens == pair.explain(TEXT, **FEW).tokens
-    parts = {"av": tmp_path / "nla" / "av", "ar": tmp_path / "nla" / "ar"}
-    again = nlakit.load(**parts, target=model, tokenizer=pair.target.tokenizer)
-    assert again.explain(TEXT, **FEW).tokens == pair.explain(TEXT, **FEW).tokens
+    parts = {role: shutil.copytree(bundled_path() / role, tmp_path / role) for role in ("av", "ar")}
+    found = nlakit.load(**parts, target=pair.target.model, tokenizer=pair.target.tokenizer)
+    said = [row.explanation for row in found.explain(TEXT, **FEW)]
+    assert said == [row.explanation for row in pair.explain(TEXT, **FEW)]
 
 
 def test_other_weights_are_told_or_refused(pair):
@@ -101,21 +98,22 @@ def test_vectors_of_other_libraries_say_what_the_text_says(pair, vectors):
         row.double().tolist(),
     ):
         found = pair.describe(given, site=Site(pair.card.layer), max_new_tokens=6)[0]
-        assert (found.explanation, found.fidelity) == (expected.explanation, expected.fidelity)
+        assert found.explanation == expected.explanation
+        assert found.fidelity == pytest.approx(expected.fidelity, abs=1e-3)
 
 
 def test_a_cache_of_one_text_is_its_rows(pair, vectors):
-    found = pair.describe(vectors, site="blocks.4.hook_resid_post", max_new_tokens=2)
+    found = pair.describe(vectors, site="blocks.3.hook_resid_post", max_new_tokens=2)
     assert len(found) == vectors.shape[1]
     with pytest.raises(InputError, match="shape"):
         pair.describe(torch.cat([vectors, vectors]))
 
 
 def test_vectors_of_another_site_are_refused(pair, vectors):
-    with pytest.raises(InputError, match="after block 2; .* reads block 4"):
+    with pytest.raises(InputError, match="after block 2; .* reads block 3"):
         pair.describe(vectors, site=Site(2))
-    with pytest.raises(InputError, match="after block 3"):
-        pair.describe(vectors, site="blocks.4.hook_resid_pre")
+    with pytest.raises(InputError, match="after block 2"):
+        pair.describe(vectors, site="blocks.3.hook_resid_pre")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +135,12 @@ def test_many_texts_are_read_as_each_alone_would_be(pair, monkeypatch):
     texts = [TEXT, "A sum of seven", [{"role": "user", "content": "Where is the key?"}]]
     told: list[tuple[int, int]] = []
     found = pair.explain_many(texts, **FEW, progress=lambda *each: told.append(each))
-    assert found == [pair.explain(text, **FEW) for text in texts]
+    for one, text in zip(found, texts, strict=True):
+        alone = pair.explain(text, **FEW)
+        assert [row.explanation for row in one] == [row.explanation for row in alone]
+        # Which rows share a batch moves the last digits.
+        expected = pytest.approx([row.fidelity for row in alone], abs=1e-3)
+        assert (one.text, [row.fidelity for row in one]) == (alone.text, expected)
     assert told == [(3, 6), (6, 6)]
 
 

@@ -180,7 +180,7 @@ def test_settings_out_of_range_are_refused_with_their_value(target, options, fou
         (torch.full((2, D_MODEL), float("inf")), "inf"),
         (np.zeros((2, D_MODEL + 1)), str(D_MODEL + 1)),
         (np.zeros((0, D_MODEL)), "(0, "),
-        (np.zeros((1, 1, D_MODEL)), "(1, 1, "),
+        (np.zeros((2, 1, D_MODEL)), "(2, 1, "),
         ([[1.0], [1.0, 2.0]], "rows of"),
     ],
 )

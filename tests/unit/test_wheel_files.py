@@ -43,5 +43,4 @@ def test_the_wheel_has_the_package_alone_and_is_no_larger_than_promised(wheel):
 def test_the_sdist_can_build_the_wheel_and_run_the_tests(wheel):
     found = {each.distribution_path for each in SdistBuilder(str(ROOT)).recurse_included_files()}
     assert {f"src/{path}" for path in wheel} <= found
-    assert {"pyproject.toml", "README.md", "LICENSE"} <= found
     assert {"tests/unit/test_wheel_files.py", "recipes/storyworld.toml", "Makefile"} <= found

@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from nlakit.card import read_card
 from nlakit.core.site import Site
 from nlakit.errors import InputError
@@ -31,6 +29,9 @@ def check_model(model: Any, tokenizer: Any) -> None:
         InputError: with what to give instead.
         CheckpointError: its family is not known.
     """
+    # Imported here: it loads what only training needs, and so would every reading.
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     if not isinstance(model, PreTrainedModel):
         raise InputError(
             f"target is a {type(model).__name__}, expected a directory, a name, or a model of "

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlakit.card import CARD_NAME, NlaCard, read_card
 from nlakit.claims.confidence import ClaimConfidence
@@ -37,6 +36,10 @@ from nlakit.pair.source import (
     pair_hashes,
 )
 from nlakit.registry import CONTROL_AR, WARM_START, PairPaths
+
+if TYPE_CHECKING:
+    # Importing the first loads what only training needs.
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 UNRELATED = 2.0
 """Mean squared error per component between unrelated vectors of norm √d_model: `2 (1 - 0)`."""
