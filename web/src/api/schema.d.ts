@@ -286,6 +286,166 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/latents": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * About
+         * @description The autoencoder.
+         */
+        get: operations["about_v1_latents_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/latents/features": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Features
+         * @description The strongest latents at each token.
+         */
+        post: operations["features_v1_latents_features_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/latents/map": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Dual Map
+         * @description This dictionary and another one on one map.
+         */
+        get: operations["dual_map_v1_latents_map_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/latents/search": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Search
+         * @description Latents by the words of their dashboards.
+         */
+        get: operations["search_v1_latents_search_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/latents/steer": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Steer
+         * @description What the target writes when a latent of one token has another value.
+         */
+        post: operations["steer_v1_latents_steer_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/latents/witness": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Witness
+         * @description Which latents of a token its explanation shares, loses and invents.
+         */
+        post: operations["witness_v1_latents_witness_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/latents/{latent}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Dashboard
+         * @description What a latent is about.
+         */
+        get: operations["dashboard_v1_latents__latent__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/lens": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Lens
+         * @description The residual stream of a token after each block, through the final norm and the head.
+         */
+        post: operations["lens_v1_lens_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/models": {
         parameters: {
             query?: never;
@@ -499,6 +659,18 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * ActiveLatent
+         * @description A latent at a token.
+         */
+        ActiveLatent: {
+            /** Activation */
+            activation: number;
+            /** Index */
+            index: number;
+            /** Label */
+            label?: string | null;
+        };
+        /**
          * ChatMessage
          * @description An answer, as `messages` takes it back.
          */
@@ -687,6 +859,30 @@ export interface components {
                 [key: string]: unknown;
             }[] | null;
         };
+        /**
+         * Dashboard
+         * @description One latent.
+         */
+        Dashboard: {
+            activations: components["schemas"]["Histogram"];
+            /** Density */
+            density: number;
+            /** Examples */
+            examples: components["schemas"]["Example"][];
+            /** Label */
+            label?: string | null;
+            /** Latent */
+            latent: number;
+            logits: components["schemas"]["Histogram"];
+            /** Max Activation */
+            max_activation: number;
+            /** Neighbours */
+            neighbours: components["schemas"]["Neighbour"][];
+            /** Promoted */
+            promoted: components["schemas"]["TokenWeight"][];
+            /** Suppressed */
+            suppressed: components["schemas"]["TokenWeight"][];
+        };
         /** DescribeRequest */
         DescribeRequest: {
             /** Activations */
@@ -830,6 +1026,89 @@ export interface components {
             index: number;
             /** Seed */
             seed: number;
+        };
+        /**
+         * DualMap
+         * @description Two dictionaries.
+         */
+        DualMap: {
+            /** Across */
+            across: [
+                number[],
+                number[]
+            ];
+            /**
+             * Kind
+             * @default sae_dual_map
+             * @constant
+             */
+            kind: "sae_dual_map";
+            /** Mean Across */
+            mean_across: [
+                number,
+                number
+            ];
+            /** Mean Across Intervals */
+            mean_across_intervals: [
+                components["schemas"]["Interval"],
+                components["schemas"]["Interval"]
+            ];
+            /** Mean Within */
+            mean_within: [
+                number,
+                number
+            ];
+            /** Mean Within Intervals */
+            mean_within_intervals: [
+                components["schemas"]["Interval"],
+                components["schemas"]["Interval"]
+            ];
+            /** Names */
+            names: [
+                string,
+                string
+            ];
+            /**
+             * Note
+             * @default UMAP is no metric: distances between clusters, and their densities, mean nothing.
+             */
+            note: string;
+            /** Points */
+            points: components["schemas"]["MapPoint"][];
+            /**
+             * Schema Version
+             * @default 1
+             * @constant
+             */
+            schema_version: 1;
+            /** Seed */
+            seed: number;
+            /** Within */
+            within: [
+                number[],
+                number[]
+            ];
+        };
+        /**
+         * Example
+         * @description A stretch of a text, with the latent's activation at each token.
+         */
+        Example: {
+            /** Document */
+            document: string;
+            /** Interval */
+            interval?: [
+                number,
+                number
+            ] | null;
+            /** Interval Share */
+            interval_share?: number | null;
+            /** Peak */
+            peak: number;
+            /** Tokens */
+            tokens: string[];
+            /** Values */
+            values: number[];
         };
         /** ExplainRequest */
         ExplainRequest: {
@@ -1150,6 +1429,59 @@ export interface components {
             value: string;
         };
         /**
+         * FeaturesRequest
+         * @description Latents at the tokens of a text.
+         */
+        FeaturesRequest: {
+            /**
+             * Add Generation Prompt
+             * @default true
+             */
+            add_generation_prompt: boolean;
+            /**
+             * Continue Final Message
+             * @default false
+             */
+            continue_final_message: boolean;
+            /**
+             * Enable Thinking
+             * @default null
+             */
+            enable_thinking: boolean | null;
+            /**
+             * Latents
+             * @default []
+             */
+            latents: number[];
+            /**
+             * Messages
+             * @default null
+             */
+            messages: components["schemas"]["WireMessage"][] | null;
+            /**
+             * Positions
+             * @default null
+             */
+            positions: number[] | null;
+            /**
+             * Text
+             * @default null
+             */
+            text: string | null;
+            /**
+             * Tools
+             * @default null
+             */
+            tools: {
+                [key: string]: unknown;
+            }[] | null;
+            /**
+             * Top
+             * @default 10
+             */
+            top: number;
+        };
+        /**
          * FloorInfo
          * @description What a reader that knows nothing reaches.
          */
@@ -1160,6 +1492,28 @@ export interface components {
             name: string;
             /** Value */
             value: number;
+        };
+        /**
+         * Found
+         * @description A latent that a search has found.
+         */
+        Found: {
+            /** Density */
+            density: number;
+            /** Label */
+            label: string | null;
+            /** Latent */
+            latent: number;
+            /** Score */
+            score: number;
+        };
+        /**
+         * FoundLatents
+         * @description Latents whose label, promoted tokens or examples have the words.
+         */
+        FoundLatents: {
+            /** Found */
+            found: components["schemas"]["Found"][];
         };
         /**
          * GradeInfo
@@ -1204,7 +1558,131 @@ export interface components {
             /** Version */
             version: string;
         };
+        /**
+         * Histogram
+         * @description Bars by the middle of their interval.
+         */
+        Histogram: {
+            /** Heights */
+            heights: number[];
+            /** Values */
+            values: number[];
+        };
+        Interval: [
+            number,
+            number
+        ];
         JsonValue: unknown;
+        /**
+         * Latents
+         * @description The autoencoder that is served beside the NLA.
+         */
+        Latents: {
+            /** Architecture */
+            architecture: string;
+            /** D Sae */
+            d_sae: number;
+            /** Has Dashboards */
+            has_dashboards: boolean;
+            /** Has Map */
+            has_map: boolean;
+            /** Layer Index */
+            layer_index: number;
+            /** Name */
+            name: string;
+        };
+        /**
+         * LensLayer
+         * @description What one block's residual stream would say next.
+         */
+        LensLayer: {
+            /** Layer */
+            layer: number;
+            /** Top */
+            top: components["schemas"]["TokenProbability"][];
+        };
+        /**
+         * LensReading
+         * @description A text under a lens.
+         */
+        LensReading: {
+            /**
+             * Kind
+             * @default lens_reading
+             * @constant
+             */
+            kind: "lens_reading";
+            /**
+             * Lens
+             * @enum {string}
+             */
+            lens: "logit" | "jacobian";
+            /**
+             * Schema Version
+             * @default 1
+             * @constant
+             */
+            schema_version: 1;
+            /** Text */
+            text: string;
+            /** Tokens */
+            tokens: components["schemas"]["LensToken"][];
+        };
+        /**
+         * LensRequest
+         * @description What each block's residual stream would say next at a token.
+         */
+        LensRequest: {
+            /**
+             * Add Generation Prompt
+             * @default true
+             */
+            add_generation_prompt: boolean;
+            /**
+             * Continue Final Message
+             * @default false
+             */
+            continue_final_message: boolean;
+            /**
+             * Enable Thinking
+             * @default null
+             */
+            enable_thinking: boolean | null;
+            /**
+             * Messages
+             * @default null
+             */
+            messages: components["schemas"]["WireMessage"][] | null;
+            /**
+             * Position
+             * @default -1
+             */
+            position: number;
+            /**
+             * Text
+             * @default null
+             */
+            text: string | null;
+            /**
+             * Tools
+             * @default null
+             */
+            tools: {
+                [key: string]: unknown;
+            }[] | null;
+        };
+        /**
+         * LensToken
+         * @description One token of a text, block by block.
+         */
+        LensToken: {
+            /** Layers */
+            layers: components["schemas"]["LensLayer"][];
+            /** Position */
+            position: number;
+            /** Token */
+            token: string;
+        };
         /**
          * Limits
          * @description What one request may ask for; sent to clients by `GET /`.
@@ -1241,6 +1719,27 @@ export interface components {
              */
             max_positions_per_request: number;
         };
+        /**
+         * MapPoint
+         * @description One latent on the map.
+         */
+        MapPoint: {
+            /** Cosine */
+            cosine: number;
+            /**
+             * Dictionary
+             * @enum {integer}
+             */
+            dictionary: 0 | 1;
+            /** Latent */
+            latent: number;
+            /** Nearest */
+            nearest: number;
+            /** X */
+            x: number;
+            /** Y */
+            y: number;
+        };
         /** ModelInfo */
         ModelInfo: {
             /** Can Chat */
@@ -1263,6 +1762,11 @@ export interface components {
             };
             /** Fve */
             fve: number | null;
+            /**
+             * Has Latents
+             * @default false
+             */
+            has_latents: boolean;
             /** Layer */
             layer: number;
             /** Max New Tokens */
@@ -1285,6 +1789,16 @@ export interface components {
         Models: {
             /** Models */
             models: components["schemas"]["ModelInfo"][];
+        };
+        /**
+         * Neighbour
+         * @description Another latent whose direction is close.
+         */
+        Neighbour: {
+            /** Cosine */
+            cosine: number;
+            /** Latent */
+            latent: number;
         };
         /** NewReading */
         NewReading: {
@@ -1586,6 +2100,58 @@ export interface components {
             verbalizer_torch_compile: boolean;
         };
         /**
+         * SteerLatentRequest
+         * @description Another value of a latent at one token.
+         */
+        SteerLatentRequest: {
+            /**
+             * Add Generation Prompt
+             * @default true
+             */
+            add_generation_prompt: boolean;
+            /**
+             * Completion Tokens
+             * @default 20
+             */
+            completion_tokens: number;
+            /**
+             * Continue Final Message
+             * @default false
+             */
+            continue_final_message: boolean;
+            /**
+             * Enable Thinking
+             * @default null
+             */
+            enable_thinking: boolean | null;
+            /** Latent */
+            latent: number;
+            /**
+             * Messages
+             * @default null
+             */
+            messages: components["schemas"]["WireMessage"][] | null;
+            /**
+             * Position
+             * @default -1
+             */
+            position: number;
+            /**
+             * Text
+             * @default null
+             */
+            text: string | null;
+            /**
+             * Tools
+             * @default null
+             */
+            tools: {
+                [key: string]: unknown;
+            }[] | null;
+            /** Value */
+            value: number;
+        };
+        /**
          * SteerRequest
          * @description Edit the explanation at a token, and see what the target writes then.
          */
@@ -1671,6 +2237,72 @@ export interface components {
             shift: number;
         };
         /**
+         * SteeredByLatent
+         * @description What another value of a latent did to a continuation.
+         */
+        SteeredByLatent: {
+            /** After */
+            after: string;
+            /** Before */
+            before: string;
+            /** Changed */
+            changed: boolean;
+            /** Found */
+            found: number;
+            /**
+             * Kind
+             * @default sae_steered
+             * @constant
+             */
+            kind: "sae_steered";
+            /** Kl Unrelated */
+            kl_unrelated: number;
+            /** Latent */
+            latent: number;
+            /** Position */
+            position: number;
+            /** Sae */
+            sae: string;
+            /**
+             * Schema Version
+             * @default 1
+             * @constant
+             */
+            schema_version: 1;
+            /** Strength */
+            strength: number;
+            /** Value */
+            value: number;
+        };
+        /**
+         * TextFeatures
+         * @description A text under an autoencoder.
+         */
+        TextFeatures: {
+            /**
+             * Kind
+             * @default sae_features
+             * @constant
+             */
+            kind: "sae_features";
+            /** Layer */
+            layer: number;
+            /** Model */
+            model: string;
+            /** Sae */
+            sae: string;
+            /**
+             * Schema Version
+             * @default 1
+             * @constant
+             */
+            schema_version: 1;
+            /** Text */
+            text: string;
+            /** Tokens */
+            tokens: components["schemas"]["TokenFeatures"][];
+        };
+        /**
          * ThoughtHit
          * @description A reading that a search found. `before` and `after` are the transcript's words around the
          *     token.
@@ -1704,6 +2336,22 @@ export interface components {
             /** Results */
             results: components["schemas"]["ThoughtHit"][];
         };
+        /**
+         * TokenFeatures
+         * @description One token, strongest latents first.
+         */
+        TokenFeatures: {
+            /** Error */
+            error: number;
+            /** Features */
+            features: components["schemas"]["ActiveLatent"][];
+            /** L0 */
+            l0: number;
+            /** Position */
+            position: number;
+            /** Token */
+            token: string;
+        };
         /** TokenInfo */
         TokenInfo: {
             /** Channel */
@@ -1730,6 +2378,16 @@ export interface components {
             token: string;
             /** Token Id */
             token_id: number;
+        };
+        /**
+         * TokenProbability
+         * @description A token that the lens expects next.
+         */
+        TokenProbability: {
+            /** Probability */
+            probability: number;
+            /** Token */
+            token: string;
         };
         /**
          * TokenThought
@@ -1765,6 +2423,16 @@ export interface components {
             section: string | null;
             /** Token */
             token: string;
+        };
+        /**
+         * TokenWeight
+         * @description How far a latent's direction moves a token's logit.
+         */
+        TokenWeight: {
+            /** Token */
+            token: string;
+            /** Value */
+            value: number;
         };
         /** Tokenized */
         Tokenized: {
@@ -1881,6 +2549,77 @@ export interface components {
             tool_calls: {
                 [key: string]: unknown;
             }[] | null;
+        };
+        /**
+         * WitnessRequest
+         * @description An explanation held against the latents of its token.
+         */
+        WitnessRequest: {
+            /**
+             * Add Generation Prompt
+             * @default true
+             */
+            add_generation_prompt: boolean;
+            /**
+             * Continue Final Message
+             * @default false
+             */
+            continue_final_message: boolean;
+            /**
+             * Enable Thinking
+             * @default null
+             */
+            enable_thinking: boolean | null;
+            /** Explanation */
+            explanation: string;
+            /**
+             * Messages
+             * @default null
+             */
+            messages: components["schemas"]["WireMessage"][] | null;
+            /**
+             * Position
+             * @default -1
+             */
+            position: number;
+            /**
+             * Text
+             * @default null
+             */
+            text: string | null;
+            /**
+             * Tools
+             * @default null
+             */
+            tools: {
+                [key: string]: unknown;
+            }[] | null;
+        };
+        /**
+         * WitnessedToken
+         * @description One token: its explanation, and what became of its latents.
+         */
+        WitnessedToken: {
+            /** Explanation */
+            explanation: string;
+            /** Fidelity */
+            fidelity: number;
+            /** Invented */
+            invented: components["schemas"]["ActiveLatent"][];
+            /** Jaccard */
+            jaccard: number;
+            /** Lost */
+            lost: components["schemas"]["ActiveLatent"][];
+            /** Position */
+            position: number;
+            /** Residual */
+            residual?: string | null;
+            /** Residual Fidelity */
+            residual_fidelity?: number | null;
+            /** Shared */
+            shared: components["schemas"]["ActiveLatent"][];
+            /** Token */
+            token: string;
         };
     };
     responses: never;
@@ -3193,6 +3932,718 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Health"];
+                };
+            };
+        };
+    };
+    about_v1_latents_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Latents"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such thing. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    features_v1_latents_features_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["FeaturesRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TextFeatures"];
+                };
+            };
+            /** @description The request cannot be read: no text, a position outside it, a vector of another length. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such thing. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body has other fields than it should: FastAPI's list */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not finished within the server's deadline. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    dual_map_v1_latents_map_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DualMap"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such thing. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    search_v1_latents_search_get: {
+        parameters: {
+            query: {
+                q: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FoundLatents"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such thing. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body has other fields than it should: FastAPI's list */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    steer_v1_latents_steer_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SteerLatentRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SteeredByLatent"];
+                };
+            };
+            /** @description The request cannot be read: no text, a position outside it, a vector of another length. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such thing. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body has other fields than it should: FastAPI's list */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not finished within the server's deadline. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    witness_v1_latents_witness_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WitnessRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WitnessedToken"];
+                };
+            };
+            /** @description The request cannot be read: no text, a position outside it, a vector of another length. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such thing. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body has other fields than it should: FastAPI's list */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not finished within the server's deadline. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    dashboard_v1_latents__latent__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                latent: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Dashboard"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such thing. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body has other fields than it should: FastAPI's list */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    lens_v1_lens_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["LensRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LensReading"];
+                };
+            };
+            /** @description The request cannot be read: no text, a position outside it, a vector of another length. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body has other fields than it should: FastAPI's list */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Busy; Retry-After says when to ask again. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The engine has stopped or the server is shutting down; Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Not finished within the server's deadline. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
                 };
             };
         };
