@@ -121,7 +121,7 @@ def resolve_pair(name: str | Path | None = None) -> PairPaths:
     path = Path(str(name))
     if path.parent.name != ROWS or (path / CARD_NAME).exists():
         found, bundled = resolve(name), _bundled_name(name)
-        return PairPaths(found, found, bundled and comparison_path(bundled))
+        return PairPaths(found, found, comparison_path(bundled) if bundled else None)
     return PairPaths(resolve(path.parent.parent), _whole_row(path))
 
 
