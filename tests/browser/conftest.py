@@ -116,7 +116,7 @@ def visit(chromium) -> Iterator[Callable]:
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(30_000)  # a busy machine is no fault of the page
-        host = address.split("#")[0].rstrip("/")
+        host = "/".join(address.split("/", 3)[:3])
         page.on(
             "console",
             # Chromium logs each 401 as an error; a test of the secret waits for one.

@@ -60,7 +60,7 @@ def test_a_selection_on_one_panel_lights_up_in_the_other(reading, size):
     page.get_by_role("button", name="Latents", exact=True).click()
     page.get_by_role("button", name="Two dictionaries on one map").click()
     box = page.get_by_role("dialog", name="Two dictionaries on one map")
-    assert "UMAP is no metric" in box.inner_text()
+    box.get_by_text("UMAP is no metric").wait_for()
     first = box.get_by_role("img", name="Map of topk, local, 2 latents")
     first.scroll_into_view_if_needed()
     place = first.bounding_box()

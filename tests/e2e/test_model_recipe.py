@@ -151,7 +151,7 @@ def test_labels_of_a_server_are_paid_once_for_all_layers(here, tmp_path):
         for layer, paid in ((1, 24), (0, 24)):
             recipe = recipe_for(here, LORA, *asked, f"target.layer={layer}")
             labels = train_model_recipe(recipe, tmp_path / f"layer-{layer}", only="labels")
-            assert server.paid == paid and server.most_at_once == 2
+            assert server.paid == paid and server.most_at_once <= 2
             found = read_json(labels / "labels.json")
             assert (found["teacher"], found["num_rows"]) == ("openai:llama", 24)
             assert not (labels / "answers.sqlite").exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,10 +18,12 @@ from nlakit.audit.scan import Scanner, transcript_id
 from nlakit.data.bulk import VectorSource
 from nlakit.data.corpora import Corpus
 from nlakit.engines.base import Sampling
+from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError, ResumeError
 from nlakit.models.chat import Chat
 from nlakit.models.chat_spans import NO_SPAN
 from nlakit.models.encoded import Encoded
+from nlakit.models.target import Target
 from nlakit.pair.bulk import BulkReader
 from nlakit.transcript import parse_messages
 
@@ -236,11 +240,14 @@ def test_long_and_unreadable_transcripts_are_counted(tmp_path, pair, chats):
 
 
 def test_an_activation_past_float16_is_passed_over(tmp_path, pair, chats):
-    pair.target.model.half()
+    # A copy: every test of the process has the same tiny target.
+    model = copy.deepcopy(pair.target.model).half()
     with torch.no_grad():
-        for layer in pair.target.model.model.layers[: pair.card.layer + 1]:
+        for layer in model.model.layers[: pair.card.layer + 1]:
             layer.mlp.down_proj.weight.fill_(30_000)
-    made = scanner(tmp_path / "p", pair)
+    target = Target(model, pair.target.tokenizer, pair.target.site)
+    engine = LocalEngine(target, pair.engine.verbalizer, pair.engine.reconstructor)
+    made = scanner(tmp_path / "p", replace(pair, target=target, engine=engine))
     found = made.scan([chats], EVERY)
     assert contents(tmp_path / "p") == [] and found.positions > 0
     assert f"{found.positions} activations are not finite in float16" in found.reasons[0]

@@ -413,6 +413,11 @@ def test_verb_draws_the_curves_of_the_pair_it_measured(name, log, monkeypatch, t
 def test_every_section_has_its_place_in_the_report(capsys):
     assert run(["eval", "--help"]) == 0
     verbs = re.findall(r"^\s*\W?\s*([a-z][a-z-]+)  ", capsys.readouterr().out, re.MULTILINE)
-    assert set(verbs) - {"storyworld", "corpus", "sae", "lens", "latent-facts"} == set(
-        SECTION_NAMES
-    )
+    assert set(verbs) - {
+        "storyworld",
+        "corpus",
+        "sae",
+        "lens",
+        "latent-facts",
+        "autointerp",
+    } == set(SECTION_NAMES)

@@ -24,6 +24,7 @@ READ_NO_PAIR = {
     "themes": "reads a project of readings",
     "thought-map": "reads a project of readings",
     "convert": "writes a GGUF file as a directory",
+    "dual-map": "compares two dictionaries",
     "dashboards show": "reads a store",
     "dashboards export": "reads a store",
     "dashboards import": "writes a store",
@@ -33,7 +34,9 @@ READ_AN_SAE = (
     "dashboards build",
     "dashboards search",
     "eval sae",
+    "eval autointerp",
     "eval lens",
+    "steer-latent",
     "lens fit",
 )
 """Or a lens, and its target, which runs somewhere."""
@@ -87,6 +90,7 @@ WITHOUT_JSON = {
     "dashboards export": "prints the directory on a line",
     "dashboards import": "prints the store's path on a line",
     "demo": "is for people",
+    "dual-map": "writes JSON into a file",
     "lens fit": "prints the lens's path on a line",
     "mcp": "speaks a protocol",
     "serve": "prints its address on a line",

@@ -12,7 +12,7 @@ import { Shown } from "./Shown";
 
 const MOST_CHARS = 2000;
 const SHOWN_EXAMPLES = 8;
-/** Strengths of a token are shaded in so many steps. */
+/** The number of shades for the strength at a token. */
 const STEPS = 5;
 
 export function LatentsDialog() {
