@@ -46,6 +46,8 @@ TIMES = RESULTS / "cpu.json"
 OUTPUT = ROOT / "docs" / "demo_output.txt"
 BUNDLED = ROOT / "src" / "nlakit" / "assets" / "storyworld"
 REPORT = BUNDLED / "report.json"
+SMOLLM2 = ROOT / "src" / "nlakit" / "assets" / "smollm2-135m" / "report.json"
+SMOLLM2_SECTIONS = ROOT / "benchmarks" / "results" / "smollm2"
 CURVES = ROOT / "assets" / "storyworld" / "run" / "curves.json"
 SUBMISSIONS = ROOT / "benchmarks" / "truth"
 COMPARISONS = ROOT / "benchmarks" / "results" / "compare"
@@ -57,6 +59,7 @@ SCALE = ROOT / "benchmarks" / "results" / "scale.json"
 
 BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 COMPARED = ("grounded", "grounded-warm-start", "**difference**")
+NUM_READINGS = 20
 FLOOR_NAMES = {
     "mean": "the mean activation",
     "shuffled": "explanations of other documents",
@@ -95,12 +98,44 @@ def printed(text: str) -> str:
 
 def figures(text: str) -> str:
     """Two tables from the report: FVE beside its floors, and claims beside their probes."""
-    report = json.loads(text)
-    note = (
-        f"On {report['documents']:,} held-out documents (seed {report['seed']}), "
-        "`nlakit eval storyworld`:\n"
-    )
-    return "\n".join([note, *_fve_lines(report), "", *_claim_lines(report), ""])
+    return _figures(json.loads(text), "nlakit eval storyworld")
+
+
+def corpus_figures(text: str) -> str:
+    """The same of a pair that was measured on a corpus."""
+    return _figures(json.loads(text), "nlakit eval corpus")
+
+
+def _figures(report: dict[str, Any], command: str) -> str:
+    told = f"{report['documents']:,} held-out documents (seed {report['seed']})"
+    lines = [*_fve_lines(report), "", *_claim_lines(report)]
+    return "\n".join([f"On {told}, `{command}`:", "", *lines, ""])
+
+
+def readings(text: str) -> str:
+    """The first readings of the report's sample, which its seed chose, with their claims."""
+    samples = json.loads(text)["samples"][:NUM_READINGS]
+    return "\n".join(line for number, each in enumerate(samples, 1) for line in _told(number, each))
+
+
+def _told(number: int, sample: dict[str, Any]) -> list[str]:
+    by_verdict: dict[str, list[str]] = {"true": [], "false": []}
+    for claim in sample["claims"]:
+        by_verdict.setdefault(claim["verdict"], []).append(f"{claim['kind']} {claim['value']}")
+    verdicts = [f"{name}: {_plain(', '.join(said))}" for name, said in by_verdict.items() if said]
+    return [
+        f"{number}. …{_plain(sample['prefix_tail'][-90:])} **|**",
+        "",
+        f"    {_plain(sample['explanation']) or '(nothing)'}",
+        "",
+        f"    *fidelity {_number(sample['fidelity'])}; {'; '.join(verdicts) or 'no claim'}*",
+        "",
+    ]
+
+
+def _plain(text: str) -> str:
+    """A text on one line, nothing of it read as Markdown."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", " ".join(text.split()))
 
 
 def three_figures(text: str) -> str:
@@ -287,6 +322,8 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "output": (OUTPUT, printed),
     "figures": (REPORT, figures),
     "three_figures": (REPORT, three_figures),
+    "smollm2_figures": (SMOLLM2, corpus_figures),
+    "smollm2_readings": (SMOLLM2, readings),
     "speed": (TIMES, tables.short_table),
     "ratios": (TIMES, tables.ratio_table),
     "sides": (TIMES, tables.side_table),
@@ -323,6 +360,10 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     **{
         path.stem.replace("-", "_"): (path, section_table)
         for path in sorted(SECTIONS.glob("*.json"))
+    },
+    **{
+        f"smollm2_{path.stem.replace('-', '_')}": (path, section_table)
+        for path in sorted(SMOLLM2_SECTIONS.glob("*.json"))
     },
 }
 PLOTS: dict[Path, tuple[Path, Callable[[str], str | None]]] = {

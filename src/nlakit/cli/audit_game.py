@@ -192,7 +192,9 @@ def _tools(
     return Tools(
         base=grounded.target,
         sae=load_sae(sae) if "sae" in chosen else None,
-        plain=load(PLAIN_RL, **devices.chosen()) if "nla" in chosen else None,
+        plain=load(PLAIN_RL, device=devices.device, dtype=devices.dtype)
+        if "nla" in chosen
+        else None,
         grounded=grounded,
     )
 

