@@ -237,10 +237,10 @@ def test_an_adapter_is_written_alike_by_every_process(tmp_path):
         "save_model(out, adapted(make('qwen2', 512), 2, 4, 0, 'base'), tiny_tokenizer(), None)"
     )
     written = []
-    for seed in ("1", "2", "3"):
+    for seed in ("1", "2"):
         out = tmp_path / seed
         path = os.pathsep.join(sys.path)
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path}
         subprocess.run([sys.executable, "-c", code, str(out)], check=True, env=environment)
         written.append({each.name: each.read_bytes() for each in out.iterdir()})
-    assert written[0] == written[1] == written[2]
+    assert written[0] == written[1]
