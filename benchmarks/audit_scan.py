@@ -2,7 +2,7 @@
 
     python -m benchmarks.audit_scan DIRECTORY > benchmarks/results/audit/scan.json
 
-A part that is done is not done again, so it may be had in pieces. Positions a second are of the
+A part that is finished is kept, so a run that was stopped continues. Positions a second are of the
 processor's time, which another load does not change as it does the clock's.
 """
 

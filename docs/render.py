@@ -98,18 +98,18 @@ def printed(text: str) -> str:
 
 def figures(text: str) -> str:
     """Two tables from the report: FVE beside its floors, and claims beside their probes."""
-    return _figures(json.loads(text), "nlakit eval storyworld")
+    return _figures(json.loads(text), "`nlakit eval storyworld`")
 
 
 def corpus_figures(text: str) -> str:
-    """The same of a pair that was measured on a corpus."""
-    return _figures(json.loads(text), "nlakit eval corpus")
+    """The same of a pair that its recipe measured on a corpus."""
+    return _figures(json.loads(text), "the report of the recipe's last stage")
 
 
-def _figures(report: dict[str, Any], command: str) -> str:
+def _figures(report: dict[str, Any], origin: str) -> str:
     told = f"{report['documents']:,} held-out documents (seed {report['seed']})"
     lines = [*_fve_lines(report), "", *_claim_lines(report)]
-    return "\n".join([f"On {told}, `{command}`:", "", *lines, ""])
+    return "\n".join([f"On {told}, {origin}:", "", *lines, ""])
 
 
 def readings(text: str) -> str:

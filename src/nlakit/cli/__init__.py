@@ -61,7 +61,7 @@ app.command(
 app.command(
     "nlakit.cli.convert:convert", name="convert", help="Write a GGUF file as a model directory."
 )
-app.command("nlakit.cli.demo:demo", name="demo", help="Read three passages with the bundled NLA.")
+app.command("nlakit.cli.demo:demo", name="demo", help="Read a few passages beside the truth.")
 app.command(
     "nlakit.cli.serve:serve", name="serve", help="Serve an NLA: a page to read in, and an API."
 )
@@ -163,7 +163,7 @@ for _verb, (_file, _help) in {
     "baselines": ("sections", "What explanations add to baselines that read text or logits."),
     "round-trips": ("sections", "What survives reading, rebuilding and reading again."),
     "planned": ("storyworld", "Whether what is planned but unsaid is named, and how far ahead."),
-    "steer": ("storyworld", "Whether the target takes up a rhyme edited into an explanation."),
+    "steer": ("storyworld", "Whether the target takes up a word edited into an explanation."),
     "confidence": ("confidence", "Whether a claim is as likely as its confidence says."),
     "select": ("sections", "What the best of several explanations costs and buys."),
     "compare": ("compare", "Whether one pair is truer than another, on the same rows."),

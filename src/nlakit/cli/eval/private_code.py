@@ -54,7 +54,7 @@ def private_code(
     Parameters
     ----------
     teacher
-        A chat model that says each of them in other words, in a second language, and in one
+        A chat model that paraphrases each of them, translates it, and sums it up in one
         sentence: anthropic:MODEL, openai:MODEL or hf:DIRECTORY. Without one these are left out.
     language
         The second language.
