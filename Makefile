@@ -13,6 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Two test processes with one thread each: torch processes that share cores slow each other down.
 # Files are taken in their order, the browser and end-to-end ones first: the long ones don't end last.
+# A failing test runs once more. One that passes then is listed as RERUN: it is flaky, to be mended.
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
 
@@ -26,7 +27,7 @@ demo: $(VENV)/.installed
 	$(BIN)/nlakit serve
 
 test: $(VENV)/.installed-dev
-	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu and not live and not ray and not models and not wheel" -n 2 --dist loadfile --no-loadscope-reorder
+	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu and not live and not ray and not models and not wheel" -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 -r fER
 
 test-ray: $(VENV)/.installed-dev
 	$(INSTALL) -e '.[ray]'

@@ -2,14 +2,21 @@
 
 import pytest
 
+from browser.waiting import expect
+
 pytestmark = pytest.mark.browser
 LOOKS = [(size, theme) for size in ((1600, 1000), (390, 844)) for theme in ("light", "dark")]
+SETTLED = """() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => {
+  const ending = (each) => each.effect.getComputedTiming().endTime !== Infinity;
+  const ends = document.getAnimations().filter(ending).map((each) => each.finished.catch(() => 0));
+  Promise.all(ends).then(() => done());
+})))"""
 RUN = "() => axe.run({resultTypes: ['violations']})"
 
 
 def _serious(page, axe_source):
     page.evaluate(axe_source)
-    page.wait_for_timeout(200)  # colours in transition would be measured half way
+    page.evaluate(SETTLED)  # colours in transition would be measured half way
     found = page.evaluate(RUN)["violations"]
     return [
         (each["id"], node["html"], node["any"][:1])
@@ -45,7 +52,7 @@ def test_the_windows_have_no_serious_finding(reading, axe_source, name):
     page.get_by_role("dialog").wait_for()
     assert _serious(page, axe_source) == []
     page.keyboard.press("Escape")
-    assert page.get_by_role("dialog").count() == 0
+    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_pins_samples_and_own_words_have_no_serious_finding(reading, axe_source):

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from browser.waiting import expect
+
 pytestmark = pytest.mark.browser
 MOST_MS = 400
 """Of one task of the page, in processor time: what else runs does not lengthen it. It takes about a
@@ -57,7 +59,7 @@ def test_sixty_tokens_stream_in_without_a_pause(stub, visit):
     page = _opened(visit, stub(delay=0.05)[0], 60)
     _read_all(page)
     assert _longest_ms(page) < MOST_MS
-    assert page.locator(".transcript .token.scored").count() == 60
+    expect(page.locator(".transcript .token.scored")).to_have_count(60)
 
 
 def test_five_hundred_tokens_of_ten_thousand_characters_hold_nothing_up(stub, visit):

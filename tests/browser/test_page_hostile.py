@@ -1,6 +1,10 @@
 """Explanations are model output: whatever they say, the page shows it and does nothing."""
 
+import re
+
 import pytest
+
+from browser.waiting import expect
 
 pytestmark = pytest.mark.browser
 WIDTHS = [(1600, 1000), (390, 844)]
@@ -21,7 +25,9 @@ def _opened(stub, visit, size):
 
 def _at(page, kind):
     """The explanation whose place deals it the line `kind` of the script."""
-    page.locator(f"[data-place='{kind or len(SCRIPT)}']").click()
+    token = page.locator(f"[data-place='{kind or len(SCRIPT)}']")
+    token.click()
+    expect(token).to_have_class(re.compile("focused"))
     return page.locator(".reading .explanation").inner_text()
 
 
@@ -30,7 +36,7 @@ def test_markup_and_links_stay_text(stub, visit, size):
     page = _opened(stub, visit, size)
     assert '<img src=x onerror="document.title=1">' in _at(page, 0)
     assert "[click me](javascript:document.title=3)" in _at(page, 1)
-    assert page.locator(".reading img, .reading a, .reading script").count() == 0
+    expect(page.locator(".reading img, .reading a, .reading script")).to_have_count(0)
     assert page.title() == "nlakit"
 
 
@@ -52,7 +58,7 @@ def test_endless_words_and_piled_marks_break_no_layout(stub, visit, size, kind):
     more = page.get_by_role("button", name="Show all")
     if kind == 3:
         more.click()
-        assert "A" * 10_000 in page.locator(".reading .explanation").inner_text()
+        expect(page.locator(".reading .explanation")).to_contain_text("A" * 10_000)
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= size[0]
 
@@ -72,4 +78,4 @@ def test_a_search_for_markup_marks_it_as_text(stub, visit):
     page.get_by_role("button", name="Search explanations").click()
     page.get_by_role("searchbox").fill("<script>")
     page.locator(".hits mark").first.wait_for()
-    assert page.locator(".hits mark").first.inner_text() == "<script>"
+    expect(page.locator(".hits mark").first).to_have_text("<script>", use_inner_text=True)

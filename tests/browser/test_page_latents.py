@@ -2,6 +2,8 @@
 
 import pytest
 
+from browser.waiting import expect
+
 pytestmark = pytest.mark.browser
 WIDE, NARROW = (1600, 1000), (390, 844)
 BOTH = pytest.mark.parametrize("size", [WIDE, NARROW])
@@ -19,9 +21,12 @@ def _at_token(reading, size):
 def test_a_token_says_which_latents_its_explanation_shares_loses_and_invents(reading, size):
     page = _at_token(reading, size)
     shared = page.get_by_role("region", name="Shared latents")
-    assert "boats" in shared.inner_text() and "1, in the activation" in shared.inner_text()
-    assert "None." in page.get_by_role("region", name="Invented latents").inner_text()
-    assert "overlap by 0.50" in page.locator(".token-latents").inner_text()
+    expect(shared).to_contain_text("boats")
+    expect(shared).to_contain_text("1, in the activation")
+    expect(page.get_by_role("region", name="Invented latents")).to_contain_text(
+        "None.", use_inner_text=True
+    )
+    expect(page.locator(".token-latents")).to_contain_text("overlap by 0.50", use_inner_text=True)
 
 
 @BOTH
@@ -30,17 +35,17 @@ def test_a_dashboard_tests_your_own_text_and_steers(reading, size):
     page.get_by_role("region", name="Shared latents").get_by_role("button").click()
     box = page.get_by_role("dialog", name="Latent 7")
     board = box.get_by_role("region", name="Dashboard")
-    assert "3.1 % of tokens" in board.inner_text()
-    assert board.locator("mark.active-5").inner_text() == "boat "
+    expect(board).to_contain_text("3.1 % of tokens", use_inner_text=True)
+    expect(board.locator("mark.active-5")).to_have_text("boat ", use_inner_text=True)
     box.get_by_label("Where it is active in your own text").fill("a boat and a hill")
     box.get_by_role("button", name="Encode").click()
     own = box.get_by_role("status", name="Activations in your text")
-    assert own.locator("mark").all_inner_texts() == ["boat "]
+    expect(own.locator("mark")).to_have_text(["boat "])
     box.get_by_text("Steer with this latent").click()
     box.get_by_label("Text to continue").fill("The ship")
     box.get_by_role("button", name="Steer", exact=True).click()
-    told = box.locator(".steered").inner_text()
-    assert "by the pier" in told and "The continuation changed" in told
+    expect(box.locator(".steered")).to_contain_text("by the pier")
+    expect(box.locator(".steered")).to_contain_text("The continuation changed")
 
 
 @BOTH
@@ -71,7 +76,9 @@ def test_a_selection_on_one_panel_lights_up_in_the_other(reading, size):
     page.mouse.up()
     box.get_by_text("2 latents are selected.").wait_for()
     assert box.locator("circle.chosen title").all_text_contents() == ["latent 7", "latent 1"]
-    assert "nearest 1, cosine 0.92" in box.get_by_label("Selected latents").inner_text()
+    expect(box.get_by_label("Selected latents")).to_contain_text(
+        "nearest 1, cosine 0.92", use_inner_text=True
+    )
     box.get_by_role("button", name="Select all of end-to-end").click()
     box.get_by_text("4 latents are selected.").wait_for()
 
@@ -90,8 +97,8 @@ def test_without_an_autoencoder_the_page_has_no_latents(reading):
     page = reading(WIDE)
     page.locator("[data-place='3']").click()
     page.get_by_text("Try your own words").wait_for()
-    assert page.get_by_text("Latents of this token").count() == 0
-    assert page.get_by_role("button", name="Latents", exact=True).count() == 0
+    expect(page.get_by_text("Latents of this token")).to_have_count(0)
+    expect(page.get_by_role("button", name="Latents", exact=True)).to_have_count(0)
 
 
 @BOTH

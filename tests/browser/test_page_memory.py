@@ -1,6 +1,10 @@
 """What the page remembers: history, saved readings, links, branches, theme."""
 
+import re
+
 import pytest
+
+from browser.waiting import expect, until
 
 pytestmark = pytest.mark.browser
 
@@ -18,7 +22,7 @@ def test_a_reload_brings_back_text_token_and_readings(reading):
     before = page.locator(".reading .explanation").inner_text()
     page.reload()
     page.locator(".reading .explanation").wait_for()
-    assert page.locator(".reading .explanation").inner_text() == before
+    expect(page.locator(".reading .explanation")).to_have_text(before, use_inner_text=True)
     read = page.locator(".transcript .token.scored").count()
     assert read == page.locator(".transcript .token").count() - 1 > 20  # all but the opening mark
 
@@ -31,10 +35,10 @@ def test_history_lists_opens_and_forgets(reading):
     page.get_by_role("button", name="All read").wait_for()
     page.get_by_role("button", name="History").click()
     page.locator(".library-open").nth(1).click()
-    assert page.locator(".heading h2").inner_text() == first
+    expect(page.locator(".heading h2")).to_have_text(first, use_inner_text=True)
     page.get_by_role("button", name="History").click()
     page.get_by_role("button", name="Remove").last.click()
-    assert page.locator(".library-open").count() == 1
+    expect(page.locator(".library-open")).to_have_count(1)
 
 
 def _copy_link(page):
@@ -56,7 +60,7 @@ def test_a_saved_reading_has_a_link_that_another_browser_opens(stub, visit):
     assert link.endswith("#reading=1&at=6")
     other = visit(link)
     other.locator(".token.focused[data-place='6']").wait_for()
-    assert other.locator(".reading .part").count() >= 2
+    until(other, lambda: other.locator(".reading .part").count() >= 2, True)
 
 
 def test_a_link_carries_the_text_itself_where_nothing_was_saved(stub, visit):
@@ -68,7 +72,7 @@ def test_a_link_carries_the_text_itself_where_nothing_was_saved(stub, visit):
     _copy_link(page)
     other = visit(page.evaluate("navigator.clipboard.readText()"))
     other.locator(".prose").wait_for()
-    assert "Ein Wörtchen 🦊 und mehr" in other.locator(".prose").inner_text()
+    expect(other.locator(".prose")).to_contain_text("Ein Wörtchen 🦊 und mehr", use_inner_text=True)
 
 
 def test_an_edited_turn_branches_and_keeps_the_old(stub, visit):
@@ -78,11 +82,11 @@ def test_an_edited_turn_branches_and_keeps_the_old(stub, visit):
     page.get_by_label("Content of turn 2").fill("I want to hide the rope.")
     page.get_by_role("button", name="Branch and drop what follows").click()
     page.get_by_text("branched from").wait_for()
-    assert page.locator(".turn").count() == 3  # system, user, and the assistant's next
-    assert "hide the rope" in page.locator(".transcript").inner_text()
+    expect(page.locator(".turn")).to_have_count(3)  # system, user, and the assistant's next
+    expect(page.locator(".transcript")).to_contain_text("hide the rope", use_inner_text=True)
     page.get_by_text("branched from").click()
     page.locator(".turn").nth(4).wait_for()
-    assert page.locator(".transcript").inner_text() == old
+    expect(page.locator(".transcript")).to_have_text(old, use_inner_text=True)
 
 
 def test_the_model_goes_on_writing_in_a_branch(reading):
@@ -90,7 +94,7 @@ def test_the_model_goes_on_writing_in_a_branch(reading):
     page.get_by_role("button", name="Some…").click()
     page.get_by_role("button", name="Let the model continue the text").click()
     page.get_by_text("branched from").wait_for()
-    assert page.locator(".prose").inner_text().endswith(" and so on.")
+    expect(page.locator(".prose")).to_have_text(re.compile(r" and so on\.$"))
 
 
 def test_the_theme_is_kept_and_set_before_the_first_paint(stub, visit):
@@ -99,7 +103,7 @@ def test_the_theme_is_kept_and_set_before_the_first_paint(stub, visit):
     light = page.evaluate(paper)
     page.get_by_role("button", name="Theme: as the system").click()
     page.get_by_role("button", name="Theme: light").click()
-    assert page.evaluate(paper) != light
+    until(page, lambda: page.evaluate(paper) != light, True)
     page.reload()
     page.get_by_role("button", name="Theme: dark").wait_for()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
@@ -112,4 +116,4 @@ def test_the_tour_opens_a_passage_and_walks_through_the_page(stub, visit):
         page.locator(".tour h2", has_text=title).wait_for()
         page.get_by_role("button", name="Next", exact=True).click()
     page.get_by_role("button", name="Done").click()
-    assert page.locator(".tour").count() == 0
+    expect(page.locator(".tour")).to_have_count(0)

@@ -5,6 +5,7 @@ Against the real routes over a project put together by hand; no model runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ from support.audit import FakeEmbedder, project_of
 from support.serving import ScriptedEngine, scripted_nla, served
 
 from browser.conftest import NARROW, WIDE
+from browser.waiting import expect, until
 from nlakit.audit import thought_map
 from nlakit.serve import desk
 from nlakit.serve.settings import Settings
@@ -52,30 +54,31 @@ def _searched(visit, address, size):
 @pytest.mark.parametrize("size", [WIDE, NARROW])
 def test_a_thought_is_found_and_opens_at_its_token(visit, desk_server, size):
     page = _searched(visit, desk_server, size)
-    assert page.get_by_role("list", name="Results").locator("li").count() == 12
+    expect(page.get_by_role("list", name="Results").locator("li")).to_have_count(12)
     page.get_by_role("list", name="Results").get_by_role("button").first.click()
     sheet = page.get_by_role("article", name="Transcript turns")
     sheet.get_by_role("slider").wait_for()
-    assert "suspects a drill" in sheet.locator(".desk-reading").inner_text()
-    assert "a turning point" in sheet.locator(".desk-reading").inner_text()
-    assert sheet.locator("[aria-current='true']").inner_text() == "word12"
+    expect(sheet.locator(".desk-reading")).to_contain_text("suspects a drill", use_inner_text=True)
+    expect(sheet.locator(".desk-reading")).to_contain_text("a turning point", use_inner_text=True)
+    expect(sheet.locator("[aria-current='true']")).to_have_text("word12")
     overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert page.evaluate(overflow) <= 0
-    assert "position=12" in page.url
+    until(page, lambda: page.evaluate(overflow) <= 0, True)
+    expect(page).to_have_url(re.compile("position=12"))
 
 
 def test_the_plot_is_clicked_and_moved_through_by_keys(visit, desk_server):
     page = visit(f"{desk_server}/#project=chats&transcript=turns-id&position=3")
     plot = page.get_by_role("slider")
     plot.wait_for()
-    assert plot.get_attribute("aria-valuenow") == "3"
+    expect(plot).to_have_attribute("aria-valuenow", "3")
     box = plot.bounding_box()
     plot.click(position={"x": box["width"] - 9, "y": 40})
-    assert plot.get_attribute("aria-valuenow") == "23"
+    expect(plot).to_have_attribute("aria-valuenow", "23")
     plot.press("ArrowLeft")
-    assert plot.get_attribute("aria-valuenow") == "22" and "position=22" in page.url
+    expect(plot).to_have_attribute("aria-valuenow", "22")
+    expect(page).to_have_url(re.compile("position=22"))
     page.get_by_role("button", name="word4, token 4").click()
-    assert plot.get_attribute("aria-valuenow") == "4"
+    expect(plot).to_have_attribute("aria-valuenow", "4")
 
 
 def test_a_detectors_hits_are_labelled_and_shown_on_the_map(visit, desk_server):
@@ -84,12 +87,13 @@ def test_a_detectors_hits_are_labelled_and_shown_on_the_map(visit, desk_server):
     page.get_by_role("button", name="Ask every reading").click()
     hit = page.get_by_role("list", name="Hits").get_by_role("button")
     hit.wait_for()
-    assert "found" in hit.inner_text() and "12 unsupported of 12 hits" in hit.inner_text()
+    expect(hit).to_contain_text("found")
+    expect(hit).to_contain_text("12 unsupported of 12 hits")
     hit.click()
     sheet = page.get_by_role("article", name="Transcript turns")
     sheet.locator(".desk-hit").first.wait_for()
-    assert sheet.locator(".desk-hit").count() == 12
-    assert sheet.locator("[data-hit='true']").count() == 12
+    expect(sheet.locator(".desk-hit")).to_have_count(12)
+    expect(sheet.locator("[data-hit='true']")).to_have_count(12)
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
@@ -103,7 +107,7 @@ def test_two_transcripts_stand_side_by_side(visit, desk_server, size):
     beside = second["x"] >= first["x"] + first["width"]
     below = second["y"] >= first["y"] + first["height"]
     assert (beside, below) == ((True, False) if size == WIDE else (False, True))
-    assert "beside=calm" in page.url
+    expect(page).to_have_url(re.compile("beside=calm"))
     page.go_back()
     other.wait_for(state="detached")
 
@@ -112,7 +116,9 @@ def test_two_models_stand_side_by_side(visit, desk_server):
     page = visit(f"{desk_server}/#project=chats&transcript=turns-id&position=20")
     page.get_by_label("Side by side with").select_option("this one in later")
     page.get_by_role("article", name="Transcript turns in later").get_by_role("slider").wait_for()
-    assert "suspects a drill" in page.get_by_role("article", name="turns in chats").inner_text()
+    expect(page.get_by_role("article", name="turns in chats")).to_contain_text(
+        "suspects a drill", use_inner_text=True
+    )
     page.reload()
     page.get_by_role("article", name="Transcript turns in later").get_by_role("slider").wait_for()
 

@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from browser.waiting import expect, until
+
 pytestmark = pytest.mark.browser
 NARROW = (390, 844)
 
@@ -29,9 +31,9 @@ def _selected(page):
 def test_a_text_opens_on_its_last_token_and_reads_it(stub, visit):
     address, world = stub()
     page = _opened(visit, address)
-    assert _asked(world) == [[8]]
-    assert page.locator(".token.focused").inner_text() == " today"
-    assert page.locator(".reading .part").count() >= 2
+    until(page, lambda: _asked(world), [[8]])
+    expect(page.locator(".token.focused")).to_have_text(" today", use_inner_text=True)
+    until(page, lambda: page.locator(".reading .part").count() >= 2, True)
 
 
 def test_a_click_reads_one_token_and_only_once(stub, visit):
@@ -40,28 +42,28 @@ def test_a_click_reads_one_token_and_only_once(stub, visit):
     for _ in range(2):
         page.locator("[data-place='2']").click()
         page.locator("[data-place='2'].scored").wait_for()
-    assert _asked(world) == [[8], [2]]
+    until(page, lambda: _asked(world), [[8], [2]])
 
 
 def test_shift_click_and_drag_select_a_stretch(stub, visit):
     page = _opened(visit, stub()[0])
     page.locator("[data-place='2']").click()
     page.locator("[data-place='5']").click(modifiers=["Shift"])
-    assert _selected(page) == [2, 3, 4, 5]
+    until(page, lambda: _selected(page), [2, 3, 4, 5])
     page.locator("[data-place='3']").hover()
     page.mouse.down()
     page.locator("[data-place='6']").hover()
     page.mouse.up()
-    assert _selected(page) == [3, 4, 5, 6]
+    until(page, lambda: _selected(page), [3, 4, 5, 6])
 
 
 def test_ctrl_click_adds_and_takes_away(stub, visit):
     page = _opened(visit, stub()[0])
     page.locator("[data-place='2']").click()
     page.locator("[data-place='5']").click(modifiers=["Control"])
-    assert _selected(page) == [2, 5]
+    until(page, lambda: _selected(page), [2, 5])
     page.locator("[data-place='2']").click(modifiers=["Control"])
-    assert _selected(page) == [5]
+    until(page, lambda: _selected(page), [5])
 
 
 def test_arrow_keys_walk_select_and_read(stub, visit):
@@ -72,10 +74,10 @@ def test_arrow_keys_walk_select_and_read(stub, visit):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Shift+ArrowRight")
-    assert _selected(page) == [2, 3]
+    until(page, lambda: _selected(page), [2, 3])
     page.keyboard.press("Enter")
     page.locator("[data-place='3'].scored").wait_for()
-    assert _asked(world)[-1] == [2, 3]
+    until(page, lambda: _asked(world)[-1], [2, 3])
 
 
 def test_a_tap_reads_and_range_mode_stands_for_shift(stub, visit):
@@ -84,8 +86,8 @@ def test_a_tap_reads_and_range_mode_stands_for_shift(stub, visit):
     page.locator("[data-place='2'].scored").wait_for()
     page.get_by_role("button", name="Range").tap()
     page.locator("[data-place='4']").tap()
-    assert _selected(page) == [2, 3, 4]
-    assert page.get_by_role("button", name="Read 3 selected").is_visible()
+    until(page, lambda: _selected(page), [2, 3, 4])
+    expect(page.get_by_role("button", name="Read 3 selected")).to_be_visible()
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_some_tokens_are_read_counted_from_the_end(stub, visit, field, count, ex
     page.get_by_label(field).fill(count)
     page.get_by_label(field).press("Enter")
     page.locator(f"[data-place='{expected[0]}'].scored").wait_for()
-    assert _asked(world)[-1] == expected[:-1]  # the last one had been read before
+    until(page, lambda: _asked(world)[-1], expected[:-1])  # the last one had been read before
 
 
 def test_read_all_leaves_the_opening_mark_out(stub, visit):
@@ -110,7 +112,7 @@ def test_read_all_leaves_the_opening_mark_out(stub, visit):
     page = _opened(visit, address)
     page.get_by_role("button", name="Read all").click()
     page.locator("[data-place='1'].scored").wait_for()
-    assert _asked(world)[-1] == [1, 2, 3, 4, 5, 6, 7]
+    until(page, lambda: _asked(world)[-1], [1, 2, 3, 4, 5, 6, 7])
 
 
 def test_cancel_keeps_what_is_read_and_frees_the_rest(stub, visit):
@@ -120,8 +122,8 @@ def test_cancel_keeps_what_is_read_and_frees_the_rest(stub, visit):
     page.locator(".token.scored").first.wait_for()
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Read all").wait_for()
-    states = [page.locator(f".token.{state}").count() for state in ("queued", "writing", "scored")]
-    assert states[:2] == [0, 0] and 0 < states[2] < 30
+    expect(page.locator(".token.queued, .token.writing")).to_have_count(0)
+    assert 0 < page.locator(".token.scored").count() < 30
     world.hold_after = math.inf
 
 
@@ -132,8 +134,8 @@ def test_words_stream_in_before_the_score(stub, visit):
     page.get_by_role("button", name="Only its last token").click()
     page.locator(".token.writing").wait_for()
     page.locator(".explanation .caret").wait_for()
-    assert page.locator(".explanation").inner_text() != ""
-    assert page.locator(".gauge").count() == 0
+    expect(page.locator(".explanation")).not_to_be_empty()
+    expect(page.locator(".gauge")).to_have_count(0)
     world.hold_after = math.inf
     page.locator(".gauge").wait_for()
 
@@ -143,7 +145,7 @@ def test_a_failed_token_says_so_and_the_others_are_read(stub, visit):
     page.get_by_label("Text to read").fill("The lantern fished near the grey sun today")
     page.get_by_role("button", name="Only its last token").click()
     page.get_by_role("alert").wait_for()
-    assert "the row was refused" in page.get_by_role("alert").inner_text()
+    expect(page.get_by_role("alert")).to_contain_text("the row was refused", use_inner_text=True)
     page.get_by_role("button", name="Read all").click()
     page.locator("[data-place='7'].scored").wait_for()
-    assert page.locator(".token.failed").count() == 1
+    expect(page.locator(".token.failed")).to_have_count(1)

@@ -7,6 +7,8 @@ import urllib.request
 
 import pytest
 
+from browser.waiting import expect, until
+
 pytestmark = pytest.mark.browser
 TEXT = "The rose shone near the sun."
 
@@ -38,7 +40,7 @@ def test_a_demo_conversation_is_read_turn_by_turn(visit, server):
     page.locator(".passage", has_text="drill").click()
     page.get_by_role("button", name="All read").wait_for(timeout=60_000)
     assert page.locator(".turn-role").all_inner_texts()[:2] == ["system", "user"]
-    assert page.locator(".token.failed").count() == 0
+    expect(page.locator(".token.failed")).to_have_count(0)
 
 
 def test_difference_own_words_and_vector_of_a_token(visit, server):
@@ -77,7 +79,7 @@ def test_a_reading_is_saved_found_opened_and_deleted(visit, server):
     other.get_by_role("button", name="History").click()
     other.get_by_role("button", name="Delete").click()
     other.get_by_text("Save a reading to find it").wait_for()
-    assert _get(server, "/v1/readings")["total"] == 0
+    until(page, lambda: _get(server, "/v1/readings")["total"], 0)
 
 
 def test_the_copied_python_runs(visit, server):

@@ -1,6 +1,7 @@
 /** The thought map as a plot: how far the thoughts have moved from the start, token by token. */
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useRef } from "preact/hooks";
 import type { OpenTranscript, TokenThought } from "../api/types";
+import { useWidth } from "../view/width";
 
 const HEIGHT = 150;
 const LEFT = 34;
@@ -17,12 +18,7 @@ interface PlotProps {
 
 export function ThoughtPlot({ of, here, hits, move }: PlotProps) {
   const box = useRef<HTMLDivElement>(null);
-  const [width, setWidth] = useState(560);
-  useEffect(() => {
-    const watcher = new ResizeObserver(([entry]) => entry && setWidth(entry.contentRect.width));
-    if (box.current) watcher.observe(box.current);
-    return () => watcher.disconnect();
-  }, []);
+  const width = useWidth(box);
   if (of.embedder === null) {
     return <p class="muted">Too few readings for a thought map.</p>;
   }

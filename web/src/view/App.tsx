@@ -1,5 +1,5 @@
 /** The page as a whole. */
-import { useEffect } from "preact/hooks";
+import { useLayoutEffect } from "preact/hooks";
 import { api, secretWanted } from "../api/client";
 import { Desk } from "../desk/Desk";
 import { leaveWithReadings, loadProjects, place as desk } from "../desk/state";
@@ -34,7 +34,7 @@ async function begin(): Promise<void> {
 }
 
 export function App() {
-  useEffect(() => {
+  useLayoutEffect(() => {
     void begin().then(followAddress);
     document.addEventListener("keydown", shortcut);
     return () => document.removeEventListener("keydown", shortcut);

@@ -1,6 +1,6 @@
 /** A modal window: the browser's own dialog, so that focus, Escape and the backdrop just work. */
 import type { ComponentChildren } from "preact";
-import { useEffect, useId, useRef } from "preact/hooks";
+import { useId, useLayoutEffect, useRef } from "preact/hooks";
 import { signal } from "@preact/signals";
 import { Icon } from "./Icon";
 
@@ -19,7 +19,7 @@ export function Dialog({ title, wide = false, onClose, children }: Props) {
   const box = useRef<HTMLDialogElement>(null);
   const titleId = useId();
   const close = () => (onClose ? onClose() : (opened.value = null));
-  useEffect(() => {
+  useLayoutEffect(() => {
     const from = document.activeElement;
     box.current?.showModal();
     return () => from instanceof HTMLElement && from.focus();

@@ -1,6 +1,6 @@
 /** A button that opens a short list of actions. */
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { useDismiss } from "./dismiss";
 
 export interface Action {
@@ -19,7 +19,7 @@ interface Props {
 export function Menu({ label, children, actions, class: name = "plain" }: Props) {
   const [open, setOpen] = useState(false);
   const box = useRef<HTMLDivElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (open) box.current?.querySelector<HTMLElement>('[role="menuitem"]')?.focus();
   }, [open]);
   useDismiss(open, box, () => setOpen(false));

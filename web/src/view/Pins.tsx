@@ -1,5 +1,5 @@
 /** Two tokens side by side, and what stands in the one activation and not in the other. */
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 import { api } from "../api/client";
 import type { Compared } from "../api/types";
 import { attempted } from "../state/notice";
@@ -14,7 +14,7 @@ export function Pins({ of }: { of: Session }) {
   const [found, setFound] = useState<Compared | null>(null);
   const [working, setWorking] = useState(false);
   const [first, second] = pins.value;
-  useEffect(() => setFound(null), [first, second, of.id]);
+  useLayoutEffect(() => setFound(null), [first, second, of.id]);
   if (first === undefined) return null;
   const compare = async () => {
     if (second === undefined) return;

@@ -1,5 +1,5 @@
 /** What the activation at the token in focus says, and how far to believe it. */
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 import type { Result, Sample } from "../api/types";
 import { explain } from "../state/explain";
 import { focus, model, moveTo, pin, pins, progress, select, type Entry, type Session } from "../state/session";
@@ -131,7 +131,7 @@ function Scored({ of, result }: { of: Session; result: Result }) {
   const samples = result.samples ?? [];
   const first = Math.max(0, samples.findIndex((each) => each.description === result.description));
   const [chosen, setChosen] = useState(first);
-  useEffect(() => setChosen(first), [result]);
+  useLayoutEffect(() => setChosen(first), [result]);
   const several = samples.length > 1;
   const sample: Sample = (several ? samples[chosen] : null) ?? result;
   const claims = sample.claims ?? (sample.description === result.description ? result.claims : null);

@@ -1,11 +1,12 @@
 /** Fidelity over the text, and where chosen kinds of claims are made. */
 import { useComputed } from "@preact/signals";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useRef } from "preact/hooks";
 import type { Claim } from "../api/types";
 import { focus, moveTo, revision, type Session } from "../state/session";
 import { change, settings } from "../state/settings";
 import { grade, grades, isOutside, number, scale, share } from "../text/fidelity";
 import { plain, tokenName } from "../text/visible";
+import { useWidth } from "./width";
 
 const NARROW = 520;
 const ROW = 20;
@@ -16,12 +17,7 @@ const MOST_ROWS = 4;
 
 export function Timeline({ of }: { of: Session }) {
   const box = useRef<HTMLDivElement>(null);
-  const [width, setWidth] = useState(600);
-  useEffect(() => {
-    const watcher = new ResizeObserver(([entry]) => entry && setWidth(entry.contentRect.width));
-    if (box.current) watcher.observe(box.current);
-    return () => watcher.disconnect();
-  }, []);
+  const width = useWidth(box);
   // Results are peeked at, and looked at again when the revision says so: not at every single one.
   revision.value;
   const kinds = claimKinds(of);

@@ -1,9 +1,10 @@
 /** Closes something that opened over the page: by Escape, or by pressing outside of it. */
 import type { RefObject } from "preact";
-import { useEffect } from "preact/hooks";
+import { useLayoutEffect } from "preact/hooks";
 
 export function useDismiss(open: boolean, box: RefObject<HTMLElement | null>, close: () => void): void {
-  useEffect(() => {
+  // Before the paint: who sees it open can already close it.
+  useLayoutEffect(() => {
     if (!open) return;
     const away = (event: Event) => {
       if (event.target instanceof Node && !box.current?.contains(event.target)) close();
