@@ -2,6 +2,7 @@
 
     make test-saelens        # makes the environment that has the other two
     python -m benchmarks.sae_speed --python runs/saelens-tests/bin/python
+    python -m benchmarks.sae_speed --python … --tiny    # in seconds: does it run?
 
 Each side is its library's own step on batches of the same random rows in memory: forward, backward,
 Adam, and what it does about dead latents and decoder norms. One thread each, in turn. Ratios are of
@@ -15,24 +16,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nlakit.config import write_text_atomic
 
 from .measure import Done, Run, Task, ratio, summary
-from .process import ROOT, Side, SideFailed, alternate
-from .results import rounded
+from .process import Side, SideFailed, alternate
+from .results import machine, rounded
+from .sae_tables import SPEED
 
-RESULT = ROOT / "benchmarks" / "results" / "sae" / "speed.json"
-SHAPES: dict[str, dict[str, int]] = {
+Shape = dict[str, int]
+SHAPES: dict[str, Shape] = {
     "storyworld": {"d_in": 192, "d_sae": 768, "k": 12, "batch": 1024, "steps": 40},
     "SmolLM2": {"d_in": 576, "d_sae": 4608, "k": 32, "batch": 1024, "steps": 6},
 }
-LIBRARIES = ("saelens", "sparsify")
+TINY: dict[str, Shape] = {"tiny": {"d_in": 8, "d_sae": 32, "k": 2, "batch": 16, "steps": 2}}
+LIBRARIES = {"saelens": "sae-lens", "sparsify": "eai-sparsify"}
+"""Distributions by side."""
 BLOCKS, ROUNDS = 2, 4
+BUDGET_S = 150.0
+"""Of running, a shape; starting the libraries' processes comes on top."""
 
 
 def _task(step: Callable[[Any], object], d_in: int, batch: int, steps: int) -> Task:
@@ -75,11 +82,14 @@ def saelens(d_in: int, d_sae: int, k: int, batch: int, steps: int) -> Task:
     from sae_lens.training.sae_trainer import SAETrainer  # pyright: ignore[reportMissingImports]
 
     coder = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d_in, d_sae=d_sae, k=k))
-    config = SAETrainerConfig(total_training_samples=10**9, train_batch_size_samples=batch)
+    # The runner's config sets lr_end, a tenth of the rate, before it makes this one.
+    config = SAETrainerConfig(
+        total_training_samples=10**9, train_batch_size_samples=batch, lr_end=3e-5
+    )
     trainer = SAETrainer(cfg=config, sae=coder, data_provider=iter(()))
 
     def step(x_ND: Any) -> None:
-        trainer._train_step(sae=coder, sae_in=x_ND)
+        trainer.step(x_ND)
         trainer.n_training_steps += 1
 
     return _task(step, d_in, batch, steps)
@@ -117,24 +127,38 @@ def sparsify(d_in: int, d_sae: int, k: int, batch: int, steps: int) -> Task:
 SIDES = {"ours": ours, "saelens": saelens, "sparsify": sparsify}
 
 
-def compare(python: str) -> dict[str, Any]:
-    """Every shape: the sides' medians, and ratios of processor time with intervals."""
-    found: dict[str, Any] = {}
-    for name, shape in SHAPES.items():
-        sides = [
-            Side(f"sae_speed.{key}", shape, python=sys.executable if key == "ours" else python)
-            for key in ("ours", *LIBRARIES)
-        ]
-        runs = alternate(sides, ROUNDS, BLOCKS)
-        found[name] = {
-            "shape": shape,
-            "sides": {key: summary(kept) for key, kept in zip(SIDES, runs, strict=True)},
-            "ratios": {
-                key: ratio(_rates(runs[0]), _rates(kept))._asdict()
-                for key, kept in zip(LIBRARIES, runs[1:], strict=True)
-            },
-        }
-    return found
+def compare(python: str, shapes: Mapping[str, Shape] = SHAPES) -> dict[str, Any]:
+    """Every shape: the sides' medians, and ratios of processor time with intervals.
+
+    Raises:
+        SideFailed: a library cannot be imported there, or its step fails.
+    """
+    versions = {key: _version(python, name) for key, name in LIBRARIES.items()}
+    found = {name: _compared(python, shape) for name, shape in shapes.items()}
+    return {"machine": machine(), "versions": versions, "shapes": found}
+
+
+def _compared(python: str, shape: Shape) -> dict[str, Any]:
+    sides = [
+        Side(f"sae_speed.{key}", shape, python=sys.executable if key == "ours" else python)
+        for key in SIDES
+    ]
+    runs = dict(zip(SIDES, alternate(sides, ROUNDS, BLOCKS, BUDGET_S), strict=True))
+    return {
+        "shape": shape,
+        "sides": {key: summary(kept) for key, kept in runs.items()},
+        "ratios": {
+            key: ratio(_rates(runs["ours"]), _rates(runs[key]))._asdict() for key in LIBRARIES
+        },
+    }
+
+
+def _version(python: str, distribution: str) -> str:
+    code = f"from importlib.metadata import version; print(version({distribution!r}))"
+    asked = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        raise SideFailed(f"{python} has no {distribution}; `make test-saelens` installs it.")
+    return asked.stdout.strip()
 
 
 def _rates(runs: Sequence[Run]) -> list[float]:
@@ -149,14 +173,21 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--python", type=Path, required=True, help="of the environment with both")
+    parser.add_argument("--output", type=Path, help=f"by default {SPEED.name} in results/sae")
+    parser.add_argument("--tiny", action="store_true", help="small shapes; printed, not kept")
     options = parser.parse_args(arguments)
     try:
-        found = compare(str(options.python))
+        found = compare(str(options.python), TINY if options.tiny else SHAPES)
     except SideFailed as error:
         print(error, file=sys.stderr)
         return 1
-    write_text_atomic(RESULT, json.dumps(rounded(found), indent=1) + "\n")
-    print(RESULT.relative_to(ROOT))
+    text = json.dumps(rounded(found), indent=1) + "\n"
+    output = options.output or (None if options.tiny else SPEED)
+    if output is None:
+        print(text, end="")
+    else:
+        write_text_atomic(output, text)
+        print(output)
     return 0
 
 
