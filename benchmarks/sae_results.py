@@ -29,6 +29,7 @@ from nlakit.models.target import Target
 from nlakit.registry import bundled_path
 from nlakit.sae.autoencoder import SparseAutoencoder
 from nlakit.sae.circuit import circuit
+from nlakit.sae.circuit_graph import GraphSite, at_layer, circuit_graph
 from nlakit.sae.dashboard import read_activity
 from nlakit.sae.dual_map import dual_map, plot
 from nlakit.sae.extraction import read_activations
@@ -39,7 +40,7 @@ from nlakit.sae.texts import Passage
 from nlakit.worlds.storyworld.sae import StoryworldTexts, fact_labels, rhyme_prompts, two_facts
 
 from .process import ROOT
-from .sae_tables import CIRCUIT, DUAL, REPORTS, SHIFT
+from .sae_tables import CIRCUIT, DUAL, GRAPH, REPORTS, SHIFT
 
 PICTURE = ROOT / "docs" / "sae-dual-map.svg"
 PICTURED = "end-to-end"
@@ -52,6 +53,10 @@ ROWS_PER_GROUP = {"train": 100, "test": 60, "balanced": 60}
 COMPARED = ("downstream", "end-to-end")
 """With TopK trained on activations alone, as dual maps."""
 MAIN = "topk"
+GRAPH_SITES = ("early", MAIN, "late")
+"""Dictionaries of blocks 1, 3 and 4."""
+NODE_THRESHOLD, EDGE_THRESHOLD = 0.2, 0.05
+"""Of the graph's nodes and edges, in logits."""
 
 
 class Run:
@@ -60,8 +65,11 @@ class Run:
     def __init__(self, directory: Path, names: Sequence[str] | None = None) -> None:
         self.directory = directory
         trained = sorted(path.parent.name for path in directory.glob(f"*/{SAE_DIRECTORY}"))
-        self.names = trained if names is None else names
-        self.target = Target.load(bundled_path() / "target", self.load(MAIN).config.layer or 0)
+        layer = self.load(MAIN).config.layer or 0
+        # Dictionaries of other blocks are for graphs.
+        here = [name for name in trained if self.load(name).config.layer == layer]
+        self.names = here if names is None else names
+        self.target = Target.load(bundled_path() / "target", layer)
 
     def load(self, name: str) -> SparseAutoencoder:
         """One of its autoencoders. Raises `InputError` where there is none."""
@@ -100,6 +108,30 @@ def reports(run: Run) -> None:
             seed=REPORT_SEED,
         )
         _write(REPORTS / f"{name}.json", found)
+
+
+def rhyme_graph(run: Run) -> None:
+    """The same behaviour through three blocks."""
+    prompts = rhyme_prompts(run.target, StoryworldTexts(PROMPT_SEED), PROMPTS)
+    half = len(prompts) // 2
+    found = circuit_graph(
+        [_graph_site(run, name) for name in GRAPH_SITES],
+        run.target,
+        prompts[:half],
+        prompts[half:],
+        behaviour="The planned rhyme against another",
+        node_threshold=NODE_THRESHOLD,
+        edge_threshold=EDGE_THRESHOLD,
+    )
+    _write(GRAPH, found)
+
+
+def _graph_site(run: Run, name: str) -> GraphSite:
+    autoencoder = run.load(name)
+    here = at_layer(run.target, autoencoder.config.layer or 0)
+    labels = fact_labels(read_activity(autoencoder, here, run.passages))
+    reference_ND = read_activations(here, run.passages)
+    return GraphSite(run.full_name(name), autoencoder, reference_ND, labels)
 
 
 def rhyme_circuit(run: Run) -> None:
@@ -160,6 +192,7 @@ def _write(path: Path, found: FrozenModel, exclude: set[str] | None = None) -> N
 
 PARTS: dict[str, Callable[[Run], None]] = {
     "circuit": rhyme_circuit,
+    "graph": rhyme_graph,
     "shift": topic_without_mood,
     "dual": dual_maps,
     "reports": reports,

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nlakit.sae import circuit_picture
+from nlakit.sae.circuit_graph import CircuitGraph
+
 RESULTS = Path(__file__).resolve().parent / "results" / "sae"
 REPORTS, BESIDE = RESULTS / "reports", RESULTS / "beside.json"
 DUAL = RESULTS / "dual"
@@ -15,6 +18,7 @@ SPEED = RESULTS / "speed.json"
 AUTOINTERP, REAL = RESULTS / "autointerp.json", RESULTS / "smollm2.json"
 NAMED = RESULTS / "smollm2-named.json"
 CIRCUIT, SHIFT = RESULTS / "circuit.json", RESULTS / "shift.json"
+GRAPH = RESULTS / "circuit-graph.json"
 
 ORDER = ("standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka")
 TEMPORAL = ("batchtopk", "temporal-control", "temporal")
@@ -159,6 +163,65 @@ def circuit(text: str) -> str:
     return "\n".join([*lines, ""])
 
 
+def graph(text: str) -> str:
+    """Circuits over several sites by threshold, and the largest edges."""
+    report = json.loads(text)
+    whole, without = (
+        _numbers(report[key], report[f"{key}_interval"], 2) for key in ("metric", "metric_without")
+    )
+    layers = report["layers"]
+    lines = [
+        f"{report['behaviour']}, blocks {', '.join(map(str, layers))}: nodes and edges chosen on "
+        f"{report['chosen_on']} prompts, circuits measured on {report['prompts']} others (95 % "
+        f"intervals by prompt). Mean logit difference {whole}, with every node at its mean "
+        f"{without}. A circuit keeps the nodes whose effect is above the threshold, in logits.",
+        "",
+        f"| threshold | nodes at blocks {', '.join(map(str, layers))} | faithfulness "
+        "| completeness |",
+        "|---:|---:|---:|---:|",
+    ]
+    for point in report["curve"]:
+        counts = ", ".join(map(str, point["nodes"]))
+        keys = ("faithfulness", "completeness")
+        cells = [_with_interval(point, key, f"{key}_interval", 2) for key in keys]
+        lines.append(f"| {point['threshold']:g} | {counts} | {' | '.join(cells)} |")
+    lines += ["", *_edge_lines(report)]
+    return "\n".join([*lines, ""])
+
+
+MOST_EDGES = 12
+
+
+def _edge_lines(report: dict[str, Any]) -> list[str]:
+    passing = f"{report['node_threshold']:g} and {report['edge_threshold']:g}"
+    lines = [
+        f"{len(report['edges'])} edges join the {len(report['nodes'])} nodes at thresholds of "
+        f"{passing}. The largest, by gradients and as measured with the source alone at its mean "
+        f"(correlation over all of them {report['edge_correlation']:.2f}):",
+        "",
+        "| from | to | effect | measured |",
+        "|---|---|---:|---:|",
+    ]
+    for edge in report["edges"][:MOST_EDGES]:
+        ends = [_graph_node(report, edge[key]) for key in ("source", "target")]
+        effect = _numbers(edge["effect"], edge["interval"], 2)
+        measured = f"{edge['measured']:.2f}".replace("-", "−")
+        lines.append(f"| {' | '.join(ends)} | {effect} | {measured} |")
+    return lines
+
+
+def _graph_node(report: dict[str, Any], index: int) -> str:
+    node = report["nodes"][index]
+    name = "error" if node["latent"] is None else f"latent {node['latent']}"
+    label = f", {node['label']}" if node["label"] else ""
+    return f"block {report['layers'][node['site']]}, {name}{label}"
+
+
+def graph_plot(text: str) -> str:
+    """Nodes and edges as SVG."""
+    return circuit_picture.plot(CircuitGraph.model_validate_json(text))
+
+
 def shift(text: str) -> str:
     """Accuracies of the head before and after SHIFT."""
     report = json.loads(text)
@@ -287,11 +350,17 @@ GOOD = 0.9
 
 def speed(text: str) -> str:
     """Training steps of other libraries, as ratios of processor time."""
+    report = json.loads(text)
+    versions, cores = report["versions"], report["machine"]["cores"]
     lines = [
-        "| shape | rows per processor second | against SAELens | against sparsify |",
+        f"Rows per second of processor time, one thread, on a machine of {cores} cores; the others "
+        f"as ratios, with 95 % intervals by round: nlakit's rate over that of SAELens "
+        f"{versions['saelens']} and of sparsify {versions['sparsify']}.",
+        "",
+        "| shape | rows per second | over SAELens | over sparsify |",
         "|---|---:|---:|---:|",
     ]
-    for name, found in json.loads(text).items():
+    for name, found in report["shapes"].items():
         shape = found["shape"]
         cells = [f"{found['sides']['ours']['cpu_rate']:,.0f}"]
         for key in ("saelens", "sparsify"):

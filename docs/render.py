@@ -353,9 +353,11 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "sae_beside": (sae_tables.BESIDE, sae_tables.beside),
     "sae_dual": (sae_tables.DUAL, sae_tables.dual),
     "sae_circuit": (sae_tables.CIRCUIT, sae_tables.circuit),
+    "sae_graph": (sae_tables.GRAPH, sae_tables.graph),
     "sae_shift": (sae_tables.SHIFT, sae_tables.shift),
     "sae_real": (sae_tables.REAL, sae_tables.real),
     "sae_named": (sae_tables.NAMED, sae_tables.named),
+    "sae_speed": (sae_tables.SPEED, sae_tables.speed),
     "sae_autointerp": (sae_tables.AUTOINTERP, sae_tables.autointerp),
     **{
         path.stem.replace("-", "_"): (path, section_table)
@@ -370,6 +372,7 @@ PLOTS: dict[Path, tuple[Path, Callable[[str], str | None]]] = {
     DOCS / "benchmarks-batch.svg": (TIMES, tables.batch_plot),
     DOCS / "benchmarks-rows.svg": (TIMES, tables.rows_plot),
     DOCS / "sae-circuit.svg": (sae_tables.CIRCUIT, sae_tables.circuit_plot),
+    DOCS / "sae-circuit-graph.svg": (sae_tables.GRAPH, sae_tables.graph_plot),
     DOCS / "truth-reliability.svg": (SECTIONS / "confidence.json", reliability_plot),
 }
 

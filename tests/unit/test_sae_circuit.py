@@ -10,7 +10,8 @@ import torch
 from nlakit.core.circuits import faithfulness, node_effects
 from nlakit.errors import InputError
 from nlakit.sae.autoencoder import SparseAutoencoder
-from nlakit.sae.circuit import Prompt, _effects, _Measured, circuit
+from nlakit.sae.behaviour import Prompt
+from nlakit.sae.circuit import _effects, _Measured, circuit
 from nlakit.sae.config import SaeConfig
 from nlakit.sae.extraction import read_activations
 from nlakit.worlds.storyworld.sae import StoryworldTexts

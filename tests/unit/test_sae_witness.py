@@ -38,6 +38,8 @@ def test_latents_are_shared_lost_and_invented():
     found = overlap(parts(3), h, rebuilt)
     assert found.both_NM.nonzero().tolist() == [[0, 0], [1, 1]]
     figures = found.figures(["a", "b"])
+    counts = {name: figures[name].value for name in ("shared", "lost", "invented")}
+    assert counts == {"shared": 1.0, "lost": 0.5, "invented": 0.5}
     assert figures["Jaccard"].value == pytest.approx((1 / 3 + 1) / 2)
     assert figures["precision"].value == pytest.approx(2 / 3)
     assert figures["recall"].value == pytest.approx(2 / 3)

@@ -3,15 +3,14 @@
 A behaviour is a set of prompts, each with the token that is right and one that is wrong; the metric
 is the difference of their logits. Nodes are the latents of an autoencoder at one site, and its
 error; what is left out of a circuit is put at its mean over reference texts. Latents are chosen by
-their effects on some prompts, and circuits are measured on others. Edges between sites are not
-computed.
+their effects on some prompts, and circuits are measured on others. `circuit_graph` has several
+sites and the edges between them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,21 +22,10 @@ from nlakit.evals.bootstrap import Interval, ratio_interval
 from nlakit.models.target import Target
 
 from .autoencoder import SparseAutoencoder
+from .behaviour import Behaviour, Prompt, prompt_interval, prompt_names
 from .measure import check_fits
-from .splice import padded, run_target
-from .texts import Passage
 
 SIZES = (0, 1, 2, 5, 10, 20, 50, 100, 200)
-
-
-class Prompt(NamedTuple):
-    """A text whose last token is the right one, and the wrong one beside it.
-
-    The metric is read one position before the end, where the model has not seen it.
-    """
-
-    passage: Passage
-    wrong: int
 
 
 class CircuitPoint(FrozenModel):
@@ -85,15 +73,6 @@ class CircuitReport(FrozenModel):
     curve: tuple[CircuitPoint, ...]
 
 
-@dataclass(frozen=True)
-class _Nodes:
-    """Clean values at the read positions of all prompts, and what takes their place."""
-
-    latents_NM: Tensor
-    error_ND: Tensor
-    patch: tuple[Tensor, Tensor]
-
-
 def circuit(
     sae: SparseAutoencoder,
     target: Target,
@@ -134,9 +113,9 @@ def circuit(
         chosen_on=len(chosen_on),
         prompts=len(prompts),
         metric=measured.whole_B.mean().item(),
-        metric_interval=_interval(measured.whole_B),
+        metric_interval=prompt_interval(measured.whole_B),
         metric_without=measured.empty_B.mean().item(),
-        metric_without_interval=_interval(measured.empty_B),
+        metric_without_interval=prompt_interval(measured.empty_B),
         error_effect=error_effect,
         effects=tuple(_effect(effects_BM, i, labels or {}) for i in order[:shown].tolist()),
         curve=tuple(_point(measured, order, size) for size in sizes),
@@ -151,14 +130,10 @@ def _effects(
     steps: int,
 ) -> tuple[Tensor, float]:
     """Effect B x M of each latent on each prompt's metric, and the error's on the mean."""
-    metric = _Metric(sae, target, prompts)
-    nodes = _nodes(sae, metric.activations(), reference_ND)
-    clean = [nodes.latents_NM, nodes.error_ND]
-    # The metric is a mean, so a prompt's rows have its effect over the number of prompts.
-    by_latent_NM, by_error_ND = node_effects(metric, clean, nodes.patch, steps)
-    effects_BM = torch.zeros(len(prompts), by_latent_NM.shape[1])
-    effects_BM.index_add_(0, metric.prompt_N, by_latent_NM.cpu() * len(prompts))
-    return effects_BM, by_error_ND.sum().item()
+    metric = Behaviour(sae, target, prompts)
+    nodes = metric.nodes(reference_ND)
+    effects_BJ = metric.by_prompt_sum(node_effects(metric, nodes.clean, nodes.patch, steps))
+    return effects_BJ[:, :-1], effects_BJ[:, -1].mean().item()
 
 
 def _effect(effects_BM: Tensor, latent: int, labels: Mapping[int, str]) -> Effect:
@@ -166,7 +141,7 @@ def _effect(effects_BM: Tensor, latent: int, labels: Mapping[int, str]) -> Effec
     return Effect(
         latent=latent,
         effect=effect_B.mean().item(),
-        interval=_interval(effect_B),
+        interval=prompt_interval(effect_B),
         label=labels.get(latent),
     )
 
@@ -181,8 +156,8 @@ class _Measured:
         prompts: Sequence[Prompt],
         reference_ND: Tensor,
     ) -> None:
-        self.metric = _Metric(sae, target, prompts)
-        self.nodes = _nodes(sae, self.metric.activations(), reference_ND)
+        self.metric = Behaviour(sae, target, prompts)
+        self.nodes = self.metric.nodes(reference_ND)
         everything = torch.arange(sae.config.d_sae)
         self.whole_B, self.empty_B = self.kept(everything), self.kept(everything[:0])
 
@@ -203,7 +178,7 @@ class _Measured:
         if found is None:
             return None, None
         whole_B = self.whole_B - self.empty_B
-        return found, ratio_interval(done_B - self.empty_B, whole_B, _names(whole_B))
+        return found, ratio_interval(done_B - self.empty_B, whole_B, prompt_names(whole_B))
 
 
 def _point(measured: _Measured, order: Tensor, size: int) -> CircuitPoint:
@@ -215,50 +190,3 @@ def _point(measured: _Measured, order: Tensor, size: int) -> CircuitPoint:
         completeness=complete[0],
         completeness_interval=complete[1],
     )
-
-
-def _interval(value_B: Tensor) -> Interval:
-    return ratio_interval(value_B, torch.ones_like(value_B), _names(value_B))
-
-
-def _names(value_B: Tensor) -> list[str]:
-    return [str(number) for number in range(len(value_B))]
-
-
-class _Metric:
-    """Mean logit difference over prompts, as a function of latents and error at read positions."""
-
-    def __init__(self, sae: SparseAutoencoder, target: Target, prompts: Sequence[Prompt]) -> None:
-        self.sae, self.target = sae, target
-        passages = [each.passage for each in prompts]
-        self.texts = padded(passages, target.model.device)
-        counts = self.texts.scored_BT.sum(1)
-        self.last = counts.cumsum(0) - 1
-        self.right = torch.tensor([each.encoded.ids[-1] for each in passages])
-        self.wrong = torch.tensor([each.wrong for each in prompts])
-        self.prompt_N = self.texts.read_BT.nonzero()[:, 0].cpu()
-
-    @torch.no_grad()
-    def activations(self) -> Tensor:
-        """Raw activations at the read positions."""
-        return run_target(self.target, self.texts).blocks[0][self.texts.read_BT].float()
-
-    def __call__(self, nodes: Sequence[Tensor]) -> Tensor:
-        return self.by_prompt(nodes).mean()
-
-    def by_prompt(self, nodes: Sequence[Tensor]) -> Tensor:
-        """The difference of logits of each prompt."""
-        latents_NM, error_ND = nodes
-        changed_ND = self.sae.decode(latents_NM) + error_ND
-        found = run_target(self.target, self.texts, lambda _: changed_ND)
-        logits_BV = found.logits_SV[self.last]
-        rows = torch.arange(len(self.last))
-        return logits_BV[rows, self.right] - logits_BV[rows, self.wrong]
-
-
-def _nodes(sae: SparseAutoencoder, x_ND: Tensor, reference_ND: Tensor) -> _Nodes:
-    latents_NM, reference_NM = sae.encode(x_ND), sae.encode(reference_ND.to(x_ND.device))
-    error_ND = x_ND - sae.decode(latents_NM)
-    mean_error_D = (reference_ND.to(x_ND.device) - sae.decode(reference_NM)).mean(0)
-    patch = (reference_NM.mean(0).expand_as(latents_NM), mean_error_D.expand_as(error_ND))
-    return _Nodes(latents_NM, error_ND, patch)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nlakit.models.families import backbone_of, blocks_of, head_of
 from nlakit.models.padding import pad_right
-from nlakit.models.patch import edited_at_site
+from nlakit.models.patch import Edit, edited_at_site
 from nlakit.models.target import Target
 
 from .texts import Passage
@@ -62,6 +62,18 @@ def run_target(target: Target, texts: PaddedTexts, change: Change | None = None)
 
     Gradients go through `change` and what comes after it, unless they are off.
     """
+    backbone = backbone_of(target.model)
+    # Padding is on the right, so a causal mask already keeps it from every real token.
+    with (
+        edited_at_site(target, changing(texts, change)),
+        captured(backbone, target.site.layer) as blocks,
+    ):
+        hidden_BTD = backbone(input_ids=texts.ids_BT, use_cache=False).last_hidden_state
+    return Pass(head_of(target.model)(hidden_BTD[texts.scored_BT]).float(), blocks)
+
+
+def changing(texts: PaddedTexts, change: Change | None) -> Edit:
+    """The residual stream with the read positions' activations changed."""
 
     def edit(residual_BTD: Tensor) -> Tensor:
         if change is None:
@@ -69,11 +81,7 @@ def run_target(target: Target, texts: PaddedTexts, change: Change | None = None)
         changed_ND = change(residual_BTD[texts.read_BT]).to(residual_BTD.dtype)
         return residual_BTD.masked_scatter(texts.read_BT[..., None], changed_ND)
 
-    backbone = backbone_of(target.model)
-    # Padding is on the right, so a causal mask already keeps it from every real token.
-    with edited_at_site(target, edit), captured(backbone, target.site.layer) as blocks:
-        hidden_BTD = backbone(input_ids=texts.ids_BT, use_cache=False).last_hidden_state
-    return Pass(head_of(target.model)(hidden_BTD[texts.scored_BT]).float(), blocks)
+    return edit
 
 
 @contextmanager

@@ -32,8 +32,10 @@ from .measure import check_fits, check_latents
 
 SILENT = "latents that are silent in the activation"
 ABOUT = (
-    "latents that the activation and AR(explanation) both have; precision: of those of "
-    "AR(explanation), recall: of the activation's, weight: of the sum of the activation's latents"
+    "latents a position that the activation and AR(explanation) both have (shared), that the "
+    "activation alone has (lost), and AR(explanation) alone (invented); Jaccard: shared of all "
+    "three, precision: of those of AR(explanation), recall: of the activation's, weight: of the "
+    "sum of the activation's latents"
 )
 
 
@@ -58,8 +60,15 @@ class Overlap:
     def figures(self, documents: Sequence[str]) -> dict[str, Figure]:
         """Means over rows, with intervals by document."""
         both_N = self.both_NM.sum(-1).double()
+        one_N = torch.ones_like(both_N)
+        counts = {
+            "shared": both_N,
+            "lost": _count(self.h_NM) - both_N,
+            "invented": _count(self.h_hat_NM) - both_N,
+        }
         weight_N = (self.h_NM * self.both_NM).sum(-1).double()
         return {
+            **{name: ratio_figure(n_N, one_N, documents) for name, n_N in counts.items()},
             "Jaccard": share(jaccard(self.h_NM > 0, self.h_hat_NM > 0).tolist(), documents),
             "precision": ratio_figure(both_N, _count(self.h_hat_NM), documents),
             "recall": ratio_figure(both_N, _count(self.h_NM), documents),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from nlakit.models.target import Encoded, Target
-from nlakit.sae.circuit import Prompt
+from nlakit.sae.behaviour import Prompt
 from nlakit.sae.dashboard import Activity
 from nlakit.sae.extraction import read_activations
 from nlakit.sae.judge import name_of
