@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from nlakit.engines.local import LocalEngine
 from nlakit.errors import CheckpointError
 from nlakit.models.adapters import adapted, load_adapter, shared_copy
 from nlakit.models.families import FAMILIES, backbone_of, truncated
+from nlakit.models.io import save_model
 from nlakit.models.lora import adapter_state
 from nlakit.models.precision import bring_to
 from nlakit.models.reconstructor import Reconstructor
@@ -228,19 +226,10 @@ def test_recomputed_blocks_give_the_same_gradients(base):
     assert not any(m.training for m in (*av.model.modules(), *ar.backbone.modules()))
 
 
-def test_an_adapter_is_written_alike_by_every_process(tmp_path):
-    """PEFT keeps the adapted matrices as a set, whose order is each process's own."""
-    code = (
-        "import sys; from support.families import make; from support.serving import tiny_tokenizer;"
-        "from nlakit.models.adapters import adapted; from nlakit.models.io import save_model;"
-        "from pathlib import Path; out = Path(sys.argv[1]); out.mkdir();"
-        "save_model(out, adapted(make('qwen2', 512), 2, 4, 0, 'base'), tiny_tokenizer(), None)"
-    )
-    written = []
-    for seed in ("1", "2"):
-        out = tmp_path / seed
-        path = os.pathsep.join(sys.path)
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path}
-        subprocess.run([sys.executable, "-c", code, str(out)], check=True, env=environment)
-        written.append({each.name: each.read_bytes() for each in out.iterdir()})
-    assert written[0] == written[1]
+def test_adapted_matrices_are_written_in_order(tmp_path):
+    """PEFT keeps them as a set: its order, each process's own, would change the file's bytes."""
+    model = adapted(make("qwen2", 512), 2, 4, 0, "base")
+    save_model(tmp_path, model, tiny_tokenizer(), None)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert len(config["target_modules"]) == 7  # sorted by accident once in 5 040 times
+    assert config["target_modules"] == sorted(config["target_modules"])
