@@ -19,6 +19,8 @@ BUNDLED = "storyworld"
 DEFAULT_NAME = "bundled"
 ROWS = "rows"
 WARM_START, CONTROL_AR, RUN = "warm_start", "control_ar", "run"
+TRAINED = "nla"
+"""Where in its directory a training run leaves the NLA."""
 GROUNDED_WARM_START = "grounded-warm-start"
 PLAIN_WARM_START, PLAIN_RL = "plain-warm-start", "plain-rl"
 ROW_NAMES = (PLAIN_WARM_START, PLAIN_RL, GROUNDED_WARM_START)
@@ -78,8 +80,8 @@ def comparison_path(name: str = BUNDLED) -> Path | None:
 
 
 def resolve(name: str | Path | None = None) -> Path:
-    """The directory of an NLA, from its path, from the name of one in the package, or from None or
-    "bundled" for the default one.
+    """The directory of an NLA, from its path or that of the run that trained it, from the name of
+    one in the package, or from None or "bundled" for the default one.
 
     Raises:
         InputError: there is no such directory.
@@ -92,6 +94,8 @@ def resolve(name: str | Path | None = None) -> Path:
         asked = DEFAULT_NAME if name is None else str(name)
         advice = _path_advice() if bundled is None else _BUNDLED_ADVICE
         raise InputError(f"Asked for the NLA {asked!r}; found {found} at {path}. {advice}")
+    if not (path / CARD_NAME).is_file() and (path / TRAINED / CARD_NAME).is_file():
+        path /= TRAINED
     check_complete(path)
     return path
 

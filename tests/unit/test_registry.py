@@ -46,6 +46,11 @@ def test_without_a_checkout_the_bundled_pair_has_no_parts_to_compare(monkeypatch
     assert paths.run is None
 
 
+def test_the_directory_of_a_run_stands_for_the_nla_that_it_left(tmp_path):
+    (tmp_path / "nla").symlink_to(bundled_path())
+    assert resolve(tmp_path) == resolve_pair(tmp_path).pair == tmp_path / "nla"
+
+
 def test_a_pair_s_own_part_comes_before_the_one_kept_elsewhere(tmp_path):
     own, other = tmp_path / "own", tmp_path / "other"
     for home in (own, other):
