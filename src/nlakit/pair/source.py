@@ -14,8 +14,17 @@ from nlakit.card import ADAPTER_CONFIG, CARD_NAME, MEAN_NAME
 from nlakit.contract import read_meta
 from nlakit.data.shards import file_sha256
 from nlakit.errors import ContractError, InputError
-from nlakit.models.hub import locate
-from nlakit.registry import CONTROL_AR, ROWS, WARM_START, PairPaths, resolve_pair
+from nlakit.models.hub import installed_file, locate
+from nlakit.registry import (
+    BUNDLED,
+    CONTROL_AR,
+    ROWS,
+    WARM_START,
+    PairPaths,
+    bundled_names,
+    bundled_path,
+    resolve_pair,
+)
 
 PROBES_NAME = "probes.safetensors"
 MODELS = ("av", "ar", "target")
@@ -161,6 +170,13 @@ def _named_base(av: Path) -> str:
             hint="Give it as --target.",
         )
     return named
+
+
+def of_installed_model() -> str | None:
+    """The bundled NLA of a real model, where a package that is installed brings the model."""
+    names = [name for name in bundled_names() if name != BUNDLED]
+    bases = {name: _named_base(bundled_path(name) / "av") for name in names}
+    return next((name for name, base in bases.items() if installed_file(base)), None)
 
 
 # -- hashes ----------------------------------------------------------------------------------------
