@@ -91,21 +91,15 @@ function height(fidelity: number, plot: number): number {
 function Bands({ width, plot }: { width: number; plot: number }) {
   const found = scale();
   if (found === null) return null;
-  // On a low plot the words would run into each other.
-  const labelled = grades().slice(0, width < NARROW ? 2 : 3).filter((each) => each.threshold !== null);
   const nothing = height(found.knowing_nothing, plot);
+  const bounds = grades().slice(0, 3).flatMap(({ word, threshold }) =>
+    threshold === null ? [] : [{ word, y: height(threshold, plot) }]);
   return (
     <g>
       <rect class="plot-nothing" x={LEFT} y={nothing} width={Math.max(0, width - LEFT)} height={Math.max(0, plot - nothing)} />
-      {labelled.map((each) => (
-        <g key={each.key}>
-          <line class="plot-grid" x1={LEFT} x2={width} y1={height(each.threshold ?? 0, plot)} y2={height(each.threshold ?? 0, plot)} />
-          {nothing - height(each.threshold ?? 0, plot) > LABEL && (
-            <text class="plot-label" x={LEFT - 8} y={height(each.threshold ?? 0, plot) + 4} text-anchor="end">
-              {each.word}
-            </text>
-          )}
-        </g>
+      {bounds.map(({ word, y }) => <line key={word} class="plot-grid" x1={LEFT} x2={width} y1={y} y2={y} />)}
+      {apart(bounds, nothing).map(({ word, y }) => (
+        <text key={word} class="plot-label" x={LEFT - 8} y={y + 4} text-anchor="end">{word}</text>
       ))}
       {found.floors.map(({ name, value }) => (
         <line key={name} class="plot-floor" x1={LEFT} x2={LEFT + 10} y1={height(value, plot)} y2={height(value, plot)} />
@@ -114,6 +108,16 @@ function Bands({ width, plot }: { width: number; plot: number }) {
       <text class="plot-label" x={LEFT - 8} y={nothing + 4} text-anchor="end">nothing</text>
     </g>
   );
+}
+
+/** From the top down, the labels that run neither into each other nor into the lowest one. */
+function apart(labels: { word: string; y: number }[], lowest: number): { word: string; y: number }[] {
+  let last = -LABEL;
+  return labels.filter(({ y }) => {
+    const fits = y - last >= LABEL && lowest - y >= LABEL;
+    if (fits) last = y;
+    return fits;
+  });
 }
 
 function Curve({ of, x, plot }: { of: Session; x: (position: number) => number; plot: number }) {
