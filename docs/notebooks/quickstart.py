@@ -66,17 +66,7 @@ for words in (last.explanation, "A calm story about a garden.", ""):
     print(f"{score.fidelity:6.2f} {score.word:<28} {words!r}")
 
 # %% [markdown]
-# ## Steering by an edited explanation
+# ## Next
 #
-# Change a word of the explanation, take the difference that it makes to the reconstruction, and add
-# it to the activation. The target takes up the other rhyme.
-
-# %%
-couplet = "The lonely rose shone near the house,\nInes"
-plain = pair.explain(couplet, last=1).tokens[-1].explanation
-print(plain)
-
-# %%
-if '"mouse"' in plain:
-    steered = pair.steer(couplet, -1, {"mouse": "night"}, alpha=1.0)
-    print(steered)
+# [Steer by an edited explanation](steer.py), [audit transcripts](audit.py), [read a real
+# model](real_model.py), [measure a method of your own](own_method.py).

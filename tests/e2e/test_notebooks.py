@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import jupytext
 import pytest
+from support.docs import NOTEBOOKS, REAL_MODEL, run_notebook
 
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "docs" / "notebooks").glob("*.py"))
+OFFLINE = [path for path in NOTEBOOKS if path.stem != REAL_MODEL]
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OFFLINE, ids=lambda path: path.stem)
 def test_notebook_runs(path, capsys):
-    notebook = jupytext.read(path)
-    names: dict[str, object] = {"__name__": "__main__"}
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    assert len(code) >= 3 and notebook.cells[0].source.startswith("# ")
-    for number, source in enumerate(code):
-        exec(compile(source, f"{path.name}[{number}]", "exec"), names)
+    run_notebook(path)
     assert capsys.readouterr().out.strip()
