@@ -21,7 +21,9 @@ from nlakit.data.bulk import (
     explanation_path,
     read_bulk_manifest,
 )
+from nlakit.data.extraction import BasePlan, write_manifest
 from nlakit.data.pools import Processes
+from nlakit.data.shards import ROW_SCHEMA, write_shard
 from nlakit.errors import CheckpointError, InputError, ResumeError
 
 D = 4
@@ -143,6 +145,35 @@ def test_sources_read_only_what_is_asked_of_either_file(tmp_path):
         assert (source.num_rows, source.d_model) == (10, D)
         found = source.read(range(3, 5))
         assert found.dtype == torch.float32 and torch.equal(found, VECTORS[3:5])
+
+
+def test_explanations_of_activation_shards_stand_beside_their_text(source, tmp_path):
+    text = "x" * 300 + " the harbour at dusk"
+    rows = [
+        {"doc_id": f"d{n}", "position": n, "char_end": 304 + n, "text": text, "n_raw_tokens": n + 1}
+        for n in range(10)
+    ]
+    plan = BasePlan(
+        num_documents=10, positions_per_document=1, shard_rows=6, layer=1, d_model=D,
+        target_sha256="0",
+    )  # fmt: skip
+    directory = tmp_path / "shards"
+    directory.mkdir()
+    records = [
+        write_shard(
+            directory, number, VECTORS[part], pa.Table.from_pylist(rows[part], ROW_SCHEMA),
+            next_index=0, config_hash=plan.hash,
+        )
+        for number, part in enumerate((slice(0, 6), slice(6, 10)))
+    ]  # fmt: skip
+    write_manifest(directory, plan, records)
+    shards = VectorSource(directory)
+    found = table_of(tmp_path / "out", run(Counter(), shards, tmp_path / "out"))
+    assert [each["doc_id"] for each in found] == [f"d{n}" for n in range(10) for _ in range(2)]
+    assert {each["position"] for each in found if each["row"] == 7} == {7}
+    assert found[14]["text"].endswith("x the harbou") and len(found[14]["text"]) == 200
+    plain = table_of(tmp_path / "plain", run(Counter(), source, tmp_path / "plain"))
+    assert {each[name] for each in plain for name in ("doc_id", "position", "text")} == {None}
 
 
 def npz(path: Path) -> None:

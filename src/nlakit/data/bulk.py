@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -60,8 +60,15 @@ SCHEMA = pa.schema(
         ("cosine", pa.float32()),
         ("mse", pa.float32()),
         ("confidence", pa.float32()),
+        # Where a vector is from, if it comes with its text (a directory of activation shards).
+        ("doc_id", pa.string()),
+        ("position", pa.int32()),
+        ("text", pa.string()),
     ]
 )
+PLACE = ("doc_id", "position", "text")
+TEXT_TAIL = 200
+"""Characters of the text up to the token that are repeated beside its explanation."""
 
 
 class Described(NamedTuple):
@@ -196,6 +203,11 @@ class VectorSource:
                 found.append(_read_rows(part, start, stop))
         return torch.cat(found)
 
+    def places(self, rows: range) -> list[dict[str, Any]]:
+        """Per row its document, position and the end of the text up to there; nothing of a file."""
+        found = [_places_in(part, rows) for part in self.parts if self.path.is_dir()]
+        return list(chain.from_iterable(found)) or [dict.fromkeys(PLACE)] * len(rows)
+
     def sha256(self) -> str:
         """Hex SHA-256 over the files, read once from end to end."""
         if len(self.parts) == 1:
@@ -213,6 +225,22 @@ def _shard_parts(directory: Path) -> tuple[list[Part], int]:
         parts.append(Part(path, VECTORS_KEY, first, record.num_rows))
         first += record.num_rows
     return parts, manifest.d_model
+
+
+def _places_in(part: Part, rows: range) -> list[dict[str, Any]]:
+    start, stop = (
+        min(max(each - part.first, 0), part.num_rows) for each in (rows.start, rows.stop)
+    )
+    if start >= stop:
+        return []
+    columns = ["doc_id", "position", "char_end", "text"]
+    table = pq.read_table(part.path.with_suffix(".parquet"), columns=columns)
+    found = table.slice(start, stop - start).to_pylist()
+    return [each | {"text": _tail(each["text"], each.pop("char_end"))} for each in found]
+
+
+def _tail(text: str | None, end: int) -> str | None:
+    return None if text is None else text[:end][-TEXT_TAIL:]
 
 
 def _file_part(path: Path) -> tuple[Part, int]:
@@ -391,7 +419,11 @@ def _write_shard(
     vectors_ND = source.read(rows)
     finite = vectors_ND.isfinite().all(dim=-1).tolist()
     described = list(_described(describer, vectors_ND, finite, rows.start))
-    columns = {name: [getattr(each, name) for each in described] for name in SCHEMA.names}
+    places = source.places(rows)
+    columns: dict[str, list[Any]] = {
+        name: [getattr(each, name) for each in described] for name in Described._fields
+    }
+    columns |= {name: [places[each.row - rows.start][name] for each in described] for name in PLACE}
     table = pa.table(columns, schema=SCHEMA.with_metadata({PLAN_KEY: plan.hash.encode()}))
     path = explanation_path(directory, number)
     write_table(path, table)
