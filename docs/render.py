@@ -35,6 +35,7 @@ from benchmarks import (  # noqa: E402
     audit_tables,
     compatibility,
     mutations,
+    outside_table,
     sae_tables,
     tables,
 )
@@ -136,6 +137,16 @@ def _told(number: int, sample: dict[str, Any]) -> list[str]:
 def _plain(text: str) -> str:
     """A text on one line, nothing of it read as Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", " ".join(text.split()))
+
+
+def real_pair(text: str) -> str:
+    """The README's sentence about the NLA of a real model."""
+    report = json.loads(text)
+    fve, precision = _number(report["fve"]), _percent(report["claims"]["precision"])
+    return (
+        f"The pair of the real model is an early one: its words bring back {fve} of the variance,\n"
+        f"and {precision} of its claims are true ([figures](docs/smollm2.md)).\n"
+    )
 
 
 def three_figures(text: str) -> str:
@@ -322,6 +333,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "output": (OUTPUT, printed),
     "figures": (REPORT, figures),
     "three_figures": (REPORT, three_figures),
+    "real_pair": (SMOLLM2, real_pair),
     "smollm2_figures": (SMOLLM2, corpus_figures),
     "smollm2_readings": (SMOLLM2, readings),
     "speed": (TIMES, tables.short_table),
@@ -336,6 +348,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "differences": (COMPARISONS, differences),
     "ablation": (ABLATION, ablation_rows.table),
     "compatibility": (COMPATIBILITY, compatibility.table),
+    "outside": (outside_table.REPORTS, outside_table.table),
     "fixes": (MUTATIONS, mutations.table),
     "audit_organisms": (audit_tables.ORGANISMS, audit_tables.organisms),
     "audit_game": (audit_tables.GAME, audit_tables.game),

@@ -66,7 +66,7 @@ assert any(verdict == "true" for claims in checked for _, verdict in claims)
 # %% [markdown]
 # ## A conversation
 #
-# The chat template is the model's own; the tokens of each turn know their role.
+# The chat template is the model's own.
 
 # %%
 chat = [
@@ -74,7 +74,7 @@ chat = [
     {"role": "assistant", "content": "The mascot of Linux is a"},
 ]
 for token in pair.explain(chat, last=5):
-    print(f"{token.role or '':>9} {token.token!r:>12} {token.fidelity:5.2f}  {token.explanation}")
+    print(f"{token.token!r:>12} {token.fidelity:5.2f}  {' '.join(token.explanation.split())}")
 
 # %% [markdown]
 # ## Ask the model itself

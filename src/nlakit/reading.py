@@ -159,7 +159,7 @@ class Reading(FrozenModel):
         width = max((len(each.word) for each in self.tokens), default=0)
         return "\n".join(
             f"{visible(each):>14}  {each.fidelity:5.2f} {each.word:<{width}}  "
-            f"{printable(each.explanation)}"
+            f"{printable(' '.join(each.explanation.split()))}"
             for each in self.tokens
         )
 

@@ -93,7 +93,9 @@ def test_tokens_are_made_visible(token, shown):
 
 
 def test_text_form_is_a_line_a_token():
-    assert str(reading(row(), row(fidelity=-1.0))).count("\n") == 1
+    written = row(explanation='A novel.\n\nIt stops at "the".')
+    assert str(reading(written, row(fidelity=-1.0))).count("\n") == 1
+    assert 'A novel. It stops at "the".' in str(reading(written))
 
 
 def test_exports_are_written_where_asked(tmp_path):
