@@ -73,7 +73,7 @@ chat = [
     {"role": "user", "content": "Which animal is the mascot of Linux?"},
     {"role": "assistant", "content": "The mascot of Linux is a"},
 ]
-for token in pair.explain(chat, last=5):
+for token in pair.explain(chat, last=5)[:3]:  # without the end of the turn
     print(f"{token.token!r:>12} {token.fidelity:5.2f}  {' '.join(token.explanation.split())}")
 
 # %% [markdown]
