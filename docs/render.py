@@ -38,6 +38,7 @@ from benchmarks import (  # noqa: E402
     outside_table,
     sae_tables,
     tables,
+    walk,
 )
 
 README = ROOT / "README.md"
@@ -349,6 +350,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "ablation": (ABLATION, ablation_rows.table),
     "compatibility": (COMPATIBILITY, compatibility.table),
     "outside": (outside_table.REPORTS, outside_table.table),
+    "walk": (walk.RESULT, walk.table),
     "fixes": (MUTATIONS, mutations.table),
     "audit_organisms": (audit_tables.ORGANISMS, audit_tables.organisms),
     "audit_game": (audit_tables.GAME, audit_tables.game),

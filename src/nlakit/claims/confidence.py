@@ -27,6 +27,7 @@ from nlakit.errors import CheckpointError, InputError
 from nlakit.models.verbalizer import OPEN_TAG, Verbalizer
 from nlakit.reading import ReadClaim
 
+from .distance import ActivationSpread
 from .inside import Inside, ReadingFeatures, reading_features
 from .probability import claim_tokens
 from .registry import claim_system
@@ -167,6 +168,8 @@ class ClaimConfidence(FrozenModel):
     greedy_inside: Inside | None = None
     sampled_inside: Inside | None = None
     """The chance that a reading is like those fitted on; None: nobody asked what lies outside."""
+    spread: ActivationSpread | None = None
+    """Of the activations inside."""
     source: str
     """The documents of which it was known what is true."""
     claims: str
@@ -224,7 +227,7 @@ class ClaimConfidence(FrozenModel):
         calibrator = self.calibrator(temperature)
         system = claim_system(self.claims)
         found = claim_features(verbalizer, mean_D, completions, fidelities, system)
-        readings = reading_features(completions, fidelities, mean_D, vectors_ND)
+        readings = reading_features(completions, fidelities, mean_D, vectors_ND, self.spread)
         chances = self.chances(readings, temperature)
         return [
             tuple(read_claim(each.claim, inside * calibrator.confidence(each)) for each in features)

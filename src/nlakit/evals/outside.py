@@ -14,8 +14,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nlakit.claims.calibration import calibration
-from nlakit.claims.confidence import ClaimConfidence
-from nlakit.claims.inside import Inside, ReadingFeatures, fit_inside, reading_features
+from nlakit.claims.confidence import ClaimConfidence, claim_features
+from nlakit.claims.distance import ActivationSpread
+from nlakit.claims.inside import (
+    Inside,
+    OutsideReading,
+    ReadingFeatures,
+    fit_inside,
+    reading_features,
+)
+from nlakit.claims.registry import claim_system
 from nlakit.config import FrozenModel
 from nlakit.errors import InputError
 from nlakit.pair.pair import Pair
@@ -26,8 +34,10 @@ from .outside_texts import TEXTS
 from .readings import RowReadings, read_rows
 from .rows import ReadSample
 
-FIT_TEXTS, FIT_POSITIONS, FIT_VECTORS = 500, 3, 240
-MEASURED_TEXTS, MEASURED_POSITIONS, MEASURED_VECTORS, SEED = 200, 8, 64, 70_008
+FIT_TEXTS, POSITIONS, FIT_VECTORS = 600, 8, 480
+MEASURED_TEXTS, MEASURED_VECTORS, SEED = 200, 64, 70_008
+INSIDE_SHARE = 4
+"""One in so many documents shapes the gates; of the others the spread of activations is taken."""
 NORMS = (1.0, 1.0, 0.3, 3.0, 0.04)
 """Of Gaussian vectors, as shares of the mean norm of the activations inside, by turns."""
 SURE, LIKELY = 0.9, 0.5
@@ -66,6 +76,8 @@ class ConfidenceReport(FrozenModel):
     auroc: float | None
     share_at_90: float
     """Of the claims there, those with a confidence of 0.9 or more."""
+    texts: int
+    """Of other text, on which `outside.text` is measured."""
     outside: Outside
 
 
@@ -76,6 +88,13 @@ class _Vectors(NamedTuple):
     gaussian_ND: Float[Tensor, "M D"]
 
 
+class _Kind(NamedTuple):
+    """Activations of one kind of outside: those that shape a gate, and those it is held against."""
+
+    fit_ND: Float[Tensor, "N D"]
+    held_MD: Float[Tensor, "M D"]
+
+
 def with_gates(
     pair: Pair, known: ClaimConfidence, eval_set: EvalSet, documents: int, texts: Iterable[str] = ()
 ) -> ClaimConfidence:
@@ -83,32 +102,76 @@ def with_gates(
 
     Args:
         documents: held-out documents inside, of the calibrator's own seed.
-        texts: other text, `FIT_TEXTS` spread over all of it; by default half of `TEXTS`.
+        texts: other text, `FIT_TEXTS` spread over all of it. Every other one shapes the gates; the
+            rest, and half of `TEXTS`, decides how far they are moved. Without texts, both do with
+            half of `TEXTS`.
     """
-    rows = eval_set.calibration(pair.target, known.seed, documents)
-    norm = rows.vectors_ND.norm(dim=-1).mean().item()
-    given = spread(list(texts), FIT_TEXTS) or list(TEXTS[::2])
-    outside = _Vectors(
-        text_vectors(pair, given, FIT_POSITIONS if len(given) > 50 else 20),
-        gaussian_vectors(FIT_VECTORS, pair.card.d_model, norm, CALIBRATION_SEED),
-    )
-    gates = [_gate(pair, rows.vectors_ND, outside, temperature) for temperature in (0.0, SAMPLED)]
-    return known.model_copy(update={"greedy_inside": gates[0], "sampled_inside": gates[1]})
+    known_ND = eval_set.calibration(pair.target, known.seed, documents).vectors_ND
+    norm = known_ND.norm(dim=-1).mean().item()
+    is_inside_N = torch.arange(len(known_ND)) % INSIDE_SHARE == 0
+    spread = ActivationSpread.fit(known_ND[~is_inside_N])
+    drawn_ND = gaussian_vectors(FIT_VECTORS, pair.card.d_model, norm, CALIBRATION_SEED)
+    ours, given = TEXTS[::2], evenly(list(texts), FIT_TEXTS)
+    kinds = [_Kind(*drawn_ND.chunk(2)), _Kind(*_halves(pair, given or ours))]
+    if given:
+        kinds.append(_Kind(drawn_ND[:0], text_vectors(pair, ours, POSITIONS)))
+    wider = known.model_copy(update={"spread": spread})
+    gates = [_gate(pair, wider, known_ND[is_inside_N], kinds, each) for each in (0.0, SAMPLED)]
+    return wider.model_copy(update={"greedy_inside": gates[0], "sampled_inside": gates[1]})
 
 
-def spread(texts: Sequence[str], num: int) -> list[str]:
+def _halves(pair: Pair, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    first, second = (text_vectors(pair, texts[start::2], POSITIONS) for start in (0, 1))
+    return first, second
+
+
+def evenly(texts: Sequence[str], num: int) -> list[str]:
     """At most `num` of some texts, evenly over all: a corpus may have one kind after the other."""
     if len(texts) <= num:
         return list(texts)
     return [texts[turn * len(texts) // num] for turn in range(num)]
 
 
-def _gate(pair: Pair, inside_ND: Tensor, outside: _Vectors, temperature: float) -> Inside:
-    found = [
-        _features(pair, vectors, read_rows(pair, pair.engine, vectors, temperature, 0))
-        for vectors in (inside_ND, *outside)
+def _gate(
+    pair: Pair,
+    known: ClaimConfidence,
+    inside_ND: Tensor,
+    outside: Sequence[_Kind],
+    temperature: float,
+) -> Inside:
+    def features(vectors_ND: Tensor) -> list[ReadingFeatures]:
+        reading = read_rows(pair, pair.engine, vectors_ND, temperature, 0)
+        return _features(pair, known, vectors_ND, reading)
+
+    kinds = [
+        (
+            features(kind.fit_ND) if len(kind.fit_ND) else [],
+            _held(pair, known, kind.held_MD, temperature),
+        )
+        for kind in outside
     ]
-    return fit_inside(*found)
+    return fit_inside(features(inside_ND), *kinds)
+
+
+def _held(
+    pair: Pair, known: ClaimConfidence, vectors_ND: Tensor, temperature: float
+) -> list[OutsideReading]:
+    """Readings outside, with the confidence that each of their claims has without a gate."""
+    assert pair.verbalizer is not None, "a calibrator was fitted"
+    reading = read_rows(pair, pair.engine, vectors_ND, temperature, 0)
+    features = _features(pair, known, vectors_ND, reading)
+    claims = claim_features(
+        pair.verbalizer,
+        pair.mean_D,
+        reading.completions,
+        [each.fidelity for each in features],
+        claim_system(known.claims),
+    )
+    calibrator = known.calibrator(temperature)
+    return [
+        OutsideReading(own, tuple(calibrator.confidence(each) for each in found))
+        for own, found in zip(features, claims, strict=True)
+    ]
 
 
 def confidence_report(sample: ReadSample, texts: Sequence[str] = ()) -> ConfidenceReport:
@@ -129,10 +192,10 @@ def confidence_report(sample: ReadSample, texts: Sequence[str] = ()) -> Confiden
         )
     system, temperature = sample.claims, sample.temperature
     judged = judged_claims(pair, pair.verbalizer, sample.reading, sample.known_states(), system)
-    chances = pair.confidence.chances(
-        _features(pair, sample.vectors_ND, sample.reading), temperature
-    )
+    readings = _features(pair, pair.confidence, sample.vectors_ND, sample.reading)
+    chances = pair.confidence.chances(readings, temperature)
     calibrator = pair.confidence.calibrator(temperature)
+    others = evenly(texts, MEASURED_TEXTS) or TEXTS[1::2]
     claimed = zip(judged.features, judged.rows, strict=True)
     confidences = [calibrator.confidence(each) * chances[row] for each, row in claimed]
     found = calibration(confidences, judged.outcomes)
@@ -148,7 +211,8 @@ def confidence_report(sample: ReadSample, texts: Sequence[str] = ()) -> Confiden
         brier=found.brier,
         auroc=found.auroc,
         share_at_90=_share(confidences, SURE),
-        outside=_outside(sample, _measured(sample, texts)),
+        texts=len(others),
+        outside=_outside(sample, _measured(sample, others)),
     )
 
 
@@ -156,7 +220,7 @@ def _measured(sample: ReadSample, texts: Sequence[str]) -> _Vectors:
     norm = sample.vectors_ND.norm(dim=-1).mean().item()
     d_model = sample.pair.card.d_model
     return _Vectors(
-        text_vectors(sample.pair, spread(texts, MEASURED_TEXTS) or TEXTS[1::2], MEASURED_POSITIONS),
+        text_vectors(sample.pair, texts, POSITIONS),
         gaussian_vectors(MEASURED_VECTORS, d_model, norm, SEED + sample.seed),
     )
 
@@ -171,7 +235,7 @@ def _shares(sample: ReadSample, vectors_ND: Tensor) -> OutsideShares:
     pair = sample.pair
     assert pair.confidence is not None and pair.verbalizer is not None
     reading = read_rows(pair, pair.engine, vectors_ND, sample.temperature, sample.seed)
-    fidelities = [each.fidelity for each in _features(pair, vectors_ND, reading)]
+    fidelities = _fidelities(pair, reading)
     claims = pair.confidence.score(
         pair.verbalizer,
         pair.mean_D,
@@ -193,10 +257,16 @@ def _share(confidences: Sequence[float], least: float) -> float:
     return sum(each >= least for each in confidences) / max(1, len(confidences))
 
 
-def _features(pair: Pair, vectors_ND: Tensor, reading: RowReadings) -> list[ReadingFeatures]:
-    """As a reading would have them: fidelity is against the card's variance, not the rows' own."""
-    fidelities = (1 - reading.errors.mse_N / pair.card.variance).tolist()
-    return reading_features(reading.completions, fidelities, pair.mean_D, vectors_ND)
+def _features(
+    pair: Pair, known: ClaimConfidence, vectors_ND: Tensor, reading: RowReadings
+) -> list[ReadingFeatures]:
+    fidelities = _fidelities(pair, reading)
+    return reading_features(reading.completions, fidelities, pair.mean_D, vectors_ND, known.spread)
+
+
+def _fidelities(pair: Pair, reading: RowReadings) -> list[float]:
+    """As a reading would have them: against the card's variance, not the rows' own."""
+    return (1 - reading.errors.mse_N / pair.card.variance).tolist()
 
 
 def text_vectors(pair: Pair, texts: Sequence[str], positions: int) -> Float[Tensor, "N D"]:

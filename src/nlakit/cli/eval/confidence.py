@@ -34,7 +34,7 @@ from .common import (
     show,
 )
 
-GATE_DOCUMENTS, OUTSIDE_CHARACTERS = 500, 200
+OUTSIDE_CHARACTERS = 200
 
 
 def confidence(
@@ -130,7 +130,7 @@ def _write(
         loaded = pair.load_for_evaluation(eval_set, devices)
         fitted = fit_confidence(loaded, eval_set, CALIBRATION_DOCUMENTS, CALIBRATION_SEED)
         other = () if outside_corpus is None else _texts(outside_corpus, "train")
-        path = with_gates(loaded, fitted, eval_set, GATE_DOCUMENTS, other).save(paths.pair)
+        path = with_gates(loaded, fitted, eval_set, CALIBRATION_DOCUMENTS, other).save(paths.pair)
     notice(f"wrote {path}")
 
 
