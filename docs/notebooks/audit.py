@@ -48,7 +48,7 @@ print("\n".join(f"{each.role}: {each.content}" for each in chats[0].messages[:3]
 
 # %%
 project = folder / "project"
-run(["scan", str(project), str(folder / "chats.jsonl"), "--every", "6"])
+assert run(["scan", str(project), str(folder / "chats.jsonl"), "--every", "6"]) == 0
 
 # %% [markdown]
 # ## Search what the model thinks

@@ -1,11 +1,15 @@
-"""What the eye finds first: nothing on the page runs into anything else."""
+"""What the eye finds first, at both widths: nothing runs into anything else, and the ways about the
+page hold on a phone in the dark as they do on a desk.
+"""
 
 import pytest
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 SIZES = [(1600, 1000), (390, 844)]
 OVERLAP = 4
 """Pixels of line height that two labels may share: their letters still stand apart."""
+TEXT = "The lantern fished near the grey sun today"
 RECTANGLES = "all => all.map(one => one.getBoundingClientRect()).map(one => [one.top, one.bottom])"
 
 
@@ -27,3 +31,39 @@ def test_the_way_back_to_the_summary_is_one_line(reading):
     icon, button = back.locator("svg").bounding_box(), back.bounding_box()
     middles = [box["y"] + box["height"] / 2 for box in (icon, button)]
     assert abs(middles[0] - middles[1]) < 2
+
+
+def _button(page, name):
+    return page.get_by_role("button", name=name, exact=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "theme"), [(size, theme) for size in SIZES for theme in ("light", "dark")]
+)
+def test_a_first_visit_from_the_start_to_a_reading_and_back(stub, visit, size, theme):
+    page = visit(stub()[0], size, theme)
+    _button(page, "About this NLA").click()
+    expect(page.locator(".explained div")).to_have_count(7)
+    page.keyboard.press("Escape")
+    page.get_by_label("Text to read").fill(TEXT)
+    page.get_by_text("9 of 512 tokens").wait_for()
+    _button(page, "Read this").click()
+    _button(page, "All read").wait_for()
+    page.locator(".summary-row").first.click()
+    page.locator(".gauge").wait_for()
+    _button(page, "Some…").click()
+    page.locator(".read-some").wait_for()
+    page.keyboard.press("Escape")
+    expect(page.locator(".read-some")).to_have_count(0)
+    page.go_back()
+    page.locator(".composer").wait_for()
+    page.go_forward()
+    page.locator(".transcript").wait_for()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_nothing_is_wider_than_the_screen(reading, size):
+    page = reading(size)
+    page.locator(".transcript .token").last.click()
+    page.locator(".gauge").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

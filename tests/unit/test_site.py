@@ -65,6 +65,18 @@ def test_links_of_a_page_lead_somewhere(page):
     assert [link for link in links if not leads_somewhere(page, link)] == []
 
 
+@pytest.mark.parametrize("name", ["frictions.md", "page.md"])
+def test_tests_that_a_page_names_are_there(name):
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / name).read_text(encoding="utf-8")))
+    files = [path for path in (ROOT / "tests").rglob("test_*.py")]
+    functions = {
+        found
+        for path in files
+        for found in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert named and named - functions - {path.stem for path in files} == set()
+
+
 def test_commands_page_has_every_verb(reference):
     page = reference.commands()
     for verb in ("explain", "describe", "serve", "train", "eval storyworld", "doctor"):
@@ -112,7 +124,10 @@ def test_python_page_has_every_public_name_with_a_summary(reference):
             assert re.search(rf"`nlakit\.{name} <nlakit\.[\w.]+>`: \S", page), name
 
 
-def test_documented_modules_are_there(reference):
+def test_documented_modules_are_there_and_hold_every_public_name(reference):
+    documented = {module for modules in reference.MODULES.values() for module in modules}
+    names = [name for name in nlakit.__all__ if not name.startswith("__")]
+    assert {getattr(nlakit, name).__module__ for name in names} <= documented
     for modules in reference.MODULES.values():
         for module in modules:
             assert importlib.util.find_spec(module) is not None, module
