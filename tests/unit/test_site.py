@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,24 @@ def test_tests_that_a_page_names_are_there(name):
         for found in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert named and named - functions - {path.stem for path in files} == set()
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_code():
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^### \"(.+)\"", page, re.MULTILINE)
+    source = " ".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
+    source = re.sub(r"\"\s+f?\"", "", source)  # sentences go over several lines
+    cut = re.compile(r" ?…[ :]?|'[^']+'|\bN\b|Run: ")
+    parts = [part for message in quoted for part in cut.split(message)]
+    known = [part.strip(" .,;:[]'") for part in parts if len(part.split()) > 2]
+    assert len(known) >= 5 and [part for part in known if part not in source] == []
+
+
+def test_the_troubleshooting_page_names_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(project["optional-dependencies"]) - {"dev", "docs"}
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    assert [extra for extra in sorted(extras) if f"`{extra}`" not in page] == []
 
 
 def test_commands_page_has_every_verb(reference):
