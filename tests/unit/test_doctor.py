@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +22,12 @@ from nlakit.models.families import backbone_of, blocks_of
 from nlakit.models.fingerprint import target_fingerprint
 from nlakit.pair.pair import Pair
 from nlakit.pair.source import MODELS, PairSource
-from nlakit.publish.checks import Check, check_script
+from nlakit.publish.checks import Check, check_fidelity, check_script
 from nlakit.publish.doctor import (
     check_behaviour,
     check_files,
     check_weights,
+    gather,
 )
 from nlakit.registry import bundled_path
 from nlakit.worlds.storyworld.documents import sample_texts
@@ -199,7 +201,16 @@ def test_one_answer_for_all_vectors_is_seen(bundled):
 def test_a_reconstruction_no_better_than_the_mean_is_seen(bundled):
     found = said(bundled, *"abcdef", rebuilt=bundled.mean_D)["fidelity"]
     # All rows alike: shuffling changes nothing, and the mean is what they come to at best.
-    assert found.status == "fail" and "shuffled" in found.found
+    assert found.status == "fail" and "explanations of other texts" in found.found
+
+
+def test_floors_are_of_other_texts_as_in_reports(bundled):
+    """The next token of the same text says nearly the same, which is no floor."""
+    found = check_fidelity(gather(bundled, sample_texts(4), 60)).found
+    own, other = (float(each) for each in re.findall(r"-?\d\.\d{3}", found))
+    assert own > 0.4 and other < bundled.card.floors["mean"]
+    alone = check_fidelity(gather(bundled, sample_texts(1), 60)).found
+    assert "explanations of other tokens" in alone
 
 
 @pytest.mark.parametrize(

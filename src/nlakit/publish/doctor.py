@@ -161,7 +161,8 @@ def gather(
     per_text = [extract_all(pair, text) for text in texts]
     if not per_text:
         raise InputError("There is no text to read. Give at least one.")
-    vectors_ND = torch.cat([rows[_places(len(rows))] for rows in per_text])
+    read = [rows[_places(len(rows))] for rows in per_text]
+    vectors_ND = torch.cat(read)
     sampling = Sampling(max_new_tokens=max_new_tokens)
     answers = [group[0] for group in pair.engine.verbalize(vectors_ND, sampling, on_text)]
     return Evidence(
@@ -172,6 +173,7 @@ def gather(
         scale=pair.scale,
         mean_D=_mean(pair, torch.cat(per_text)),
         gap=_gap(pair, vectors_ND, [list(each.ids) for each in answers]),
+        sources=[number for number, rows in enumerate(read) for _ in rows],
     )
 
 
