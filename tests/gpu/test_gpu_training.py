@@ -16,7 +16,6 @@ from nlakit.models.families import backbone_of
 from nlakit.models.io import load_backbone, load_sharded
 from nlakit.models.quantized import quantize
 from nlakit.models.recompute import recomputing
-from nlakit.models.sharding import SHARDS
 from nlakit.models.target import Target
 from nlakit.train.learner import Learner, OptimizerConfig
 from nlakit.train.run import RunDirectory
@@ -77,7 +76,6 @@ def test_a_base_in_pieces_gives_the_gradients_of_a_whole_one(tmp_path, alone):
         view = adapted(base, 4, 8, 0, "base")
         with recomputing(backbone_of(view)):
             view(ids, use_cache=False).logits.square().mean().backward()
-        SHARDS.settle()
         found.append({n: p.grad for n, p in view.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys() and len(found[0]) > 0
     for name, gradient in found[0].items():
@@ -88,8 +86,6 @@ def step_of(model, learner, number):
     ids = torch.arange(5 + number, 17 + number, device="cuda").view(2, 6)
     with recomputing(model.model):
         model(ids, use_cache=False).logits.square().mean().backward()
-    if learner.sharded:
-        SHARDS.settle()
     assert learner.update(number) > 0
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,37 +13,49 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from support.docs import DOCS
 from support.families import make
+from support.processes import WORK, in_two_processes, join
 from support.serving import closed, tiny_tokenizer
 from torch import nn
 
 import nlakit
+from nlakit.claims.grounding import ClaimJudge
+from nlakit.claims.spans import SPANS
 from nlakit.cli.recipes import read_recipe
 from nlakit.core.site import Site
+from nlakit.data.datasets import PairSet
+from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
 from nlakit.evals.evaluation import evaluate
 from nlakit.models import forward
 from nlakit.models.io import load_backbone, load_sharded
+from nlakit.models.likelihood import text_logprobs
 from nlakit.models.recompute import recomputing
-from nlakit.models.sharding import held_bytes
+from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.sharding import held_bytes, is_sharded
 from nlakit.models.target import Target
+from nlakit.models.verbalizer import Verbalizer
 from nlakit.storyworld.grammar import generate
 from nlakit.train import distributed
+from nlakit.train.config import SftConfig
 from nlakit.train.corpus_world import CorpusWorld, train_model_recipe
 from nlakit.train.learner import Learner, OptimizerConfig
 from nlakit.train.model_recipe import ModelRecipe
 from nlakit.train.run import RunDirectory
+from nlakit.train.sft import train_reconstructor, train_verbalizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 ADAPTERS, WHOLE = (RECIPES / f"qwen2.5-7b-{name}.toml" for name in ("lora-1gpu", "8gpu"))
 TINY = (
     "precision=float32", "target.layer=1", "target.injection_scale=5.0", "teacher.model=fake",
-    "corpus.documents=7", "corpus.rl_documents=0", "corpus.positions_per_document=3",
+    "corpus.documents=7", "corpus.rl_documents=0", "corpus.shard_rows=6",
+    "corpus.positions_per_document=3",
     "corpus.minimum_position=4", "corpus.max_tokens=64", "corpus.held_out_documents=4",
     "warm_start.batch_size=5", "warm_start.micro_batch=2",
     "warm_start.optimizer.lr=1e-3", "warm_start.optimizer.warmup_steps=1", "rl.steps=2",
@@ -73,9 +83,16 @@ COMPARED = [
 BASES = {"base": None, "tied": None, "cut": 2}
 RATE = OptimizerConfig(lr=1e-2, warmup_steps=0)
 IDS = torch.arange(5, 17).view(2, 6)
+TEXTS = (
+    "Basil rowed home with Clara before the rain began, and said no word of it.",
+    "The old miller's lamp is green.",
+    "",
+    "A letter came.",
+    "Nobody at the inn had seen the captain, the two sailors or their dog since Friday.",
+)
+SHARES = {"uneven": (range(3), range(3, 5)), "one has none": (range(0), range(5))}
+BATCH_SIZES = (1, 5)  # of the first the one process has no row, the other one
 SUM_GRADIENTS = Learner._sum_gradients
-WORK = 180
-"""Seconds a child may take."""
 
 
 def test_shares_are_the_whole_batch(monkeypatch):
@@ -98,12 +115,6 @@ def overrides(root: Path, recipe: Path) -> list[str]:
     """What makes a recipe tiny."""
     paths = (f"target.checkpoint={root / 'base'}", f"corpus.source={root / 'corpus.jsonl'}")
     return [*paths, *TINY, *SMALL[recipe]]
-
-
-def join(rank: int, port: int) -> None:
-    torch.set_num_threads(1)
-    address = f"tcp://localhost:{port}"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
 
 
 def train_as(rank: int, port: int, root: Path, parallel: str, recipe: Path) -> None:
@@ -159,9 +170,7 @@ def hold_as(rank: int, port: int, root: Path) -> None:
         model = load_sharded(root / name, num_blocks, device="cpu", headless=num_blocks is not None)
         held[name] = held_bytes(model)
         with torch.inference_mode():
-            # One runs it once, the other twice.
-            found[name] = [model(IDS)[0] for _ in range(rank + 1)][-1]
-        distributed.wait()
+            found[name] = model(IDS)[0]
     save_file(found, root / f"outputs-{rank}.safetensors")
     (root / f"held-{rank}.json").write_text(json.dumps(held))
     dist.destroy_process_group()
@@ -191,6 +200,65 @@ def learner_on(base: Path) -> tuple[Any, Learner]:
     return model, Learner(dict(model.named_parameters()), RATE, 2)
 
 
+def work_as(rank: int, port: int, root: Path) -> None:
+    """Work that comes in unequal shares, on models that both hold a part of."""
+    join(rank, port)
+    world = CorpusWorld(recipe_for(root, ADAPTERS, 2, "fsdp"), root / "none")
+    for name, shares in SHARES.items():
+        found = work_on(world, shares[rank])
+        (root / f"work-{name}.{rank}.json").write_text(json.dumps(found))
+    whole = CorpusWorld(recipe_for(root, WHOLE, 2, "fsdp"), root / "none")
+    for batch_size in BATCH_SIZES:
+        steps_on(whole, root / f"steps-{batch_size}-fsdp", batch_size)
+    dist.destroy_process_group()
+
+
+def work_on(world: CorpusWorld, rows: range) -> dict[str, Any]:
+    """What one makes of some of five rows; each turn of an engine holds two answers."""
+    models, target = world.models, world.models.target()
+    av, ar, vectors = pair_of(world)
+    texts = TEXTS[rows.start : rows.stop]
+    engine = LocalEngine(target, av, ar, max_rows=2)
+    sampling = Sampling(samples=2, temperature=1.0, max_new_tokens=5, seed=1)
+    groups = engine.verbalize(vectors[list(rows)], sampling, first=rows.start)
+    judged = ClaimJudge(av, SPANS, "float32", 1).judge(vectors[list(rows)], texts)
+    assert is_sharded(av.model) == (models.devices.parallel == "fsdp")
+    return {
+        "ids": [list(each.ids) for group in groups for each in group],
+        "logprobs": text_logprobs(target, texts).total_N.tolist(),
+        "claims": [each.probability for claims in judged for each in claims],
+        # Nobody may ask for the vectors of no text.
+        "vectors": ar.reconstruct(texts or TEXTS[:1])[: len(rows)].tolist(),
+    }
+
+
+def pair_of(world: CorpusWorld) -> tuple[Verbalizer, Reconstructor, torch.Tensor]:
+    """An untrained pair, and a vector for each of `TEXTS`."""
+    width = world.models.target().d_model
+    vectors = torch.randn(len(TEXTS), width, generator=torch.Generator().manual_seed(0))
+    metas = [world.models.new_meta(role, world.tokens(), vectors) for role in ("av", "ar")]
+    pair = world.models.new_verbalizer(metas[0]), world.models.new_reconstructor(metas[1])
+    return *pair, vectors
+
+
+def steps_on(world: CorpusWorld, directory: Path, batch_size: int) -> None:
+    """A step of each warm start: the last eight rows are held out."""
+    av, ar, vectors = pair_of(world)
+    texts = [f"{text} It was {number}." for number, text in enumerate((*TEXTS, *TEXTS, *TEXTS))]
+    rows = pa.table({"doc_id": [str(number) for number in range(13)]})
+    pairs = PairSet(torch.cat([vectors] * 3)[:13], texts[:13], rows)
+    config = SftConfig(steps=1, batch_size=batch_size, optimizer=RATE, held_out=8)
+    settings, mean_D = world.recipe.settings, torch.zeros(vectors.shape[1])
+    train_verbalizer(av, pairs, config, settings, RunDirectory(directory / "av", config))
+    train_reconstructor(ar, pairs, mean_D, config, settings, RunDirectory(directory / "ar", config))
+
+
+def go_on_extracting_as(rank: int, port: int, root: Path, directory: Path) -> None:
+    join(rank, port)
+    train_model_recipe(recipe_for(root, ADAPTERS, 2, "fsdp"), directory, only="activations")
+    dist.destroy_process_group()
+
+
 def sum_as(rank: int, port: int, out: Path) -> None:
     """One rank has a gradient for one of two parameters, the other for both."""
     join(rank, port)
@@ -202,23 +270,6 @@ def sum_as(rank: int, port: int, out: Path) -> None:
     summed = [p.grad.tolist() for p in pair if p.grad is not None]
     (out / f"{rank}.json").write_text(json.dumps([summed, distributed.total(rank + 0.5)]))
     dist.destroy_process_group()
-
-
-def in_two_processes(function, *arguments) -> list[int | None]:
-    """Exit codes."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    started = [context.Process(target=function, args=(r, port, *arguments)) for r in (0, 1)]
-    for each in started:
-        each.start()
-    for each in started:
-        each.join(WORK)
-    codes = [each.exitcode for each in started]
-    for each in started:
-        each.kill()
-    return codes
 
 
 def test_gradients_are_summed_and_missing_ones_are_zero(tmp_path):
@@ -361,7 +412,7 @@ def test_the_steps_compared_had_something_to_learn(runs):
     assert second["kl"] > 0
 
 
-def test_a_pair_on_a_sharded_base_is_measured_and_published_by_one_process(root, runs, monkeypatch):
+def test_a_pair_on_a_sharded_base_is_measured_by_both_and_published_by_one(root, runs, monkeypatch):
     run = runs[PUBLISHED]
     found = json.loads((run / "nla" / "report.json").read_text())
     monkeypatch.setattr(LocalEngine, "completion", closed)
@@ -389,12 +440,52 @@ def test_each_process_keeps_half_of_a_sharded_base(root):
     assert in_two_processes(hold_as, root) == [0, 0]
     for name, num_blocks in BASES.items():
         whole = load_backbone(root / name, num_blocks, headless=num_blocks is not None)
-        norm = getattr(whole, "model", whole).norm
-        halved = (held_bytes(whole) - held_bytes(norm)) / 2
         with torch.inference_mode():
             expected = whole(IDS)[0]
         for rank in (0, 1):
             held = json.loads((root / f"held-{rank}.json").read_text())[name]
-            assert held == halved + held_bytes(norm)
+            assert held == held_bytes(whole) / 2
             found = load_file(root / f"outputs-{rank}.safetensors")[name]
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.fixture
+def small_packs(monkeypatch):
+    """Every row is a pack of its own, so that processes have different numbers of them."""
+    monkeypatch.setattr(forward, "TOKENS_UNDER_A_MASK", 60)
+    monkeypatch.setattr(forward, "_is_plain", lambda _: False)
+
+
+def test_processes_with_unequal_shares_make_what_one_does(root, small_packs):
+    assert in_two_processes(work_as, root) == [0, 0]
+    alone = CorpusWorld(recipe_for(root, ADAPTERS), root / "none")
+    for name, shares in SHARES.items():
+        found = [json.loads((root / f"work-{name}.{rank}.json").read_text()) for rank in (0, 1)]
+        for rows, one in zip(shares, found, strict=True):
+            expected = work_on(alone, rows) if rows else dict.fromkeys(one, [])
+            assert one["ids"] == expected["ids"] and len(one["ids"]) == 2 * len(rows)
+            for key in ("logprobs", "claims"):
+                assert one[key] == pytest.approx(expected[key], rel=1e-4)
+            assert torch.tensor(one["vectors"]).allclose(torch.tensor(expected["vectors"]), 1e-4)
+    assert len(found[1]["claims"]) > 0
+    whole = CorpusWorld(recipe_for(root, WHOLE), root / "none")
+    for batch_size in BATCH_SIZES:
+        runs = [root / f"steps-{batch_size}-{parallel}" for parallel in ("none", "fsdp")]
+        steps_on(whole, runs[0], batch_size)
+        for role in ("av", "ar"):
+            steps = [steps_of(run, role) for run in runs]
+            assert steps[1] == [pytest.approx(steps[0][0], rel=1e-4, abs=1e-5)]
+            assert steps[0][0]["grad_norm"] > 0
+
+
+def test_two_processes_extract_what_is_missing_and_one_writes(root, runs):
+    before, again = runs[PUBLISHED] / "1-activations", root / "again" / "1-activations"
+    shutil.copytree(before, again)
+    for name in ("manifest.json", "shard-00001.json", "shard-00003.json"):
+        (again / "warm-start" / name).unlink()
+    assert in_two_processes(go_on_extracting_as, root, root / "again") == [0, 0]
+    written = {path.relative_to(again) for path in again.rglob("*") if path.is_file()}
+    assert len(written) > 10 and written == {
+        path.relative_to(before) for path in before.rglob("*") if path.is_file()
+    }
+    assert all((again / path).read_bytes() == (before / path).read_bytes() for path in written)

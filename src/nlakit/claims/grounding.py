@@ -20,6 +20,7 @@ from nlakit.claim import Claim
 from nlakit.config import FrozenModel
 from nlakit.data.extraction import Progress
 from nlakit.models.precision import Precision, bring_to
+from nlakit.models.sharding import in_step
 from nlakit.models.verbalizer import Verbalizer
 
 from .calibration import auroc
@@ -72,17 +73,26 @@ class ClaimJudge:
         responses = [self.verbalizer.encode_response(text) for text in explanations]
         judged: list[list[JudgedClaim]] = [[] for _ in explanations]
         order = sorted(range(len(responses)), key=lambda row: len(responses[row]))
-        size = self.micro_batch or MICRO_BATCH
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
+        size, done = self.micro_batch or MICRO_BATCH, 0
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        for rows, is_own in in_step(self.verbalizer.model, batches, []):
+            if not is_own:
+                self._judge_nothing()
+                continue
             logprobs, _ = self.verbalizer.logprobs(
                 vectors_ND[rows], [responses[row] for row in rows]
             )
             for row, logprobs_T in zip(rows, logprobs.float().cpu(), strict=True):
                 judged[row] = self._claims(explanations[row], logprobs_T.tolist())
+            done += len(rows)
             if progress is not None:
-                progress(start + len(rows), len(order))
+                progress(done, len(order))
         return judged
+
+    def _judge_nothing(self) -> None:
+        """Take part while another process judges (`models.sharding`)."""
+        vector_1D = torch.ones(1, self.verbalizer.meta.d_model)
+        self.verbalizer.logprobs(vector_1D, [self.verbalizer.encode_response("")])
 
     def _claims(self, explanation: str, logprobs: list[float]) -> list[JudgedClaim]:
         offsets = self.verbalizer.response_offsets(explanation)

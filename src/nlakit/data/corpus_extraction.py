@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,7 @@ from .extraction import (
     Progress,
     check_same_plan,
     finished_set,
+    manifest_of,
     target_sha256,
     write_manifest,
 )
@@ -104,6 +106,7 @@ def extract_corpus(
     next_tokens: int = 0,
     workers: Workers | None = None,
     progress: Progress | None = None,
+    writes: bool = True,
 ) -> Manifest:
     """Read up to `num_documents` documents, from number `first_index` on, into shards.
 
@@ -119,6 +122,8 @@ def extract_corpus(
         workers: do the shards side by side, once this process has encoded the corpus to find where
             each starts. On several machines `out_dir` and the corpus must be absolute paths that
             are the same everywhere.
+        writes: False: make the same shards and keep none, beside a process that writes them, with
+            which this one shares the target (`models.sharding`). The manifest has no checksums.
 
     Raises:
         InputError: the corpus cannot be read, or holds no document that is long enough.
@@ -146,15 +151,15 @@ def extract_corpus(
         if progress is not None:
             progress(num_documents, num_documents)
         return finished
-    with locked(directory):
+    with locked(directory) if writes else nullcontext():
         check_same_plan(directory, plan)
         if workers is not None:
             _share_out(workers, target, corpus, directory, plan, progress)
             progress = None
-        records = list(_shards(target, corpus, directory, plan, progress))
+        records = list(_shards(target, corpus, directory, plan, progress, writes))
         if not records:
             raise InputError(_no_document(target, corpus, plan))
-        return write_manifest(directory, plan, records)
+        return write_manifest(directory, plan, records) if writes else manifest_of(plan, records)
 
 
 def _no_document(target: Target, corpus: Corpus, plan: CorpusPlan) -> str:
@@ -168,13 +173,18 @@ def _no_document(target: Target, corpus: Corpus, plan: CorpusPlan) -> str:
 
 
 def _shards(
-    target: Target, corpus: Corpus, directory: Path, plan: CorpusPlan, progress: Progress | None
+    target: Target,
+    corpus: Corpus,
+    directory: Path,
+    plan: CorpusPlan,
+    progress: Progress | None,
+    writes: bool,
 ) -> Iterator[ShardRecord]:
     """The records in order; what is missing is made here."""
     next_index, done = plan.first_index, 0
     for number, count in enumerate(_shard_sizes(plan)):
         record = _whole_record(directory, number) or _make_shard(
-            target, ShardJob(number, next_index, count), corpus, directory, plan
+            target, ShardJob(number, next_index, count), corpus, directory, plan, writes
         )
         if record is None:
             return
@@ -237,7 +247,12 @@ def _whole_record(directory: Path, number: int) -> ShardRecord | None:
 
 
 def _make_shard(
-    target: Target, job: ShardJob, corpus: Corpus, directory: Path, plan: CorpusPlan
+    target: Target,
+    job: ShardJob,
+    corpus: Corpus,
+    directory: Path,
+    plan: CorpusPlan,
+    writes: bool = True,
 ) -> ShardRecord | None:
     """Read one shard from the corpus. None, and no file, where the corpus has ended before it."""
     empty: list[int] = []
@@ -249,7 +264,7 @@ def _make_shard(
     places = [_places(each, plan) for each in documents]
     found = read_at(target, documents, places, plan.next_tokens, refused.append)
     return write_shard(
-        directory,
+        directory if writes else None,
         job.number,
         found.vectors_ND,
         found.rows,

@@ -63,7 +63,14 @@ class ActivationRows(NamedTuple):
 
 def write_manifest(directory: Path, plan: BasePlan, records: Sequence[ShardRecord]) -> Manifest:
     """Write what `records` of `plan` add up to; it is written last, so what has one is whole."""
-    manifest = Manifest(
+    manifest = manifest_of(plan, records)
+    write_text_atomic(directory / MANIFEST_NAME, manifest.model_dump_json(indent=2))
+    return manifest
+
+
+def manifest_of(plan: BasePlan, records: Sequence[ShardRecord]) -> Manifest:
+    """What `records` of `plan` add up to."""
+    return Manifest(
         layer=plan.layer,
         d_model=plan.d_model,
         num_rows=sum(record.num_rows for record in records),
@@ -75,8 +82,6 @@ def write_manifest(directory: Path, plan: BasePlan, records: Sequence[ShardRecor
         config_hash=plan.hash,
         shards=tuple(records),
     )
-    write_text_atomic(directory / MANIFEST_NAME, manifest.model_dump_json(indent=2))
-    return manifest
 
 
 def finished_set(directory: Path, plan: BasePlan) -> Manifest | None:

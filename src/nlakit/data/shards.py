@@ -129,7 +129,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def write_shard(
-    directory: Path,
+    directory: Path | None,
     number: int,
     vectors_ND: Float[Tensor, "N D"],
     rows: pa.Table,
@@ -139,12 +139,12 @@ def write_shard(
     num_empty: int = 0,
     refusals: Sequence[str] = (),
 ) -> ShardRecord:
-    """Write one shard, its record last, and return the record."""
+    """Write one shard, its record last, and return the record.
+
+    Args:
+        directory: None: write nothing; the record has no checksums.
+    """
     assert len(vectors_ND) == rows.num_rows, (len(vectors_ND), rows.num_rows)
-    vectors_path = shard_path(directory, number, "safetensors")
-    write_tensors(vectors_path, {VECTORS_KEY: vectors_ND.float().contiguous()})
-    rows_path = shard_path(directory, number, "parquet")
-    write_table(rows_path, rows)
     record = ShardRecord(
         number=number,
         num_rows=rows.num_rows,
@@ -153,10 +153,18 @@ def write_shard(
         num_empty=num_empty,
         num_refused=len(refusals),
         refusals=tuple(refusals[:NUM_REASONS]),
-        vectors_sha256=file_sha256(vectors_path),
-        rows_sha256=file_sha256(rows_path),
+        vectors_sha256="",
+        rows_sha256="",
         config_hash=config_hash,
     )
+    if directory is None:
+        return record
+    vectors_path = shard_path(directory, number, "safetensors")
+    write_tensors(vectors_path, {VECTORS_KEY: vectors_ND.float().contiguous()})
+    rows_path = shard_path(directory, number, "parquet")
+    write_table(rows_path, rows)
+    sums = {"vectors_sha256": file_sha256(vectors_path), "rows_sha256": file_sha256(rows_path)}
+    record = record.model_copy(update=sums)
     write_text_atomic(shard_path(directory, number, "json"), record.model_dump_json(indent=2))
     return record
 

@@ -46,6 +46,11 @@ PACES = {"cpu": Pace(1, 16, False), "cuda": Pace(8, 64, True)}
 OTHER_PACE = Pace(1, 64, True)
 
 
+def pace_on(device: str) -> Pace:
+    """How batches run on a type of device."""
+    return PACES.get(device, OTHER_PACE)
+
+
 @dataclass(eq=False)
 class Row:
     """An answer being written: which vector, which sample, and what there is of it.
@@ -103,7 +108,7 @@ class Batch:
         self.decoder, self.prefix = decoder, prefix
         self.max_rows, self.prompt = max_rows, prompt
         self.rows: list[Row] = []
-        self.pace = pace or PACES.get(decoder.device.type, OTHER_PACE)
+        self.pace = pace or pace_on(decoder.device.type)
         self._ended, self._ending = ended, list(ending)
         first = padded_rows(max_rows) if self.pace.fixed else 1
         self._on_device = Rows.empty(decoder, ending, first, self._columns(prompt))
@@ -151,6 +156,10 @@ class Batch:
             self._write_one()
         self._read(self.rows, 0, self.pace.burst)
         return self.rows
+
+    def idle(self) -> None:
+        """Run the model as a step does, for no row: others share it (`models.sharding`)."""
+        self.decoder.one_token(self.prefix, self._on_device, self._columns(self.prompt + 1))()
 
     def drop(self, rows: Collection[Row]) -> None:
         """Take rows out; the last ones move to where they were."""

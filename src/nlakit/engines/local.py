@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from nlakit.engines.base import Completion, OnText, Sampling
-from nlakit.engines.batch import Batch, Pace, Row
+from nlakit.engines.batch import Batch, Pace, Row, pace_on
 from nlakit.engines.decode import Decoder, Prefix
 from nlakit.engines.modules import decoder_for
 from nlakit.errors import InputError
+from nlakit.models.families import backbone_of
 from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.sharding import anywhere, at_root, is_sharded
 from nlakit.models.target import Encoded, Target
 from nlakit.models.verbalizer import CLOSE_TAG, Verbalizer
 
@@ -113,20 +116,31 @@ class LocalEngine:
     def _run(
         self, batch: Batch, waiting: deque[Row], scaled_ND: Tensor, on_text: OnText | None
     ) -> list[Row]:
-        """The loop: let rows in while there is room, write one token in each, let ended ones go."""
+        """The loop: let rows in while there is room, write one token in each, let ended ones go.
+
+        Each turn runs the model once, so that processes that share it can take turns together.
+        """
         finished: list[Row] = []
-        while waiting or batch.rows:
-            # Newcomers are run together: one at a time would cost a pass over the weights each.
-            room = batch.max_rows - len(batch.rows)
-            if waiting and room >= min(len(waiting), max(1, batch.max_rows // 4)):
-                count = min(room, len(waiting))
-                changed = self._admit(batch, [waiting.popleft() for _ in range(count)], scaled_ND)
-            else:
-                changed = batch.step()
+        model = self.verbalizer.model
+        while anywhere(model, bool(waiting or batch.rows)):
+            turn = partial(self._turn, batch, waiting, scaled_ND)
+            changed = at_root(backbone_of(model), turn)
             if on_text is not None:
                 self._tell(changed, on_text)
             finished.extend(self.release(batch))
         return finished
+
+    def _turn(self, batch: Batch, waiting: deque[Row], scaled_ND: Tensor) -> Sequence[Row]:
+        """Returns the rows that have grown."""
+        # Newcomers are run together: one at a time would cost a pass over the weights each.
+        room = batch.max_rows - len(batch.rows)
+        if waiting and room >= min(len(waiting), max(1, batch.max_rows // 4)):
+            count = min(room, len(waiting))
+            return self._admit(batch, [waiting.popleft() for _ in range(count)], scaled_ND)
+        if batch.rows:
+            return batch.step()
+        batch.idle()
+        return []
 
     def session(self, max_rows: int | None = None) -> Session:
         """A batch that never ends, for callers that come and go."""
@@ -136,7 +150,11 @@ class LocalEngine:
         """An empty batch over the weights as they are."""
         decoder, prefix = self._read()
         num_prompt, ending = 1 + len(self.verbalizer.suffix_ids), self.verbalizer.eos_ids
-        return Batch(decoder, prefix, max_rows, num_prompt, self.has_ended, ending, self.pace)
+        pace = self.pace or pace_on(self._device)
+        if is_sharded(self.verbalizer.model):
+            # A turn of one process must run the model as often as another's.
+            pace = pace._replace(burst=1)
+        return Batch(decoder, prefix, max_rows, num_prompt, self.has_ended, ending, pace)
 
     def _batch_of(self, max_rows: int) -> Batch:
         """An empty batch: the last call's, with what it has recorded, where it fits."""
@@ -189,7 +207,7 @@ class LocalEngine:
         self.admit(batch, rows, scaled_ND[[_place(row) for row in rows]])
         return rows
 
-    def _tell(self, rows: list[Row], on_text: OnText) -> None:
+    def _tell(self, rows: Sequence[Row], on_text: OnText) -> None:
         for row in rows:
             on_text(_place(row), row.sample, self.verbalizer.parse(row.ids).text)
 

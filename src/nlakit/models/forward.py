@@ -26,6 +26,7 @@ from nlakit.core.projection import project
 from nlakit.models.families import blocks_of, family_of
 from nlakit.models.joined import BlockMaps, joined_blocks
 from nlakit.models.recompute import recomputing
+from nlakit.models.sharding import in_step
 
 SILU = ("silu", "swish")
 
@@ -95,10 +96,19 @@ def run_packed(
 def packs_of(
     backbone: Any, lengths: Sequence[int], shared: int, edit: BlockEdit | None = None
 ) -> Iterator[range]:
-    """Which sequences are run together: all, or as many as Hugging Face's modules are given."""
+    """Which sequences are run together: all, or as many as Hugging Face's modules are given.
+
+    Of a sharded backbone every process gets as many packs; spare ones, behind its own, are of the
+    first sequence.
+    """
     if runs_blocks(backbone, shared + max(lengths), edit):
         yield range(len(lengths))
         return
+    packs = _packs_under_a_mask(lengths, shared)
+    yield from (pack for pack, _ in in_step(backbone, packs, range(1)))
+
+
+def _packs_under_a_mask(lengths: Sequence[int], shared: int) -> Iterator[range]:
     start, tokens = 0, shared
     for row, length in enumerate(lengths):
         if row > start and tokens + length > TOKENS_UNDER_A_MASK:

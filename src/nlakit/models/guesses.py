@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from .families import backbone_of, head_of
 from .padding import TOKENS_PER_BATCH, length_batches, pad_right
 from .patch import edited_at_site
+from .sharding import at_root
 from .target import Target, check_positions
 
 
@@ -47,23 +49,34 @@ def activations_and_guesses(
     """
     check_positions(ids, positions, target.max_tokens)
     found: dict[int, Expected] = {}
-    backbone = backbone_of(target.model)
     for batch in length_batches([len(row) for row in ids], TOKENS_PER_BATCH):
-        padded_BT = pad_right([ids[row] for row in batch]).to(target.model.device)
-        seen: list[Tensor] = []
-
-        def keep(residual_BTD: Tensor, seen: list[Tensor] = seen) -> Tensor:
-            seen.append(residual_BTD)
-            return residual_BTD
-
-        with edited_at_site(target, keep):
-            last_BTD = backbone(input_ids=padded_BT, use_cache=False).last_hidden_state
-        for row, index in enumerate(batch):
-            wanted = positions[index]
-            found[index] = Expected(
-                seen[0][row, wanted].float(), _guesses(target, last_BTD[row, wanted], num)
-            )
+        run = partial(
+            _expected, target, [ids[i] for i in batch], [positions[i] for i in batch], num
+        )
+        found |= zip(batch, at_root(backbone_of(target.model), run), strict=True)
     return [found[index] for index in range(len(ids))]
+
+
+def _expected(
+    target: Target, ids: list[list[int]], positions: list[list[int]], num: int
+) -> list[Expected]:
+    """Of one batch."""
+    seen: list[Tensor] = []
+
+    def keep(residual_BTD: Tensor) -> Tensor:
+        seen.append(residual_BTD)
+        return residual_BTD
+
+    with edited_at_site(target, keep):
+        padded_BT = pad_right(ids).to(target.model.device)
+        output = backbone_of(target.model)(input_ids=padded_BT, use_cache=False)
+    return [
+        Expected(
+            seen[0][row, wanted].float(),
+            _guesses(target, output.last_hidden_state[row, wanted], num),
+        )
+        for row, wanted in enumerate(positions)
+    ]
 
 
 def _guesses(target: Target, last_PD: Tensor, num: int) -> list[tuple[Guess, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from nlakit.core.losses import token_logprobs
 from nlakit.models.families import backbone_of, head_of
 from nlakit.models.padding import TOKENS_PER_BATCH, length_batches, pad_right, real_tokens
+from nlakit.models.sharding import at_root, in_step
 from nlakit.models.target import Target
 
 LOGITS_AT_ONCE = 1 << 26
@@ -42,10 +44,16 @@ def text_logprobs(target: Target, texts: Sequence[str]) -> TextLogprobs:
     """
     rows = [target.encode(text).ids if text else [] for text in texts]
     total_N = torch.zeros(len(rows))
-    for batch in length_batches([len(row) for row in rows], TOKENS_PER_BATCH):
-        kept = [index for index in batch if len(rows[index]) > 1]
-        if kept:
-            total_N[kept] = _batch(target, [rows[index] for index in kept])
+    kept = [index for index, row in enumerate(rows) if len(row) > 1]
+    batches = length_batches([len(rows[index]) for index in kept], TOKENS_PER_BATCH)
+    for batch, is_own in in_step(target.model, batches, []):
+        some = [kept[index] for index in batch]
+        found_N = at_root(
+            backbone_of(target.model),
+            partial(_batch, target, [rows[index] for index in some] if is_own else [[0, 0]]),
+        )
+        if is_own:
+            total_N[some] = found_N
     return TextLogprobs(total_N, torch.tensor([max(0, len(row) - 1) for row in rows]))
 
 

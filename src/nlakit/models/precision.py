@@ -8,8 +8,6 @@ from typing import Literal
 import torch
 from torch import nn
 
-from .sharding import SHARDS
-
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -41,8 +39,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     `compute_dtype`."""
     if compute_dtype(precision, device) == torch.float32:
         return nullcontext()
-    # Its cache would keep a whole copy of weights that are gathered to be given up again.
-    return torch.autocast(device.type, torch.bfloat16, cache_enabled=not SHARDS.active)
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

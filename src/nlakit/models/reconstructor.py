@@ -44,6 +44,7 @@ from nlakit.models.io import (
 from nlakit.models.lora import open_checkpoint
 from nlakit.models.overflow import check_finite_in
 from nlakit.models.padding import TOKENS_PER_BATCH, length_batches
+from nlakit.models.sharding import at_root, in_step
 
 
 class Reconstructor:
@@ -169,7 +170,8 @@ class Reconstructor:
         shared = _num_shared([self._prefix_ids, *(row[:-1] for row in ids)])
         lengths = [len(row) - shared for row in ids]
         packs = packs_of(self.backbone, lengths, shared)
-        last_BD = torch.cat([self._run([ids[row] for row in pack], shared) for pack in packs])
+        found = [self._run([ids[row] for row in pack], shared) for pack in packs]
+        last_BD = torch.cat(found)[: len(ids)]
         with torch.autocast(last_BD.device.type, enabled=False):
             return self.head(last_BD.float())
 
@@ -178,12 +180,16 @@ class Reconstructor:
         own = [row[shared:] for row in ids]
         pack_S = torch.tensor([*ids[0][:shared], *chain.from_iterable(own)])
         packing = Packing(shared, [len(row) for row in own], [1] * len(own))
-        return run_packed(
-            self.backbone,
-            embedding_of(self.backbone)(to_device(pack_S, self.backbone.device)[None])[0],
-            packing,
-            gradient_checkpointing=self.recompute,
-        )
+
+        def run() -> Tensor:
+            return run_packed(
+                self.backbone,
+                embedding_of(self.backbone)(to_device(pack_S, self.backbone.device)[None])[0],
+                packing,
+                gradient_checkpointing=self.recompute,
+            )
+
+        return at_root(self.backbone, run)
 
     @torch.no_grad()
     def reconstruct(self, explanations: Sequence[str]) -> Float[Tensor, "N D"]:
@@ -195,7 +201,9 @@ class Reconstructor:
         ids = [self.encode(explanation) for explanation in explanations]
         _check_prompts(ids, self.backbone.config.max_position_embeddings)
         found_ND = torch.empty(len(ids), self.meta.d_model, device=self.device)
-        for batch in length_batches([len(row) for row in ids], TOKENS_PER_BATCH):
+        batches = length_batches([len(row) for row in ids], TOKENS_PER_BATCH)
+        for batch, _ in in_step(self.backbone, batches, [0]):
+            # A spare batch finds the same again.
             found_ND[batch] = self.forward([ids[index] for index in batch])
         check_finite_in(found_ND, self.backbone.dtype, "The reconstructor's vectors")
         return found_ND

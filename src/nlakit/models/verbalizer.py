@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +50,7 @@ from nlakit.models.io import (
 from nlakit.models.lora import open_checkpoint
 from nlakit.models.overflow import check_fits
 from nlakit.models.padding import real_tokens
+from nlakit.models.sharding import at_root
 
 OPEN_TAG = "<explanation>"
 CLOSE_TAG = "</explanation>"
@@ -92,11 +94,14 @@ class PackedResponses(NamedTuple):
     """Prompts with responses, on the model's device (`Verbalizer.pack`).
 
     Attributes:
+        packs: all rows, then spare packs, which are run and come to nothing (`models.sharding`).
         mask_BT: True where a response token is real.
+        num_tokens: how many are.
     """
 
     packs: tuple[_ResponsePack, ...]
     mask_BT: Tensor
+    num_tokens: int
 
 
 class Verbalizer:
@@ -207,6 +212,7 @@ class Verbalizer:
         return PackedResponses(
             tuple(self._pack(responses, [rows[i] for i in each], max(lengths)) for each in packs),
             to_device(real_tokens(lengths), self.model.device),
+            sum(lengths),
         )
 
     def packed_logprobs(
@@ -221,10 +227,13 @@ class Verbalizer:
         if num_rows != len(vectors_BD):
             raise InputError(f"{len(vectors_BD)} vectors were given with {num_rows} responses.")
         scaled_BD = self.scaled(vectors_BD)
-        found = [self._run_pack(scaled_BD, pack) for pack in packed.packs]
-        places_N = torch.cat([pack.places_N for pack in packed.packs])
+        backbone = backbone_of(self.model)
+        runs = [partial(self._run_pack, scaled_BD, pack) for pack in packed.packs]
+        # Cut off, spare packs still have a gradient, of zeros.
+        found_N = torch.cat([at_root(backbone, run) for run in runs])[: packed.num_tokens]
+        places_N = torch.cat([pack.places_N for pack in packed.packs])[: packed.num_tokens]
         flat = torch.zeros(packed.mask_BT.numel(), device=places_N.device)
-        logprobs_BT = flat.index_copy(0, places_N, torch.cat(found)).view(packed.mask_BT.shape)
+        logprobs_BT = flat.index_copy(0, places_N, found_N).view(packed.mask_BT.shape)
         return logprobs_BT, packed.mask_BT
 
     def _pack(

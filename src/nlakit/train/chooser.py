@@ -32,28 +32,31 @@ class Chooser:
 
     def start(self) -> None:
         """Measure the warm start, the first candidate, unless an earlier try has."""
-        if distributed.is_first() and not (self.directory / "warm_start.json").exists():
+        is_measured = (self.directory / "warm_start.json").exists()
+        distributed.wait()
+        if not is_measured:
             self.directory.mkdir(parents=True, exist_ok=True)
             scores = self._scores()
             self._keep(0, scores)
-            write_json(self.directory / "warm_start.json", scores.record())
+            if distributed.is_first():
+                write_json(self.directory / "warm_start.json", scores.record())
             self.run.log({"step": 0, **scores.record()})
         distributed.wait()
 
     def consider(self, step: int) -> dict[str, float]:
-        """Measure the pair and keep it if it is the best so far; the first process does."""
-        figures = self._consider(step) if distributed.is_first() else {}
-        distributed.wait()
-        return figures
-
-    def _consider(self, step: int) -> dict[str, float]:
+        """Measure the pair and keep it if it is the best so far, as the first process finds."""
         scores = self._scores()
+        is_best = distributed.is_first() and self._is_best(scores)
+        if distributed.total(float(is_best)) > 0:
+            self._keep(step, scores)
+        distributed.wait()
+        return scores.record()
+
+    def _is_best(self, scores: Scores) -> bool:
         warm = read_json(self.directory / "warm_start.json")
         lowest = warm.get("held_out_precision", 0.0) - self.precision_slack
         precise = scores.precision is None or scores.precision >= lowest
-        if precise and scores.fve > self.record()["held_out_fve"]:
-            self._keep(step, scores)
-        return scores.record()
+        return precise and scores.fve > self.record()["held_out_fve"]
 
     def record(self) -> dict[str, float]:
         """Step and figures of the best checkpoint."""
@@ -63,6 +66,8 @@ class Chooser:
         return self.held_out.scores(self.engine, self.frozen)
 
     def _keep(self, step: int, scores: Scores) -> None:
-        self.engine.verbalizer.save(self.directory / "av")
-        self.engine.reconstructor.save(self.directory / "ar")
-        write_json(self.directory / "best.json", {"step": step, **scores.record()})
+        av, ar = self.engine.verbalizer, self.engine.reconstructor
+        distributed.save(av, av.model, self.directory / "av")
+        distributed.save(ar, ar.backbone, self.directory / "ar")
+        if distributed.is_first():
+            write_json(self.directory / "best.json", {"step": step, **scores.record()})

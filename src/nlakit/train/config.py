@@ -114,11 +114,6 @@ class DevicesConfig(FrozenModel):
     def _agrees(self) -> Self:
         if (self.count > 1) != (self.parallel != "none"):
             raise ValueError(f"parallel = {self.parallel!r} with count = {self.count}")
-        if self.parallel == "fsdp" and not self.gradient_checkpointing:
-            raise ValueError(
-                "parallel = 'fsdp' with gradient_checkpointing = false: a block is whole only "
-                "while it runs, and a gradient runs it again. Set gradient_checkpointing = true"
-            )
         return self
 
 

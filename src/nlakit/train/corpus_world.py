@@ -191,12 +191,9 @@ class CorpusWorld:
         first_index: int = 0,
     ) -> None:
         corpus = self.recipe.corpus
-        # Loaded before one process goes alone: all take part in sharding a base.
-        target = self.models.target()
-        bar = count_progress(f"{name} activations", num_documents)
-        with distributed.first_alone(), bar as progress:
+        with count_progress(f"{name} activations", num_documents) as progress:
             made = extract_corpus(
-                target,
+                self.models.target(),
                 Corpus(corpus.source),
                 self.shards(name),
                 split=split,
@@ -208,7 +205,9 @@ class CorpusWorld:
                 first_index=first_index,
                 next_tokens=NEXT_TOKENS if self._is_by_rule else 0,
                 progress=progress,
+                writes=distributed.is_first(),
             )
+        distributed.wait()
         if made.num_empty:
             self.console.print(f"{name}: {made.num_empty} rows without a text were passed over.")
         if made.num_refused:

@@ -1,9 +1,10 @@
 """Several processes, one run (`torchrun`): each takes a share of the rows, gradients are summed.
 
 Losses are divided by counts of the whole batch, so the sum over processes is the gradient that one
-process would have. Only what is trained travels: with LoRA the adapters and the AR's head. Where
-the base is sharded (`models.sharding`), whoever comes to a meeting point helps the others to gather
-blocks until they are there too. In a single process every function here does nothing.
+process would have. Only what is trained travels: with LoRA the adapters and the AR's head. Whatever
+is not shared out (evaluations, extraction) all processes do alike, and the first writes what comes
+of it: a sharded model (`models.sharding`) is run by all or by none. In a single process every
+function here does nothing.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from nlakit.models.sharding import SHARDS
+from nlakit.models.lora import is_adapted
+from nlakit.models.sharding import whole_state
 
 PATIENCE = timedelta(days=2)
 """How long others wait for the first: a teacher's batch may take a day."""
@@ -65,7 +69,6 @@ def total(value: float) -> float:
     """A number summed over all processes."""
     if num_processes() == 1:
         return value
-    SHARDS.settle()
     summed = torch.tensor(value, dtype=torch.float64)
     dist.all_reduce(summed)
     return summed.item()
@@ -75,7 +78,6 @@ def gathered(own: list[str]) -> list[str]:
     """The texts of all processes, those of the first one first."""
     if num_processes() == 1:
         return own
-    SHARDS.settle()
     found: list[list[str]] = [[] for _ in range(num_processes())]
     dist.all_gather_object(found, own)
     return [text for texts in found for text in texts]
@@ -85,7 +87,6 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Sum the gradients over all processes, in place; one that is missing counts as zero."""
     if num_processes() == 1:
         return
-    SHARDS.settle()
     trained = list(parameters)
     if not trained:
         return
@@ -103,15 +104,37 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def wait() -> None:
     """Go on when all processes have come here."""
     if num_processes() > 1:
-        SHARDS.settle()
         dist.barrier()
 
 
 @contextmanager
 def first_alone() -> Iterator[None]:
-    """The first process goes through the block alone, then the others, who find its files."""
+    """The first process goes through the block alone, then the others, who find its files.
+
+    It runs no model in there: of a sharded one the others have a part.
+    """
     if not is_first():
         wait()
     yield
     if is_first():
         wait()
+
+
+class Saved(Protocol):
+    """An AV or an AR."""
+
+    def save(self, directory: Path) -> None:
+        """Write its directory."""
+        ...
+
+
+def save(made: Saved, model: Any, directory: Path) -> None:
+    """The first process writes a directory; of a sharded model all bring their parts.
+
+    Args:
+        model: what holds the weights of `made`.
+    """
+    if is_first():
+        made.save(directory)
+    elif not is_adapted(model):
+        whole_state(model)

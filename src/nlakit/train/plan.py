@@ -388,10 +388,13 @@ def _working_memory(recipe: ModelRecipe, num_devices: int) -> dict[str, float]:
 
 
 def _gathered(recipe: ModelRecipe) -> float:
-    """The largest piece of a sharded model: what is received and what is made of it; of float32
-    and with its gradient where it is trained."""
+    """What is whole of a sharded model: the root, the block that runs and the next one; and the
+    larger of them as it is received. Of float32 and with gradients where it is trained."""
     if recipe.devices.parallel != "fsdp":
         return 0.0
     shape = recipe.target.shape
-    largest = max(shape.block_parameters, shape.head_parameters)
-    return largest * (2.0 * BYTES if recipe.lora is not None else 3 * 4.0)
+    root = shape.head_parameters * (1 if shape.tied_embeddings else 2)
+    whole, received = root + 2 * shape.block_parameters, max(root, shape.block_parameters)
+    if recipe.lora is not None:
+        return float(whole + received) * BYTES
+    return (2 * whole + received) * 4.0

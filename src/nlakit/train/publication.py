@@ -60,16 +60,17 @@ def publish(world: World) -> None:
     if distributed.is_first():
         _assemble(world, nla)
     distributed.wait()
-    pair = world.published_pair(nla)
-    if distributed.is_first():
-        measure(world, pair, nla)
-        if world.models.lora is not None:
-            write_adapters(world, nla)
+    measure(world, world.published_pair(nla), nla)
+    if distributed.is_first() and world.models.lora is not None:
+        write_adapters(world, nla)
     distributed.wait()
 
 
 def measure(world: World, pair: Pair, directory: Path) -> None:
-    """Calibrate the pair, measure it, and put its figures on its card and beside it."""
+    """Calibrate the pair, measure it, and put its figures on its card and beside it.
+
+    All processes measure, and the first writes.
+    """
     asked, eval_set = world.recipe.report, world.eval_set
     if eval_set.claims.checker is not None:
         documents = min(CALIBRATION_DOCUMENTS, asked.documents)
@@ -77,6 +78,8 @@ def measure(world: World, pair: Pair, directory: Path) -> None:
     report = evaluate(
         pair, eval_set, asked.documents, asked.seed, max_new_tokens=world.max_new_tokens
     )
+    if not distributed.is_first():
+        return
     figures = {"fve": report.fve, "floors": report.floors.model_dump()}
     write_card(directory, read_card(directory).model_copy(update=figures))
     write_report(report, directory, training_curves(PairPaths(directory, directory)))
@@ -95,7 +98,8 @@ def calibrate(
         said = f"No confidence for the claims of {pair.name}: {error}"
         notice(said)
         return None
-    found.save(directory)
+    if distributed.is_first():
+        found.save(directory)
     return found
 
 

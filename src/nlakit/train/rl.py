@@ -25,6 +25,7 @@ from nlakit.models.families import backbone_of
 from nlakit.models.likelihood import text_logprobs
 from nlakit.models.precision import bring_to
 from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.sharding import in_step
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 
@@ -305,14 +306,16 @@ def _regress(rl: JointRl, rollout: Rollout, rows: list[int]) -> Tensor:
     tokens = [len(ids) for ids in rollout.ar_ids]
     budget = token_budget(ar.backbone, ar.recompute)
     order, errors = [], []
-    for chunk in micro_batches(rows, tokens, config.micro_batch, budget):
+    own = micro_batches(rows, tokens, config.micro_batch, budget)
+    for chunk, is_own in in_step(ar.backbone, own, rows[:1]):
         rebuilt = ar.forward([rollout.ar_ids[row] for row in chunk])
         wanted = to_device(rollout.vectors_RD[chunk], rebuilt.device)
         mse = reconstruction_mse(wanted, rebuilt, scale)
-        closed = to_device(rollout.closed_R[chunk], rebuilt.device)
+        closed = to_device(rollout.closed_R[chunk], rebuilt.device) * is_own
         ((mse * closed).sum() / num_closed).backward()
-        order += chunk
-        errors.append(mse.detach())
+        if is_own:
+            order += chunk
+            errors.append(mse.detach())
     mse_R = torch.zeros(len(rollout.ar_ids))
     if order:
         mse_R[order] = torch.cat(errors).cpu()
@@ -346,8 +349,10 @@ def update_verbalizer(
     tokens = [len(av.suffix_ids) + len(response) for response in rollout.responses]
     budget = token_budget(backbone_of(av.model), av.recompute)
     sums = PolicySums()
-    for rows in micro_batches(range(len(tokens)), tokens, rl.config.micro_batch, budget):
-        _policy_gradient(rl, rollout, rows, advantage_R, total_tokens, sums)
+    own = micro_batches(range(len(tokens)), tokens, rl.config.micro_batch, budget)
+    for rows, is_own in in_step(av.model, own, [0]):
+        counted = sums if is_own else None
+        _policy_gradient(rl, rollout, rows, advantage_R, total_tokens, counted)
     gap = check_policy(rl.most_k3, distributed.total(float(sums.gap)) / total_tokens)
     norm = rl.av.update(number)
     return {
@@ -364,9 +369,13 @@ def _policy_gradient(
     rows: Sequence[int],
     advantage_R: Tensor,
     total_tokens: float,
-    sums: PolicySums,
+    sums: PolicySums | None,
 ) -> None:
-    """The gradient of some rows; policy and reference run over the same packed tokens."""
+    """The gradient of some rows; policy and reference run over the same packed tokens.
+
+    Args:
+        sums: None: the rows are spare ones, whose gradient is zero.
+    """
     av, vectors = rl.verbalizer, rollout.vectors_RD[rows]
     packed = av.pack([rollout.responses[row] for row in rows])
     with torch.no_grad():
@@ -378,7 +387,11 @@ def _policy_gradient(
         logprobs, logprobs.detach(), to_device(advantage_R[rows], mask.device), mask, clip=None
     )
     share = mask.sum() / total_tokens
-    (share * gain + rl.config.kl_coefficient * kl / total_tokens).backward()
+    loss = share * gain + rl.config.kl_coefficient * kl / total_tokens
+    if sums is None:
+        (loss * 0.0).backward()
+        return
+    loss.backward()
     logprobs = logprobs.detach()
     sums.kl += kl.detach()
     sums.surprise -= (logprobs * mask).sum()

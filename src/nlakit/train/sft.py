@@ -20,6 +20,7 @@ from nlakit.data.streams import NumberRows
 from nlakit.models.families import backbone_of
 from nlakit.models.precision import bring_to
 from nlakit.models.reconstructor import Reconstructor
+from nlakit.models.sharding import in_step
 from nlakit.models.verbalizer import Verbalizer
 
 from . import distributed
@@ -106,12 +107,12 @@ def train_verbalizer(
         rows = batches.rows(number)
         total, losses = sum(map(sum, weights.some(rows))), []
         budget = token_budget(backbone_of(verbalizer.model), verbalizer.recompute)
-        for chunk in micro_batches(_own(rows), tokens, config.micro_batch, budget):
+        own = micro_batches(_own(rows), tokens, config.micro_batch, budget)
+        for chunk, is_own in in_step(verbalizer.model, own, rows[:1]):
             logprobs, mask = verbalizer.logprobs(pairs.vectors[chunk], responses.some(chunk))
             weight = to_device(_padded(weights.some(chunk)), mask.device)
             loss = -(logprobs * weight).sum() / total
-            loss.backward()
-            losses.append(loss.detach())
+            losses.append(_backward(loss, is_own))
         # Read once a step: a figure read in between waits for the device.
         summed = float(sum(losses))
         metrics = {"loss": distributed.total(summed), "grad_norm": learner.update(number)}
@@ -121,8 +122,7 @@ def train_verbalizer(
 
     learners, every = {"av": learner}, settings.checkpoint_every
     train_steps(run, learners, config.steps, step, every, "AV warm start", example)
-    if distributed.is_first():
-        verbalizer.save(run.path / "model")
+    distributed.save(verbalizer, verbalizer.model, run.path / "model")
     run.finish({"steps": config.steps, "skipped": learner.skipped})
 
 
@@ -148,6 +148,14 @@ def claim_weights(
 def _own(rows: list[int]) -> list[int]:
     """This process's part of a batch."""
     return [rows[place] for place in distributed.share(len(rows))]
+
+
+def _backward(loss: Tensor, is_own: bool) -> Tensor:
+    """Make the gradients of a micro-batch; returns its loss. A spare one's are zeros."""
+    if not is_own:
+        loss = loss * 0.0
+    loss.backward()
+    return loss.detach()
 
 
 def _chunks(rows: list[int], size: int) -> Iterator[list[int]]:
@@ -200,12 +208,12 @@ def train_reconstructor(
     def step(number: int) -> dict[str, float]:
         rows, losses = batches.rows(number), []
         budget = token_budget(reconstructor.backbone, reconstructor.recompute)
-        for chunk in micro_batches(_own(rows), ids.lengths, config.micro_batch, budget):
+        own = micro_batches(_own(rows), ids.lengths, config.micro_batch, budget)
+        for chunk, is_own in in_step(reconstructor.backbone, own, rows[:1]):
             rebuilt = reconstructor.forward(ids.some(chunk))
             wanted = to_device(pairs.vectors[chunk], rebuilt.device)
             loss = reconstruction_mse(wanted, rebuilt, scale).sum() / len(rows)
-            loss.backward()
-            losses.append(loss.detach())
+            losses.append(_backward(loss, is_own))
         summed = float(sum(losses))
         metrics = {"loss": distributed.total(summed), "grad_norm": learner.update(number)}
         if (number + 1) % config.evaluate_every == 0 or number + 1 == config.steps:
@@ -216,6 +224,5 @@ def train_reconstructor(
     train_steps(
         run, {"ar": learner}, config.steps, step, settings.checkpoint_every, "AR warm start"
     )
-    if distributed.is_first():
-        reconstructor.save(run.path / "model")
+    distributed.save(reconstructor, reconstructor.backbone, run.path / "model")
     run.finish({"steps": config.steps, "skipped": learner.skipped})
