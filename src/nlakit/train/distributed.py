@@ -1,9 +1,9 @@
 """Several processes, one run (`torchrun`): each takes a share of the rows, gradients are summed.
 
 Losses are divided by counts of the whole batch, so the sum over processes is the gradient that one
-process would have. Only what is trained travels: with LoRA the adapters and the AR's head. Whatever
-is not shared out (evaluations, extraction) all processes do alike, and the first writes what comes
-of it: a sharded model (`models.sharding`) is run by all or by none. In a single process every
+process would have. Only what is trained travels: with LoRA the adapters and the AR's head. What is
+not divided (evaluations, extraction) all processes do alike, and the first writes what comes of
+it: a sharded model (`models.sharding`) is run by all or by none. In a single process every
 function here does nothing.
 """
 
