@@ -29,11 +29,15 @@ def read_small_text(
     path = Path(path)
     try:
         check_file(path, error_type, max_bytes)
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(max_bytes + 1)  # files of /proc have no size, and may have no end
     except OSError as error:
         raise error_type(f"{path} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise error_type(f"{path} is not text in UTF-8: {error}.") from error
+    if len(text) > max_bytes:
+        raise error_type(f"{path} has more than {max_bytes:,} bytes. Is it the right one?")
+    return text
 
 
 def check_file(path: Path, error_type: type[UserError], max_bytes: int = MAX_BYTES) -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from nlakit.data import corpus_extraction
+from nlakit.data import corpus_extraction, sources
 from nlakit.data.corpora import Corpus
 from nlakit.data.corpus_extraction import Workers, extract_corpus
 from nlakit.data.shards import ShardReader
@@ -108,6 +108,19 @@ def test_links_to_devices_and_pipes_are_no_files_of_a_folder(tmp_path):
             list(Corpus(str(tmp_path / name)))
 
 
+def test_a_text_without_an_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MOST_CHARS", 1000)
+    for name in ("c.txt", "c.json", "c.jsonl"):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, 1 << 24)  # sparse: it takes no room
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(bytes(1 << 20)))
+    for path in tmp_path.iterdir():
+        with pytest.raises(InputError, match=f"{path.name}: a text of more than 1,000 characters"):
+            list(Corpus(str(path)))
+    (tmp_path / "d.txt").write_text("a" * 1000)
+    assert len(next(iter(Corpus(str(tmp_path / "d.txt")))).text or "") == 1000
+
+
 EMPTY = [{"text": ""}, {"text": None}, {"text": " \n"}, {"messages": []}, {"text": None, "id": 3}]
 
 
@@ -149,6 +162,26 @@ def hub(monkeypatch):
     fake = FakeHub(rows)
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=fake.load_dataset))
     return fake
+
+
+def test_a_parquet_bomb_is_read_a_little_at_a_time(tmp_path):
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 300), pa.array(["a" * 65_536]))
+    pq.write_table(pa.table({"text": text}), tmp_path / "corpus.parquet", store_schema=False)
+    assert (tmp_path / "corpus.parquet").stat().st_size < 10_000
+    before = pa.total_allocated_bytes()
+    assert next(iter(Corpus(str(tmp_path / "corpus.parquet")))).text == "a" * 65_536
+    assert pa.total_allocated_bytes() - before < 8 << 20
+
+
+def test_parquet_whose_rows_cannot_be_made_is_named(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "corpus.parquet")
+
+    def refuse(*_, **__):
+        raise pa.ArrowNotImplementedError("Nested data conversions")
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", refuse)
+    with pytest.raises(InputError, match="corpus.parquet cannot be read as Parquet: Nested"):
+        list(Corpus(str(tmp_path / "corpus.parquet")))
 
 
 def test_a_dataset_is_read_by_its_configuration_and_text_field(hub):

@@ -10,9 +10,9 @@ import importlib
 import json
 import lzma
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,8 +27,13 @@ ROW_SUFFIXES = (".jsonl", ".parquet")
 OBJECT_SUFFIXES = (".json", ".traj")
 SUFFIXES = (*TEXT_SUFFIXES, *ROW_SUFFIXES, *OBJECT_SUFFIXES, ".eval")
 COMPRESSED = {".jsonl.xz": lzma.open, ".jsonl.gz": gzip.open}
+MOST_CHARS = 256 << 20
+"""Of a document and of a line: a file may be sparse, packed a thousandfold, or have no end."""
+PARQUET_ROWS = 64
+"""Read at a time: a few kilobytes of Parquet may repeat a long text in every row of a file."""
 HUB_FORM = "hf:NAME:SPLIT, and what is needed of ?config=CONFIG&text=FIELD"
 
+Raw = TypeVar("Raw", str, bytes)
 Rows = Iterator[tuple[Any, str]]
 """Rows or transcripts, and where each stands, in words."""
 
@@ -84,9 +89,10 @@ def _json_rows(path: Path) -> Rows:
                 raise InputError(f"{place}: not JSON: {error}. Put one object a line.") from error
 
 
-def _lines(file: Iterable[bytes], path: Path) -> Iterator[bytes]:
+def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
     try:
-        yield from file
+        while line := file.readline(MOST_CHARS + 1):
+            yield _bounded(line, path)
     except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"{path} cannot be unpacked: {error}. Copy it again.") from error
 
@@ -102,8 +108,10 @@ def _object_rows(path: Path) -> Rows:
 
 
 def _read_json(path: Path) -> Any:
+    with path.open("rb") as file:
+        raw = _bounded(file.read(MOST_CHARS + 1), path)
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}.") from error
 
@@ -121,11 +129,11 @@ def _parquet_rows(path: Path) -> Rows:
     try:
         file = pq.ParquetFile(path)
         row = 0
-        for batch in file.iter_batches():
+        for batch in file.iter_batches(batch_size=PARQUET_ROWS):
             for raw in batch.to_pylist():
                 yield without_nulls(raw), f"{path}, row {row}"
                 row += 1
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, MemoryError, OSError) as error:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from error
 
 
@@ -143,9 +151,20 @@ def without_nulls(value: Any) -> Any:
 def read_text(path: Path) -> str:
     """The text of a file, without a byte order mark. Raises `InputError` where it is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(MOST_CHARS + 1)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error}. Convert it first.") from error
+    return _bounded(text, path)
+
+
+def _bounded(text: Raw, path: Path) -> Raw:
+    """The text of one document or line, as far as it was read."""
+    if len(text) > MOST_CHARS:
+        raise InputError(
+            f"{path}: a text of more than {MOST_CHARS:,} characters. Split it into documents."
+        )
+    return text
 
 
 class HubSource(NamedTuple):
