@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from support.serving import save_nla
+from support.serving import WAIT_S, save_nla
 
 from nlakit.serve.store import ReadingStore
 
@@ -52,16 +52,16 @@ def server(nla_dir, tmp_path) -> Iterator[tuple[subprocess.Popen, str]]:
 def test_it_says_its_address_answers_and_drains(server):
     process, address = server
     assert address.startswith("http://127.0.0.1:") and not address.endswith(":0")
-    assert httpx2.get(address).json()["verbalizer_model"] == "tiny/av"
+    assert httpx2.get(address, timeout=WAIT_S).json()["verbalizer_model"] == "tiny/av"
     body = {"text": "the cat sat on the mat", "max_new_tokens": 200, "stream": True}
-    with httpx2.stream("POST", f"{address}/explain", json=body, timeout=60) as found:
+    with httpx2.stream("POST", f"{address}/explain", json=body, timeout=WAIT_S) as found:
         lines = found.iter_lines()
         head = json.loads(next(lines).removeprefix("data: "))
         process.send_signal(signal.SIGTERM)
         rest = [line for line in lines if line.startswith("data: ")]
     finals = [line for line in rest if '"description"' in line]
     assert len(finals) == head["total"] and rest[-1] == "data: [DONE]"
-    assert process.wait(60) == 0
+    assert process.wait(WAIT_S) == 0
 
 
 def test_what_was_acknowledged_survives_a_kill(server, tmp_path):
@@ -74,7 +74,7 @@ def test_what_was_acknowledged_survives_a_kill(server, tmp_path):
             title = f"reading {writer} {number}"
             try:
                 reading = {"title": title, "reading": {"text": "x" * 2000}}
-                found = httpx2.post(f"{address}/v1/readings", json=reading)
+                found = httpx2.post(f"{address}/v1/readings", json=reading, timeout=WAIT_S)
             except httpx2.HTTPError:
                 return
             acknowledged[found.json()["id"]] = title
@@ -84,7 +84,7 @@ def test_what_was_acknowledged_survives_a_kill(server, tmp_path):
     writers = [threading.Thread(target=write, args=(number,)) for number in range(3)]
     for writer in writers:
         writer.start()
-    assert enough.wait(60)
+    assert enough.wait(WAIT_S)
     process.send_signal(signal.SIGKILL)
     for writer in writers:
         writer.join()

@@ -11,7 +11,7 @@ import schemathesis
 import uvicorn
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis.checks import CHECKS
-from support.serving import ScriptedEngine, scripted_nla
+from support.serving import WAIT_S, ScriptedEngine, scripted_nla
 
 from nlakit.serve.app import create_app
 from nlakit.serve.openapi import PATH
@@ -56,4 +56,4 @@ def address(tmp_path_factory) -> Iterator[str]:
 )
 def test_no_finding(case, address):
     checks = [CHECKS.get_one(name) for name in NAMES]
-    case.call_and_validate(base_url=address, checks=checks)
+    case.call_and_validate(base_url=address, checks=checks, timeout=WAIT_S)

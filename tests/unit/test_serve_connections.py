@@ -10,7 +10,7 @@ import struct
 
 import httpx2
 import pytest
-from support.serving import D_MODEL, ScriptedEngine, scripted_nla, served, until
+from support.serving import D_MODEL, WAIT_S, ScriptedEngine, scripted_nla, served, until
 
 from nlakit.cli.serve import bind
 from nlakit.serve import connections
@@ -36,6 +36,14 @@ def rest_of(connection: socket.socket) -> bytes:
     except ConnectionError:
         pass
     return b"".join(parts)
+
+
+def is_well(found) -> bool:
+    """Whether an honest client is answered; where heads have little time, it may be too slow."""
+    try:
+        return httpx2.get(f"{found.url}/v1/health", timeout=WAIT_S).status_code == 200
+    except httpx2.TransportError:
+        return False
 
 
 def service_of(found):
@@ -113,7 +121,7 @@ def test_silent_connections_shut_nobody_out(tmp_path):
     with served(scripted_nla(ScriptedEngine()), settings_for(tmp_path), Room(6, 8)) as found:
         silent = [found.connect() for _ in range(20)]
         for _ in range(8):
-            assert httpx2.get(f"{found.url}/v1/health").status_code == 200
+            assert is_well(found)
         for connection in silent:
             connection.close()
 
@@ -146,10 +154,10 @@ def test_a_reader_who_stalls_is_cut_off(tmp_path):
         with found.connect() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.sendall(head("/describe", len(raw)) + raw)
-            until(lambda: queue.num_open == 1)
+            until(lambda: engine.num_steps)  # which stays true: it may be cut off before we look
             until(lambda: queue.num_open == 0)
             until(lambda: not found.server.server_state.connections)  # it rests for an hour else
-        assert httpx2.get(f"{found.url}/v1/health").status_code == 200
+        assert is_well(found)
 
 
 def test_an_answer_to_a_body_that_is_not_read_arrives_before_the_end(tmp_path):
@@ -188,7 +196,7 @@ def test_what_is_no_http_ends_the_connection_and_nothing_else(tmp_path, caplog, 
                 except ConnectionError:
                     continue
                 rest_of(connection)
-        assert httpx2.get(f"{found.url}/v1/health").status_code == 200
+        until(lambda: is_well(found))
     assert not [each for each in caplog.records if each.exc_info]
 
 
@@ -202,7 +210,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error(tmp_path, ca
             if kind == "reset":
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
-        assert httpx2.get(f"{found.url}/v1/health").status_code == 200
+        assert is_well(found)
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
@@ -220,7 +228,8 @@ def test_forwarded_headers_are_not_believed(tmp_path):
         engine.words = words
         headers = {"X-Forwarded-For": "9.9.9.9", "X-Forwarded-Proto": "https"}
         body = {"activations": [[1.0] * D_MODEL], "stream": True}
-        assert httpx2.post(f"{found.url}/describe", json=body, headers=headers).is_success
+        asked = {"json": body, "headers": headers, "timeout": WAIT_S}
+        assert httpx2.post(f"{found.url}/describe", **asked).is_success
     assert seen == {"127.0.0.1"}
 
 
