@@ -65,7 +65,8 @@ def status_is(expected: int, found: httpx2.Response) -> Outcome:
 # -- high ------------------------------------------------------------------------------------------
 @probe
 def text_and_chat_clients_side_by_side(server: Server) -> Outcome:
-    chat = {"messages": [{"role": "user", "content": "The <|user|> cat sat. " * 12}]}
+    turn = {"role": "user", "content": "The <|user|> cat sat. " * 4}
+    chat = {"messages": [turn, {"role": "assistant", "content": "It sat."}] * 4}
     text = {"text": "The <|user|> cat sat on the mat. " * 24}
     alone = server.post("/tokenize", chat).json()
 
@@ -260,9 +261,9 @@ def a_database_that_was_removed(server: Server) -> Outcome:
 @probe
 def a_client_that_leaves_in_the_middle_of_its_body(server: Server) -> Outcome:
     before = server.tracebacks()
-    for _ in range(3):
+    for path in ("/tokenize", "/v1/describe", "/v1/readings"):
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.sendall(head("/tokenize", 500) + b'{"text"')
+            connection.sendall(head(path, 500) + b'{"text"')
     httpx2.get(f"{server.url}/v1/health")
     time.sleep(0.5)
     more = server.tracebacks() - before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from typing import Any, NamedTuple
 
 
@@ -60,6 +59,10 @@ FILES: dict[str, Finding] = {
         "medium", "describe certifies a shard that was swapped",
         "unit/test_bulk.py::test_a_damaged_shard_is_written_again_not_certified",
     ),
+    "swapped_labels": Finding(
+        "medium", "a part of the labels that was swapped is read",
+        "unit/test_data.py::test_a_damaged_part_of_a_finished_set_is_not_read",
+    ),
     "two_trainings_in_one_directory": Finding(
         "medium", "two train runs in one directory double the metrics",
         "e2e/test_long_work.py::test_a_directory_that_somebody_writes_into_is_refused",
@@ -96,9 +99,9 @@ FILES: dict[str, Finding] = {
         "medium", "a pipe as weights is waited for",
         "unit/test_weight_files.py::test_what_is_no_file_is_not_waited_for",
     ),
-    "a_link_to_a_device_in_a_corpus": Finding(
-        "medium", "a link to a device in a corpus folder is read",
-        "unit/test_data_corpora.py::test_links_to_devices_and_pipes_are_no_files_of_a_folder",
+    "an_endless_text_in_a_corpus": Finding(
+        "medium", "a text without an end in a corpus folder is read",
+        "unit/test_data_corpora.py::test_a_text_without_an_end_is_refused",
     ),
     "readings_that_others_can_read": Finding(
         "medium", "other users can read saved readings",
@@ -131,6 +134,10 @@ FILES: dict[str, Finding] = {
     "an_npz_named_npy": Finding(
         "low", "an npz named npy is a traceback",
         "unit/test_bulk.py::test_files_that_hold_no_vectors_are_refused",
+    ),
+    "a_parquet_bomb": Finding(
+        "low", "a Parquet file of kilobytes fills all memory",
+        "unit/test_data_corpora.py::test_a_parquet_bomb_is_read_a_little_at_a_time",
     ),
     "a_stray_file_among_shards": Finding(
         "low", "a stray file in a run is a traceback",
@@ -323,29 +330,6 @@ MUTATIONS: dict[str, Mutation] = {
         "tests/unit/test_serve_bodies.py::test_a_large_body_is_parsed_beside_the_event_loop",
     ),
 }  # fmt: skip
-LOAD_ROWS = {
-    "streams to their end": ("load", "streams_finished"),
-    "streams left by their clients": ("load", "streams_left"),
-    "streams cut short": ("load", "streams_cut_short"),
-    "explanations": ("load", "explanations"),
-    "answers by status": ("load", "statuses"),
-    "first words, p50, s": ("load", "first_words_s", "p50"),
-    "first words, p95, s": ("load", "first_words_s", "p95"),
-    "first words of a single position, p95, s": ("load", "one_position", "first_words_s", "p95"),
-    "left afterwards": ("after",),
-    "resident memory, MB": ("usage", "resident_mb"),
-    "descriptors": ("usage", "descriptors"),
-}
-LOAD_FACTS = {
-    "A single position alone, p95, seconds": ("alone", "whole_s", "p95"),
-    "Beside one request of 500 positions": ("beside_large", "whole_s", "p95"),
-    "That request itself": ("beside_large", "large_s"),
-    "A single position beside two clients that always ask for 512 positions in 16 samples": (
-        "beside_largest", "whole_s", "p95",
-    ),
-    "Of these, told 429": ("beside_largest", "refused"),
-    "Tracebacks in the log": ("tracebacks",),
-}  # fmt: skip
 LEVELS = ("high", "medium", "low", "wire")
 
 
@@ -355,7 +339,7 @@ def probes_table(text: str) -> str:
     lines = ["| level | finding | before | now | test |", "|---|---|---|---|---|"]
     for level in LEVELS:
         for name, finding in {**FILES, **REQUESTS}.items():
-            if finding.level == level and name in found:
+            if finding.level == level and {"old", "new"} <= found.get(name, {}).keys():
                 old, new = (_said(found[name][each]) for each in ("old", "new"))
                 lines.append(f"| {level} | {finding.words} | {old} | {new} | `{finding.test}` |")
     return "\n".join([*lines, ""])
@@ -381,52 +365,3 @@ def mutations_table(text: str) -> str:
         file, test = f"`{mutation.file}`", mutation.test.removeprefix("tests/")
         lines.append(f"| {mutation.level} | {mutation.words} | {file} | `{test}` | {said} |")
     return "\n".join([*lines, ""])
-
-
-def hostile_table(text: str) -> str:
-    """What hostile requests and files did."""
-    found = json.loads(text)
-    requests, files = found["requests"], found["files"]
-    usage = [each["usage"] for each in requests["servers"]]
-    statuses = Counter[str]()
-    for each in requests["statuses"].values():
-        statuses.update(each)
-    rows = {
-        "hostile requests": f"{requests['num']:,}",
-        "answers": ", ".join(f"{name}: {count:,}" for name, count in sorted(statuses.items())),
-        "the longest of them": f"{max(requests['longest_s'].values()):.2f} s",
-        "the longest wait of an honest client": f"{requests['health_longest_s']:.2f} s",
-        "peak memory of the two servers": " and ".join(f"{u['peak_mb']:.0f} MB" for u in usage),
-        "tracebacks in their logs": str(sum(each["tracebacks"] for each in requests["servers"])),
-        "hostile files": f"{files['num']}",
-        "the longest of them to read or refuse": f"{files['longest_s']:.2f} s",
-        "the most memory that one of them took": f"{files['peak_more_mb']} MB",
-        "violations": ", ".join(found["violations"]) or "none",
-    }
-    return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items()), ""])
-
-
-def load_table(text: str) -> str:
-    """What many clients saw."""
-    found = json.loads(text)
-    lines = ["| | " + " | ".join(f"round {n + 1}" for n in range(len(found["rounds"]))) + " |"]
-    lines.append("|---|" + "---:|" * len(found["rounds"]))
-    for words, value in LOAD_ROWS.items():
-        cells = (_shown(_path(each, value)) for each in found["rounds"])
-        lines.append(f"| {words} | {' | '.join(cells)} |")
-    lines.append("")
-    lines += [f"{words}: {_shown(_path(found, value))}." for words, value in LOAD_FACTS.items()]
-    lines.append(f"Violations: {', '.join(found['violations']) or 'none'}.")
-    return "\n".join([*lines, ""])
-
-
-def _path(found: Any, names: tuple[str, ...]) -> Any:
-    for name in names:
-        found = found[name]
-    return found
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}: {_shown(each)}" for name, each in value.items())
-    return f"{value:.2f}" if isinstance(value, float) and value % 1 else f"{value:,.0f}"

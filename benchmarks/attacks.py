@@ -29,7 +29,7 @@ from typing import Any
 import httpx2
 
 from benchmarks import attack_requests, served
-from benchmarks.attack_table import FINDINGS, MUTATIONS, Mutation
+from benchmarks.attack_table import FILES, FINDINGS, MUTATIONS, REQUESTS, Mutation
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "attacks.json"
@@ -72,6 +72,8 @@ def add_to_results(found: dict[str, Any]) -> None:
     for name, each in found["probes"].items():
         kept["probes"].setdefault(name, {}).update(each)
     kept["mutations"] |= found["mutations"]
+    for kind, named in (("probes", {**FILES, **REQUESTS}), ("mutations", MUTATIONS)):
+        kept[kind] = {name: kept[kind][name] for name in named if name in kept[kind]}
     RESULTS.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 

@@ -2,12 +2,14 @@
 
     python -m benchmarks.kills [--kills 20] [--only label] [--seconds 600] [--output FILE]
 
-Each verb runs once undisturbed on a tiny model made on the spot, and once killed with SIGKILL at
-moments spread at random over its own duration, `--kills` times in all; then to its end. Everything
-that it leaves must be equal byte by byte, but for the seconds in logs, report pages and locks. The
-teacher of `label` is a server on this machine that counts what it is paid for: no more may be asked
-again than was in flight. `saves` kills a server while three clients save readings: what it had
-acknowledged must be there. Prints one JSON object, with `--output` also added to a file, and exits
+Each verb runs once undisturbed on a tiny model made on the spot. Then it is killed with SIGKILL at
+moments spread at random over its own duration and started again, until it ends; and all that in
+another directory, until there were `--kills` kills. Everything that such a run leaves must be equal
+byte by byte, but for the seconds in logs, report pages and locks. The teacher of `label` is a
+server on this machine that counts what it is paid for: no more may be asked again than was in
+flight. `saves` kills a server while three clients save readings: what it had acknowledged must be
+there. Processes are forked from one that has loaded the libraries, so that kills fall into the
+work and not into imports. Prints one JSON object, with `--output` also added to a file, and exits
 with 1 where anything differs.
 """
 
@@ -15,10 +17,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -37,6 +39,7 @@ import numpy as np
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from nlakit.cli import run
 from nlakit.core.site import Site
 from nlakit.data.locks import LOCK_NAME
 from nlakit.models.target import Target
@@ -47,6 +50,12 @@ from nlakit.worlds.storyworld.target import special_ids
 
 from .checkpoints import make_tokenizer
 
+LOADED = (
+    *("nlakit.cli.extract", "nlakit.cli.label", "nlakit.cli.describe", "nlakit.cli.train"),
+    *("nlakit.cli.serve", "nlakit.serve.app", "nlakit.train.pair_stages", "nlakit.teachers.remote"),
+)
+FORKS = multiprocessing.get_context("forkserver")
+PATIENCE_S = 60.0
 RECIPE = Path(__file__).parents[1] / "recipes" / "qwen2.5-7b-lora-1gpu.toml"
 VERBS, SAVES = ("extract", "label", "describe", "train"), "saves"
 WRITERS, SAVING_S = 3, 4.0
@@ -82,6 +91,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, help="file to which each result is added")
     asked = parser.parse_args(arguments)
     verbs = [asked.only] if asked.only else [*VERBS, SAVES]
+    os.environ |= {"OPENAI_API_KEY": "none", "HF_HUB_OFFLINE": "1"}
+    FORKS.set_forkserver_preload([*LOADED, "benchmarks.checkpoints"])
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name, teacher() as (url, paid):
         root = Path(name)
@@ -115,8 +126,9 @@ def measure_saves(data: Path, kills: int, seconds: float, seed: int) -> dict[str
             for number in range(WRITERS):
                 pool.submit(save_readings, address, f"{made} {number}", acknowledged)
             time.sleep(rng.uniform(0.0, SAVING_S))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            assert process.is_alive(), "the server ended by itself"
+            process.kill()
+            process.join()
         made += 1
     store = ReadingStore(data)
     saved = {key: store.get(key) for key in acknowledged}
@@ -127,21 +139,21 @@ def measure_saves(data: Path, kills: int, seconds: float, seed: int) -> dict[str
 
 
 @contextmanager
-def serving(data: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(data: Path) -> Iterator[tuple[Any, str]]:
     """A server of the bundled pair that keeps readings there, and its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nlakit", "serve", "--port", "0", "--no-browser"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "NLAKIT_DATA_DIR": str(data), "HF_HUB_OFFLINE": "1"},
-    )
+    address = data.with_name("address.txt")
+    address.unlink(missing_ok=True)
+    words = ["serve", "--port", "0", "--no-browser"]
+    process = start(words, address, {"NLAKIT_DATA_DIR": str(data)})
     try:
-        assert process.stdout is not None
-        yield process, process.stdout.readline().strip()
+        until = time.monotonic() + PATIENCE_S
+        while not address.exists() or not address.read_text(encoding="utf-8").endswith("\n"):
+            assert process.is_alive() and time.monotonic() < until, "the server did not start"
+            time.sleep(0.02)
+        yield process, address.read_text(encoding="utf-8").strip()
     finally:
         process.kill()
-        process.communicate()
+        process.join()
 
 
 def save_readings(address: str, name: str, acknowledged: dict[str, str]) -> None:
@@ -160,57 +172,62 @@ def measure(
     root: Path, verb: str, kills: int, seconds: float, seed: int, url: str, paid: Paid
 ) -> dict[str, Any]:
     """One verb, undisturbed and killed."""
-    whole, killed = root / f"{verb}-whole", root / f"{verb}-killed"
-    paid.count, began = 0, time.monotonic()
+    whole, began = root / f"{verb}-whole", time.monotonic()
+    paid.count = 0
     run_to_end(command(root, verb, whole, url))
-    took, due = time.monotonic() - began, paid.count
-    rng, made, paid.count = random.Random(f"{seed}/{verb}"), 0, 0
+    took, due, expected = time.monotonic() - began, paid.count, contents(whole)
+    rng, made, runs = random.Random(f"{seed}/{verb}"), 0, 0
+    differing, again, is_frugal = set[str](), 0, True
     while made < kills and time.monotonic() - began < seconds:
-        made += kill_after(command(root, verb, killed, url), rng.uniform(0.0, took))
-    run_to_end(command(root, verb, killed, url))
+        killed, before, paid.count = root / f"{verb}-killed-{runs}", made, 0
+        words = command(root, verb, killed, url)
+        while made < kills and kill_after(words, rng.uniform(0.0, took)):
+            made += 1
+        run_to_end(words)
+        runs += 1
+        found = contents(killed)
+        differing |= {n for n in {**expected, **found} if expected.get(n) != found.get(n)}
+        again += paid.count - due
+        is_frugal &= paid.count - due <= (made - before) * CONCURRENCY
     return {
-        "kills": made,
-        "seconds_undisturbed": round(took, 1),
-        "equal": contents(whole) == contents(killed),
-        "differing": sorted(
-            name
-            for name in {**contents(whole), **contents(killed)}
-            if contents(whole).get(name) != contents(killed).get(name)
-        ),
-        "answers": due,
-        "answers_with_kills": paid.count,
-        "paid_again_at_most": paid.count <= due + made * CONCURRENCY,
+        **{"kills": made, "runs": runs, "seconds_undisturbed": round(took, 1)},
+        **{"files": len(expected), "equal": not differing, "differing": sorted(differing)},
+        **{"answers": due, "asked_again": again, "paid_again_at_most": is_frugal},
     }
 
 
-def kill_after(arguments: list[str], seconds: float) -> int:
-    """Start a command and kill it after some seconds; 0 where it had ended before."""
-    process = start(arguments)
-    try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return 1
-    return 0
+def kill_after(words: list[str], seconds: float) -> bool:
+    """Start a command and kill it after some seconds; False where it had ended before."""
+    process = start(words)
+    process.join(seconds)
+    was_running = process.exitcode is None
+    process.kill()
+    process.join()
+    return was_running and process.exitcode == -signal.SIGKILL
 
 
-def run_to_end(arguments: list[str]) -> None:
-    process = start(arguments)
-    _, said = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{' '.join(arguments)} ended with {process.returncode}:\n{said}")
+def run_to_end(words: list[str]) -> None:
+    process = start(words)
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{' '.join(words)} ended with {process.exitcode}")
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    """A process of its own, whose progress nobody reads."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "nlakit", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE if arguments else None,
-        text=True,
-        env={**os.environ, "OPENAI_API_KEY": "none", "HF_HUB_OFFLINE": "1"},
-    )
+def start(
+    words: list[str], output: Path | None = None, variables: dict[str, str] | None = None
+) -> Any:
+    """`nlakit` in a process of its own; what it prints goes into a file."""
+    process = FORKS.Process(target=_nlakit, args=(words, output, variables or {}))
+    process.start()
+    return process
+
+
+def _nlakit(words: list[str], output: Path | None, variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+    torch.set_num_threads(1)
+    with open(output or os.devnull, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+    sys.exit(run(words))
 
 
 def command(root: Path, verb: str, output: Path, url: str) -> list[str]:

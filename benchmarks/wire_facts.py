@@ -43,7 +43,7 @@ STATUS = (
     *("reconstructor_max_concurrent", "max_describe_requests", "limits"),
 )
 TEXT = "The lonely rose shone near the house,\nInes"
-TEXTS = (TEXT, "a", " leading", "two\n\nlines\n", "漢字 and 🐈 and é", "x" * 300, "1 + 2 = 3.")
+TEXTS = (TEXT, "a", " leading", "two\n\nlines\n", "漢字 and 🐈 and é", "x" * 40, "1 + 2 = 3.")
 CHATS: tuple[list[dict[str, str]], ...] = (
     [{"role": "user", "content": "Hello."}],
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello."}],
@@ -51,6 +51,7 @@ CHATS: tuple[list[dict[str, str]], ...] = (
     [{"role": role, "content": f"say {role}"} for role in ("user", "assistant") * 3],
     [{"role": "user", "content": "漢字 🐈"}, {"role": "assistant", "content": "é\nè"}],
 )
+NO_PROMPT = {"add_generation_prompt": False}
 SHORT = {"max_new_tokens": 6, "temperature": 0}
 
 
@@ -194,10 +195,10 @@ def _spans(wire: Wire) -> bool:
 
 def span_differences(wire: Wire) -> Iterator[str]:
     for messages in CHATS:
-        for asked in ({}, {"add_generation_prompt": False}):
+        for asked in ({}, NO_PROMPT, NO_PROMPT | {"continue_final_message": True}):
             found = wire.post("/tokenize", {"messages": messages, **asked}).json()["tokens"]
             ours = [(each["token_id"], *(each[name] for name in SPAN)) for each in found]
-            stated = spans_by_the_rules(wire, messages, not asked)
+            stated = spans_by_the_rules(wire, messages, **asked)
             if ours != stated:
                 places = (
                     n
@@ -209,27 +210,32 @@ def span_differences(wire: Wire) -> Iterator[str]:
 
 
 def spans_by_the_rules(
-    wire: Wire, messages: list[dict[str, str]], generation_prompt: bool
+    wire: Wire,
+    messages: list[dict[str, str]],
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
 ) -> list[tuple[Any, ...]]:
     """Boundaries by common prefixes of renderings, as the interface states them."""
 
-    def encoded(some: list[dict[str, str]], prompt: bool = False) -> list[int]:
-        if not some:
-            return []
-        options = {"tokenize": False, "add_generation_prompt": prompt}
-        return ids_of(wire, wire.tokenizer.apply_chat_template(some, **options))
+    def encoded(some: list[dict[str, str]], **options: bool) -> list[int]:
+        rendered = wire.tokenizer.apply_chat_template(some, tokenize=False, **options)
+        return ids_of(wire, rendered)
 
-    ids = encoded(messages, generation_prompt)
+    ids = encoded(
+        messages,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+    )
     ends = [common(ids, encoded(messages[: n + 1])) for n in range(len(messages))]
     found: list[tuple[Any, ...]] = []
     start = 0
     for index, (message, end) in enumerate(zip(messages, ends, strict=True)):
-        hollow = [*messages[:index], {**message, "content": ""}, *messages[index + 1 :]]
-        empty = encoded(hollow[: index + 1])
+        empty = encoded([*messages[:index], {**message, "content": ""}])
         block = ids[start:end]
         header = max(0, common(ids[:end], empty) - start)
         tail = common(block[::-1], empty[start:][::-1])
-        footer = min(tail, len(block) - header)
+        is_open = continue_final_message and index == len(messages) - 1
+        footer = 0 if is_open else min(tail, len(block) - header)
         names = ["header"] * header + ["content"] * (len(block) - header - footer)
         names += ["footer"] * footer
         role = message["role"]
@@ -290,7 +296,7 @@ def _completion_stream(wire: Wire) -> bool:
 def _completion_bounds(wire: Wire) -> bool:
     asked = {"completion_tokens": 0}, {"temperature": 5.1}, {"temperature": -1}
     refused = all(wire.detail("/completion", {"text": "a", **each})[0] == 422 for each in asked)
-    long = {"text": TEXT * 30, "completion_tokens": 10**9}
+    long = {"text": TEXT * 8, "completion_tokens": 10**9}
     return refused and wire.post("/completion", long).status_code == 200
 
 
