@@ -475,26 +475,33 @@ TRAINING = (
 @probe(200)
 def two_trainings_in_one_directory(room: Path) -> Outcome:
     words = ["train", RECIPES / "smoke.toml", *TRAINING, "--output", room / "out"]
-    first, log = os.fork(), room / "out" / "1-target" / "metrics.jsonl"
-    if first == 0:
-        os._exit(command(*words)[0])
+    first, log = forked(words, room / "first"), room / "out" / "1-target" / "metrics.jsonl"
     try:
         until = time.monotonic() + 120
         while not log.exists() and time.monotonic() < until:
             time.sleep(0.05)
         assert log.exists(), "the first training did not begin"
-        second = os.fork()
-        if second == 0:
-            code, said = command(*words)
-            (room / "said").write_text(said)
-            os._exit(code)
-        code = ended(second, 30)
+        code = ended(forked(words, room / "said"), 30)
     finally:
         os.kill(first, signal.SIGKILL)
         os.waitpid(first, 0)
     said = (room / "said").read_text() if code is not None else ""
-    words = f"exits {code}: {ending(said)}"
-    return "writing there" in said, f"the second {'writes, too' if code is None else words}"
+    ends = f"exits {code}: {ending(said)}"
+    return "writing there" in said, f"the second {'writes, too' if code is None else ends}"
+
+
+def forked(words: list[str | Path], output: Path) -> int:
+    """A child that runs a command and writes what it said."""
+    process = os.fork()
+    if process == 0:
+        code, said = 1, ""
+        try:
+            code, said = command(*words)
+        except Exception as error:  # noqa: BLE001 - the parent looks at it
+            said = f"traceback: {type(error).__name__}: {error}"
+        output.write_text(said)
+        os._exit(code)
+    return process
 
 
 def ended(process: int, seconds: float) -> int | None:

@@ -210,7 +210,7 @@ REQUESTS: dict[str, Finding] = {
         "test_a_client_that_leaves_in_the_middle_of_its_body_is_no_error",
     ),
     "deep_json_in_a_body": Finding(
-        "low", "JSON of many levels in a body is a 500",
+        "low", "JSON of many levels in a body is not called malformed",
         "unit/test_serve_bodies.py::test_deep_json_is_malformed",
     ),
     "references_in_the_served_description": Finding(
@@ -318,7 +318,7 @@ MUTATIONS: dict[str, Mutation] = {
     "relabelling": Mutation(
         "medium", "relabelling a finished set and being killed mixes two teachers",
         "data/labels.py",
-        "    _check_same_plan(directory, plan)\n",
+        "        _check_same_plan(directory, plan)\n",
         "",
         "tests/unit/test_data.py::test_another_teachers_set_is_refused_and_left_as_it_is",
     ),

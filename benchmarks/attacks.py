@@ -7,7 +7,7 @@ both: files and runs in processes of their own (`attack_files`), requests over H
 (`attack_requests`). What no probe can show from outside is shown by a mutation: the fix is taken
 out of a copy of these sources, and the test that is named must fail there. Prints one JSON object;
 `--write` adds it to `benchmarks/results/attacks.json`, of which `docs/render.py` makes tables. The
-exit status is 1 where these sources do not hold, or a mutation passes.
+exit status is 1 where these sources do not hold, the base does, or a mutation passes.
 """
 
 from __future__ import annotations
@@ -78,10 +78,16 @@ def add_to_results(found: dict[str, Any]) -> None:
 
 
 def violations(found: dict[str, Any]) -> list[str]:
-    """What does not hold."""
-    probes = found["probes"].items()
-    broken = [name for name, each in probes if not each.get("new", {"held": True})["held"]]
-    return broken + [name for name, each in found["mutations"].items() if not each["failed"]]
+    """What does not hold, and what shows nothing: a finding that the base does not have."""
+    wrong = {"old": True, "new": False}
+    broken = [
+        f"{name}: {label} {'holds' if held else 'does not hold'}"
+        for name, each in found["probes"].items()
+        for label, held in wrong.items()
+        if label in each and each[label]["held"] is held
+    ]
+    passing = [name for name, each in found["mutations"].items() if not each["failed"]]
+    return broken + [f"{name}: the test passes without the fix" for name in passing]
 
 
 def archive(commit: str, directory: Path, *paths: str) -> Path:

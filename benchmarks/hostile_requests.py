@@ -40,6 +40,7 @@ VALUES = (
     *(None, True, False, 0, -1, 1, 2**31, -(2**31) - 1, 2**63, 10**30, -(10**300), 0.5, 1e-300),
     *(1e-46, 5e-324, 1e308, "", "a", "0.5", [], {}, [[]], [{}], {"a": {"a": {}}}, [None], ["x"]),
 )
+NUM_TOKENS = ("max_new_tokens", "completion_tokens")
 HEADERS = (
     *("X-Client-Id: " + "x" * 200, "X-Client-Id: \t", "X-Forwarded-For: 1.2.3.4, 5.6.7.8"),
     *("Accept: text/html", "Accept: application/octet-stream", "Origin: http://evil.example"),
@@ -142,6 +143,10 @@ def body_for(rng: random.Random, path: str, d_model: int) -> dict[str, Any]:
     return {"title": text_of(rng)[:150] or "a", "reading": {"text": text_of(rng), "n": [1, None]}}
 
 
+def is_large(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value > 2
+
+
 # -- kinds -----------------------------------------------------------------------------------------
 def odd_fields(rng: random.Random, d_model: int) -> Attack:
     """A valid body in which some fields are something else, or gone."""
@@ -149,7 +154,9 @@ def odd_fields(rng: random.Random, d_model: int) -> Attack:
     body = body_for(rng, path, d_model)
     for _ in range(rng.randint(0, 2)):
         name = rng.choice([*body, "unknown", "document", "tools", "enable_thinking"])
-        if rng.random() < 0.3:
+        if name in NUM_TOKENS:  # without a small one a valid request is long work
+            body[name] = rng.choice([value for value in VALUES if not is_large(value)])
+        elif rng.random() < 0.3:
             body.pop(name, None)
         else:
             body[name] = rng.choice(VALUES)
@@ -188,7 +195,8 @@ def many(rng: random.Random, d_model: int) -> Attack:
     unit = rng.choice([b"[],", b"{},", b"1,", b'"x",', b"null,"])
     number = rng.choice([1000, 20_000, 100_000])
     field = rng.choice([b"activations", b"messages", b"positions", b"reading", b"unknown", b"text"])
-    body = b'{"title": "a", "text": "a", "' + field + b'": [' + unit * number + b"0]}"
+    few = b'"max_new_tokens": 2, "completion_tokens": 2, '
+    body = b'{"title": "a", "text": "a", ' + few + b'"' + field + b'": [' + unit * number + b"0]}"
     return Attack("many members", request("POST", path, body))
 
 
