@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.serving import D_MODEL, ScriptedEngine, scripted_nla
+from support.serving import D_MODEL, ScriptedEngine, ScriptedSession, scripted_nla
 
 from nlakit.engines.base import Sampling
 from nlakit.serve.clients import Client
@@ -58,6 +58,37 @@ def test_a_click_takes_no_more_steps_while_500_positions_of_another_client_run(m
     busy = rounds_until_answered(ask_for(runner, click, 1), one_round)
     assert busy == idle and busy[0] == 1
     assert large.num_unfinished > 400
+
+
+def test_a_click_is_written_in_the_time_of_a_few_steps_of_a_large_batch(monkeypatch):
+    """On a CPU a step takes the longer the more rows it has; here a millisecond a row."""
+    runner, one_round, clock = run_by_hand(monkeypatch, seconds_a_round=0.0)
+    step = ScriptedSession.step
+
+    def timed(session: ScriptedSession) -> None:
+        clock[0] += 0.001 * len(session.rows)
+        step(session)
+
+    monkeypatch.setattr(ScriptedSession, "step", timed)
+    large = ask_for(runner, Client("a", "all"), 500)
+    one_round(3)
+    started, tokens = clock[0], sum(len(row.ids) for row in runner._batches.rows)
+    first, answered = rounds_until_answered(ask_for(runner, Client("b", "click"), 1), one_round)
+    assert first == 1 and answered <= 2  # 30 words alone would be 30 rounds
+    assert clock[0] - started <= answered * 2 * 0.056 + 0.001  # and half of the time at most
+    assert sum(len(row.ids) for row in runner._batches.rows) == tokens + 56 * answered
+    assert large.num_unfinished == 500
+
+
+@pytest.mark.parametrize(("num_large", "apart"), [(0, 0), (9, 8)])
+def test_small_requests_are_apart_from_large_ones_and_else_together(monkeypatch, num_large, apart):
+    runner, one_round, _ = run_by_hand(monkeypatch)
+    large = [ask_for(runner, Client("a", "all"), num_large)] if num_large else []
+    jobs = [ask_for(runner, Client("a", str(number)), 1) for number in range(20)]
+    one_round()
+    assert runner.engine.most_rows == 20 + num_large - apart
+    one_round(40)
+    assert all(job.news()[1] for job in [*large, *jobs])
 
 
 def test_a_small_call_waits_for_one_of_each_other_client(monkeypatch):

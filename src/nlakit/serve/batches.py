@@ -1,5 +1,10 @@
-"""The rows that are being written: one batch for all requests, and apart from it one in which the
-rows of a failed batch are tried again.
+"""The rows that are being written: a batch for all requests, one for the rows of small requests,
+and apart from them one in which the rows of a failed batch are tried again.
+
+On a CPU a step takes the longer the more rows it has, so a small request that shares its batch with
+500 positions would be as slow as they are. In a batch of its own it takes as many steps as fit into
+the time of one step of the others, so that it costs them half of the time at most. Where all are
+small, they share one batch.
 
 When a step fails, nobody can say which row was the reason. The rows are started over in two halves,
 a half that fails again in two quarters, and so on: only a row that fails alone is told so. A row
@@ -23,6 +28,8 @@ from nlakit.errors import NlakitError
 FAILURES = (NlakitError, RuntimeError, ValueError, ArithmeticError, LookupError)
 """What a model can answer: out of memory, a bad shape, a refusal."""
 
+COMMON, SMALL = 0, 1
+
 log = logging.getLogger("nlakit.serve")
 
 
@@ -33,23 +40,37 @@ class Ended(NamedTuple):
     completion: Completion
 
 
+class Stepped(NamedTuple):
+    """The rows that have ended, and how many tokens were written."""
+
+    ended: list[Ended]
+    num_tokens: int
+
+
 class Batches:
     """The rows of all requests, on the engine's thread.
 
     Args:
-        new_batch: makes an empty batch.
+        new_batch: makes an empty batch for so many rows.
+        sizes: of the common batch, and of that of small requests.
+        is_small: whether a row is of a small request. Where their batch is full, it shares.
         vector_of: a row's activation, as the verbalizer can read it.
         fail: told of a row that can not be written, and why; it has left.
+        clock: in seconds.
     """
 
     def __init__(
         self,
-        new_batch: Callable[[], Session],
+        new_batch: Callable[[int], Session],
+        sizes: tuple[int, int],
+        is_small: Callable[[Row], bool],
         vector_of: Callable[[Row], Tensor],
         fail: Callable[[Row, str], None],
+        clock: Callable[[], float],
     ) -> None:
         self._new_batch, self._vector_of, self._fail = new_batch, vector_of, fail
-        self._common = new_batch()
+        self._sizes, self._is_small, self._clock = sizes, is_small, clock
+        self._lanes = [new_batch(size) for size in sizes]
         self._trial: Session | None = None
         self._suspects: deque[list[Row]] = deque()
 
@@ -58,29 +79,64 @@ class Batches:
         """All that are being written or are to be started over."""
         trial = self._trial.rows if self._trial is not None else ()
         waiting = [row for group in self._suspects for row in group]
-        return [*self._common.rows, *trial, *waiting]
+        written = [row for lane in self._lanes for row in lane.rows]
+        return [*written, *trial, *waiting]
 
     def __len__(self) -> int:
         trial = len(self._trial.rows) if self._trial is not None else 0
-        return len(self._common.rows) + trial + sum(map(len, self._suspects))
+        written = sum(len(lane.rows) for lane in self._lanes)
+        return written + trial + sum(map(len, self._suspects))
 
     def admit(self, rows: list[Row]) -> list[Ended]:
         """Let rows in and write their first tokens; returns those that this ended."""
-        before = list(self._common.rows)
+        small = [row for row in rows if self._is_small(row)][: self._room_apart(rows)]
+        apart = {id(row) for row in small}
+        others = [row for row in rows if id(row) not in apart]
+        return self._admit(SMALL, small) + self._admit(COMMON, others)
+
+    def _room_apart(self, rows: Sequence[Row]) -> int:
+        """Rows that the batch of small requests can take: none while there is no large one."""
+        if all(self._is_small(row) for row in (*self._lanes[COMMON].rows, *rows)):
+            return 0
+        return max(0, self._sizes[SMALL] - len(self._lanes[SMALL].rows))
+
+    def _admit(self, lane: int, rows: list[Row]) -> list[Ended]:
+        if not rows:
+            return []
+        batch = self._lanes[lane]
+        before = list(batch.rows)
         try:
-            self._common.admit(rows, self._vectors(rows))
+            batch.admit(rows, self._vectors(rows))
         except FAILURES as error:
-            self._common = self._new_batch()
+            self._lanes[lane] = self._new_batch(self._sizes[lane])
             self._start_over([group for group in (before, rows) if group], error)
             return []
-        return self._release(self._common)
+        return self._release(batch)
 
-    def step(self) -> list[Ended]:
-        """Write one token in every row; returns the rows that have ended."""
-        ended = self._step(self._common)
+    def step(self) -> Stepped:
+        """Write one token in every row, and more in those of small requests."""
+        started = self._clock()
+        common = self._step_lane(COMMON)
+        small = self._step_small(self._clock() - started)
+        trial, num_tried = self._step_trial()
+        ended = [*common.ended, *small.ended, *trial]
+        return Stepped(ended, common.num_tokens + small.num_tokens + num_tried)
+
+    def _step_small(self, seconds: float) -> Stepped:
+        """Steps of the small requests, for so long as the others took theirs; at least one."""
+        end = self._clock() + seconds
+        ended, num_tokens = self._step_lane(SMALL)
+        while self._lanes[SMALL].rows and self._clock() < end:
+            more = self._step_lane(SMALL)
+            ended, num_tokens = ended + more.ended, num_tokens + more.num_tokens
+        return Stepped(ended, num_tokens)
+
+    def _step_lane(self, lane: int) -> Stepped:
+        num_rows = len(self._lanes[lane].rows)
+        ended = self._step(self._lanes[lane])
         if ended is None:
-            self._common, ended = self._new_batch(), []
-        return ended + self._step_trial()
+            self._lanes[lane], ended = self._new_batch(self._sizes[lane]), []
+        return Stepped(ended, num_rows)
 
     def drop(self, rows: Sequence[Row]) -> None:
         """Take out rows that nobody waits for any more."""
@@ -102,7 +158,7 @@ class Batches:
 
     # -- one batch ---------------------------------------------------------------------------------
     def _batches(self) -> list[Session]:
-        return [self._common] if self._trial is None else [self._common, self._trial]
+        return self._lanes if self._trial is None else [*self._lanes, self._trial]
 
     def _vectors(self, rows: Sequence[Row]) -> Tensor:
         return torch.stack([self._vector_of(row) for row in rows])
@@ -119,19 +175,21 @@ class Batches:
             return None
         return self._release(batch)
 
-    def _step_trial(self) -> list[Ended]:
+    def _step_trial(self) -> Stepped:
         """A step of the rows that are tried apart; the next of them, where there are none."""
         if self._trial is None or not self._trial.rows:
-            return self._next_trial() if self._suspects else []
+            waiting = len(self._suspects[0]) if self._suspects else 0
+            return Stepped(self._next_trial() if waiting else [], waiting)
+        num_rows = len(self._trial.rows)
         ended = self._step(self._trial)
         if ended is None:
             self._trial = None
-        return ended or []
+        return Stepped(ended or [], num_rows)
 
     def _next_trial(self) -> list[Ended]:
         group = self._suspects.popleft()
         try:
-            self._trial = self._trial or self._new_batch()
+            self._trial = self._trial or self._new_batch(self._sizes[COMMON])
             self._trial.admit(group, self._vectors(group))
         except FAILURES as error:
             self._trial = None

@@ -26,7 +26,7 @@ from nlakit.reading import Score
 from .batches import FAILURES, Batches, Ended, reason
 from .clients import NOBODY, Client, Turns
 from .metrics import Metrics
-from .queue import FairQueue, Job, ScoredSample, Ticket, Unavailable, now
+from .queue import RESERVED, FairQueue, Job, ScoredSample, Ticket, Unavailable, now
 
 T = TypeVar("T")
 PROGRESS_S = 1 / 15
@@ -67,10 +67,14 @@ class Runner:
         self._told: dict[Row, Told] = {}
         self._first_ended = 0.0
         self._stopping = False
+        num_small = max(1, queue.max_rows // RESERVED)
         self._batches = Batches(
-            lambda: self.engine.session(queue.max_rows),
+            self.engine.session,
+            (queue.max_rows, num_small),
+            lambda row: ticket_of(row).job.num_rows <= num_small,
             lambda row: in_range(row_vector(row)),
             lambda row, message: self._fail([row], message),
+            lambda: now(),
         )
         self._thread = threading.Thread(target=self._run, name="nlakit-engine", daemon=True)
 
@@ -198,9 +202,8 @@ class Runner:
             self._collect(self._batches.admit(rows), len(rows))
 
     def _step(self) -> None:
-        num_rows = len(self._batches)
-        if num_rows:
-            self._collect(self._batches.step(), num_rows)
+        if self._batches:
+            self._collect(*self._batches.step())
             self._tell_progress()
 
     def _collect(self, ended: list[Ended], num_tokens: int) -> None:
