@@ -23,6 +23,9 @@ from pathlib import Path
 from torch import Tensor
 
 from nlakit import sae
+from nlakit.audit.embed import embedder
+from nlakit.audit.reading_map import reading_map
+from nlakit.cli.pairs import PairOptions
 from nlakit.config import FrozenModel, write_text_atomic
 from nlakit.errors import UserError
 from nlakit.models.target import Target
@@ -37,13 +40,17 @@ from nlakit.sae.measure import measure
 from nlakit.sae.run import SAE_DIRECTORY
 from nlakit.sae.shift import Labelled, shift
 from nlakit.sae.texts import Passage
+from nlakit.worlds.storyworld.eval_set import StoryworldSet
 from nlakit.worlds.storyworld.sae import StoryworldTexts, fact_labels, rhyme_prompts, two_facts
 
 from .process import ROOT
-from .sae_tables import CIRCUIT, DUAL, GRAPH, REPORTS, SHIFT
+from .sae_tables import CIRCUIT, DUAL, GRAPH, READINGS, REPORTS, SHIFT
 
 PICTURE = ROOT / "docs" / "sae-dual-map.svg"
 PICTURED = "end-to-end"
+READING_PICTURE, READING_SEED = ROOT / "docs" / "sae-reading-map.svg", 1
+OTHER_NLA = "storyworld/plain-rl"
+"""Beside the bundled one: RL without grounding."""
 REPORT_SEED, LABEL_SEED, PROMPT_SEED, SHIFT_SEED = 90_001, 90_002, 90_003, 71
 DOCUMENTS = 300
 PROMPTS = 120
@@ -180,6 +187,15 @@ def dual_maps(run: Run) -> None:
         _write(DUAL / f"dual-{name}.json", found, exclude={"points"})
 
 
+def readings(_: Run) -> None:
+    """Two bundled NLAs at the same tokens; of the best embedder that is installed."""
+    eval_set = StoryworldSet()
+    pairs = [PairOptions(nla=name).load_for_evaluation(eval_set) for name in (None, OTHER_NLA)]
+    found = reading_map(pairs[0], pairs[1], eval_set, embedder(), DOCUMENTS, READING_SEED)
+    write_text_atomic(READING_PICTURE, plot(found))
+    _write(READINGS, found, exclude={"points"})
+
+
 def _question(pair: tuple[str, str]) -> str:
     kind, _, first = pair[0].partition("=")
     return f"{kind}: {first} or {pair[1].partition('=')[2]}"
@@ -195,6 +211,7 @@ PARTS: dict[str, Callable[[Run], None]] = {
     "graph": rhyme_graph,
     "shift": topic_without_mood,
     "dual": dual_maps,
+    "readings": readings,
     "reports": reports,
 }
 

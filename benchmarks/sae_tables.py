@@ -18,6 +18,7 @@ SPEED = RESULTS / "speed.json"
 AUTOINTERP, REAL = RESULTS / "autointerp.json", RESULTS / "smollm2.json"
 NAMED = RESULTS / "smollm2-named.json"
 CIRCUIT, SHIFT = RESULTS / "circuit.json", RESULTS / "shift.json"
+READINGS = RESULTS / "reading-map.json"
 GRAPH = RESULTS / "circuit-graph.json"
 
 ORDER = ("standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka")
@@ -34,10 +35,11 @@ def metrics(text: str) -> str:
         "KL recovered": ("kl_recovered", "kl_recovered_interval"),
     }
     reports = _named(text, ORDER)
-    lines = [f"| | {' | '.join(columns)} | alive | facts, F1 ≥ 0.9 |", "|---|" + "---:|" * 6]
+    told = "alive | facts, F1 ≥ 0.9 | split | absorbed"
+    lines = [f"| | {' | '.join(columns)} | {told} |", "|---|" + "---:|" * 8]
     for name, report in reports.items():
         cells = [_with_interval(report, *keys) for keys in columns.values()]
-        cells += [f"{report['alive']:.2f}", _facts(report)]
+        cells += [f"{report['alive']:.2f}", _facts(report), *_split_and_absorbed(report)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([_source(reports), "", *lines, ""])
 
@@ -111,6 +113,18 @@ def _facts(report: dict[str, Any]) -> str:
     return f"{report['facts']['found']} of {report['facts']['total']}"
 
 
+PROBED_F1 = 0.6
+"""Facts that a dense probe says less well are neither split nor absorbed."""
+
+
+def _split_and_absorbed(report: dict[str, Any]) -> tuple[str, str]:
+    """How many of the probed facts are split, and the mean share absorbed."""
+    probed = [each for each in report["facts"]["scores"] if each["dense"] >= PROBED_F1]
+    split = sum(len(each["split"]) > 1 for each in probed)
+    absorbed = [each["absorbed"] or 0.0 for each in probed]
+    return f"{split} of {len(probed)}", f"{sum(absorbed) / len(absorbed):.3f}"
+
+
 def _with_interval(report: dict[str, Any], key: str, interval: str, digits: int = 3) -> str:
     if report[key] is None:
         return "–"
@@ -137,6 +151,32 @@ def dual(text: str) -> str:
             for each in zip(report[key], report[f"{key}_intervals"], strict=True)
         ]
         lines.append(f"| {report['names'][0]} and {report['names'][1]} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def readings(text: str) -> str:
+    """Two NLAs' readings of the same tokens."""
+    report = json.loads(text)
+    same, names = report["same_token"], " and ".join(report["names"])
+    tokens = sum(report["across"][0])
+    cells = [
+        _numbers(same["cosine"], same["interval"], 2),
+        _numbers(same["other_document"], same["other_document_interval"], 2),
+        *(
+            _numbers(*each, 2)
+            for each in zip(report["mean_across"], report["mean_across_intervals"], strict=True)
+        ),
+        f"{100 * same['identical']:.0f} %",
+    ]
+    lines = [
+        f"{names} at {tokens} tokens of as many held-out documents (seed {report['seed']}), "
+        f"embedded by {same['embedder']}, mean cosines with 95 % intervals by document:",
+        "",
+        "| same token | *another document* | nearest, first in second | nearest, second in first "
+        "| same words |",
+        "|---:|---:|---:|---:|---:|",
+        f"| {' | '.join(cells)} |",
+    ]
     return "\n".join([*lines, ""])
 
 

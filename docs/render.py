@@ -370,6 +370,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "sae_spliced": (sae_tables.REPORTS, sae_tables.spliced),
     "sae_beside": (sae_tables.BESIDE, sae_tables.beside),
     "sae_dual": (sae_tables.DUAL, sae_tables.dual),
+    "sae_readings": (sae_tables.READINGS, sae_tables.readings),
     "sae_circuit": (sae_tables.CIRCUIT, sae_tables.circuit),
     "sae_graph": (sae_tables.GRAPH, sae_tables.graph),
     "sae_shift": (sae_tables.SHIFT, sae_tables.shift),

@@ -27,10 +27,12 @@ from nlakit.core.site import Site
 from nlakit.engines.base import Completion
 from nlakit.engines.local import LocalEngine, Row
 from nlakit.evals.probe_store import Probes
+from nlakit.models.lens import Lens
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.pair.pair import Pair
+from nlakit.sae.dual_map import DualMap
 from nlakit.serve.app import create_app
 from nlakit.serve.connections import Room, uvicorn_config
 from nlakit.serve.latents import ServedLatents
@@ -261,10 +263,13 @@ def client_for(
     data_dir: Path,
     probes: Probes | None = None,
     latents: ServedLatents | None = None,
+    reading_map: DualMap | None = None,
+    jacobian_lens: Lens | None = None,
     **settings: Any,
 ) -> TestClient:
     """A client of a server of its own; use it as a context."""
-    app = create_app(nla, Settings(data_dir=data_dir, **settings), probes, ServedWorld(), latents)
+    chosen = Settings(data_dir=data_dir, **settings)
+    app = create_app(nla, chosen, probes, ServedWorld(), latents, reading_map, jacobian_lens)
     return TestClient(app, base_url="http://127.0.0.1:8000")
 
 

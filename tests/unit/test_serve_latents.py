@@ -79,6 +79,33 @@ def test_the_server_says_what_it_has(client, pair):
         "has_map": True,
     }
     assert DualMap.model_validate(client.get("/v1/latents/map").json()) == MAP
+    assert client.get("/v1/models").json()["models"][0]["has_reading_map"] is False
+    refused = client.get("/v1/reading-map")
+    assert refused.status_code == 404 and "--reading-map FILE" in refused.json()["detail"]
+
+
+def test_the_jacobian_lens_is_asked_for_by_name(client, pair, tmp_path):
+    body = {"text": TEXT, "position": 3, "lens": "jacobian"}
+    refused = client.post("/v1/lens", json=body)
+    assert refused.status_code == 404 and "nlakit lens fit" in refused.json()["detail"]
+    width = pair.card.d_model
+    # With the identity in place of each Jacobian it is the logit lens.
+    lens = Lens(
+        {layer: torch.eye(width) for layer in range(pair.target.model.config.num_hidden_layers - 1)}
+    )
+    with client_for(pair, tmp_path, jacobian_lens=lens) as found:
+        assert found.get("/v1/models").json()["models"][0]["has_jacobian_lens"] is True
+        asked = found.post("/v1/lens", json=body).json()
+        plain = found.post("/v1/lens", json={**body, "lens": "logit"}).json()
+    assert (asked["lens"], plain["lens"]) == ("jacobian", "logit")
+    assert asked["tokens"][0]["layers"][0] == plain["tokens"][0]["layers"][0]
+
+
+def test_a_map_of_readings_is_served_without_an_autoencoder(pair, tmp_path):
+    readings = MAP.model_copy(update={"of": "readings"})
+    with client_for(pair, tmp_path, reading_map=readings) as found:
+        assert found.get("/v1/models").json()["models"][0]["has_reading_map"] is True
+        assert DualMap.model_validate(found.get("/v1/reading-map").json()) == readings
 
 
 def test_features_are_those_of_the_text(client, pair, beside):

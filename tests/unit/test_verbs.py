@@ -93,6 +93,7 @@ WITHOUT_JSON = {
     "dual-map": "writes JSON into a file",
     "lens fit": "prints the lens's path on a line",
     "mcp": "speaks a protocol",
+    "reading-map": "writes JSON into a file",
     "serve": "prints its address on a line",
     "train": "prints the run's directory on a line",
 }

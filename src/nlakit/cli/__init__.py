@@ -101,6 +101,11 @@ app.command(
     help="Put two dictionaries of one site on one map.",
 )
 app.command(
+    "nlakit.cli.reading_map:reading_map",
+    name="reading-map",
+    help="Put what two NLAs say of the same tokens on one map.",
+)
+app.command(
     "nlakit.cli.witness:witness",
     name="witness",
     help="Show which latents an NLA's explanations keep, lose and invent.",

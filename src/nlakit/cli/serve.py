@@ -30,7 +30,9 @@ from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
 
 if TYPE_CHECKING:
+    from nlakit.models.lens import Lens
     from nlakit.pair.pair import Pair
+    from nlakit.sae.dual_map import DualMap
     from nlakit.serve.latents import ServedLatents
 
 DATA_DIR_VARIABLE = "NLAKIT_DATA_DIR"
@@ -49,6 +51,7 @@ def serve(
     max_rows: int = 64,
     sae: str | None = None,
     latent_map: Annotated[Path | None, Parameter(negative=())] = None,
+    reading_map: Annotated[Path | None, Parameter(negative=())] = None,
     pair: PairOptions = BUNDLED,
     devices: DeviceOptions = AUTOMATIC,
 ) -> None:
@@ -80,6 +83,8 @@ def serve(
         here: the page then shows latents, too.
     latent_map
         A map of its dictionary and another one, as `nlakit dual-map` writes it.
+    reading_map
+        A map of two NLAs' readings, as `nlakit reading-map` writes it.
     devices
         Where models run.
     """
@@ -107,7 +112,8 @@ def serve(
         loaded = pair.load(devices)
         beside = None if sae is None else served_latents(sae, latent_map, loaded)
         world = ServedWorld() if loaded.card.claims == STORYWORLD.name else None
-        app = create_app(loaded, settings, probes, world, beside)
+        readings = None if reading_map is None else served_readings(reading_map)
+        app = create_app(loaded, settings, probes, world, beside, readings, fitted_lens(loaded))
         run(app, settings, listener, browse=not no_browser)
 
 
@@ -146,6 +152,38 @@ def served_latents(name: str, map_file: Path | None, loaded: Pair) -> ServedLate
         store if store.exists() else None,
         None if map_file is None else read_dual_map(map_file),
     )
+
+
+def fitted_lens(loaded: Pair) -> Lens | None:
+    """The Jacobian lens that `nlakit lens fit` has made of the target, where it has.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    from nlakit.models.lens import load_lens
+
+    from .lens import LENSES, default_path
+
+    # Its name is a hash of the target's weights, which takes seconds of a large one.
+    if not LENSES.is_dir():
+        return None
+    path = default_path(loaded.target)
+    return load_lens(path, loaded.target.d_model) if path.exists() else None
+
+
+def served_readings(file: Path) -> DualMap:
+    """A map of two NLAs' readings.
+
+    Raises:
+        InputError: it is one of two dictionaries.
+        CheckpointError: it cannot be read.
+    """
+    from nlakit.sae.dual_map import read_dual_map
+
+    found = read_dual_map(file)
+    if found.of != "readings":
+        raise InputError(f"{file} is a map of two dictionaries; give it as --latent-map.")
+    return found
 
 
 def make_settings(**chosen: Any) -> Settings:

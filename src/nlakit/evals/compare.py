@@ -44,11 +44,7 @@ def compare(
     Raises:
         InputError: fewer than 2 documents, or pairs of two targets.
     """
-    if _target(pair) != _target(other):
-        raise InputError(
-            f"{pair.name} and {other.name} read different targets, so their places are not the "
-            "same. Compare pairs that were trained on one."
-        )
+    check_same_target(pair, other)
     ours = read_sample(pair, eval_set, documents, seed, temperature)
     # One mean for both, or their FVEs would not be of the same variance.
     alike = replace(other, mean_D=pair.mean_D)
@@ -74,6 +70,15 @@ def compare(
         [*lines, Line(name=DIFFERENCE, figures=differences)],
         suspicions=[*_silent(lines), *_suspicions(differences)],
     )
+
+
+def check_same_target(pair: Pair, other: Pair) -> None:
+    """Raise `InputError` for pairs that cannot read the same activations."""
+    if _target(pair) != _target(other):
+        raise InputError(
+            f"{pair.name} and {other.name} read different targets, so their places are not the "
+            "same. Compare pairs that were trained on one."
+        )
 
 
 def _target(pair: Pair) -> tuple[int, dict[str, str]]:

@@ -1,4 +1,5 @@
-"""Two dictionaries of one site side by side: nearest neighbours, and a map that both share.
+"""Two dictionaries of one site side by side: nearest neighbours, and a map that both share. So two
+NLAs' readings, of which `audit.reading_map` makes one.
 
 As Braun et al. 2024 do it: the unit decoder directions of both are put together and one UMAP is
 fitted to all. UMAP is no metric: how far two clusters lie apart means nothing, nor how dense one
@@ -7,6 +8,7 @@ is. Nearest neighbours are by cosine, in the full space, and do mean something.
 
 from __future__ import annotations
 
+import html
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,34 +30,60 @@ COLORS = ("#2563a8", "#c2410c")
 
 
 class MapPoint(FrozenModel):
-    """One latent on the map."""
+    """One latent on the map, or one reading."""
 
     dictionary: Literal[0, 1]
+    """Which side."""
     latent: int
+    """Its number; of a reading that of the token, which both sides have read."""
     x: float
     y: float
     nearest: int
-    """Latent of the other dictionary whose direction is closest."""
+    """Number of the closest on the other side, by direction or by embedding."""
     cosine: float
+    text: str | None = None
+    """Of a reading, the explanation."""
+    around: str | None = None
+    """Of a reading, the text before its token and the token."""
+    same: float | None = None
+    """Of a reading, the cosine with the other side's reading of the same token."""
+
+
+class SameToken(FrozenModel):
+    """How alike two NLAs' readings of one token are: mean cosines of their embeddings."""
+
+    embedder: str
+    by_meaning: bool
+    """False: only the same words are close."""
+    cosine: float
+    interval: Interval
+    other_document: float
+    """The floor: each reading with the other NLA's of another document."""
+    other_document_interval: Interval
+    identical: float
+    """Share of tokens at which both say the very same words."""
 
 
 class DualMap(FrozenModel):
-    """Two dictionaries."""
+    """Two dictionaries, or the readings of two NLAs at the same tokens."""
 
     schema_version: Literal[1] = 1
     kind: Literal["sae_dual_map"] = "sae_dual_map"
+    of: Literal["latents", "readings"] = "latents"
     names: tuple[str, str]
     seed: int
     across: tuple[tuple[int, ...], tuple[int, ...]]
-    """Latents of each by their largest cosine with the other dictionary, in bars from 0 to 1."""
+    """Points of each by their largest cosine with the other, in bars from 0 to 1."""
     within: tuple[tuple[int, ...], tuple[int, ...]]
-    """The same with the other latents of their own."""
+    """The same with the others of their own side."""
     mean_across: tuple[float, float]
-    """With 95 % intervals, by latent."""
+    """With 95 % intervals, by latent; of readings by document."""
     mean_across_intervals: tuple[Interval, Interval]
     mean_within: tuple[float, float]
     mean_within_intervals: tuple[Interval, Interval]
     points: tuple[MapPoint, ...]
+    same_token: SameToken | None = None
+    """Of readings."""
     note: str = "UMAP is no metric: distances between clusters, and their densities, mean nothing."
 
 
@@ -74,36 +102,58 @@ def dual_map(
     widths = [each.config.d_in for each in saes]
     if widths[0] != widths[1]:
         raise InputError(f"The dictionaries are of widths {widths[0]} and {widths[1]}.")
-    kept = [sae.directions.cpu()[list(chosen)] for sae, chosen in zip(saes, alive, strict=True)]
-    neighbours = (max_cosines(kept[0], kept[1]), max_cosines(kept[1], kept[0]))
-    inside = [max_cosines(each, each, same=True)[0] for each in kept]
-    places_N2 = _fit(torch.cat(kept), seed)
+    first, second = (
+        sae.directions.cpu()[list(chosen)] for sae, chosen in zip(saes, alive, strict=True)
+    )
+    return joint_map((first, second), alive, names, seed)
+
+
+def joint_map(
+    rows: tuple[Float[Tensor, "N D"], Float[Tensor, "M D"]],
+    numbers: tuple[Sequence[int], Sequence[int]],
+    names: tuple[str, str],
+    seed: int,
+    documents: tuple[Sequence[str], Sequence[str]] | None = None,
+) -> DualMap:
+    """Fit one map to unit rows of two sides, and find each one's nearest on the other side.
+
+    Args:
+        numbers: what the rows of each side are called.
+        documents: which document each row is of, for the intervals; None: each is by itself.
+
+    Raises:
+        MissingExtraError: umap-learn is not installed.
+    """
+    neighbours = (max_cosines(rows[0], rows[1]), max_cosines(rows[1], rows[0]))
+    inside = [max_cosines(each, each, same=True)[0] for each in rows]
+    places_N2 = _fit(torch.cat(rows), seed)
     points = []
-    for number, (cosine_M, index_M) in enumerate(neighbours):
-        start = 0 if number == 0 else len(kept[0])
-        other = alive[1 - number]
-        for row, latent in enumerate(alive[number]):
+    for side in (0, 1):
+        cosine_M, index_M = neighbours[side]
+        start = side * len(rows[0])
+        for row, number in enumerate(numbers[side]):
             x, y = places_N2[start + row].tolist()
             points.append(
                 MapPoint(
-                    dictionary=1 if number else 0,
-                    latent=latent,
+                    dictionary=1 if side else 0,
+                    latent=number,
                     x=x,
                     y=y,
-                    nearest=other[int(index_M[row])],
+                    nearest=numbers[1 - side][int(index_M[row])],
                     cosine=cosine_M[row].item(),
                 )
             )
     across = (neighbours[0][0], neighbours[1][0])
+    of = documents or ([str(n) for n in numbers[0]], [str(n) for n in numbers[1]])
     return DualMap(
         names=names,
         seed=seed,
         across=(_bars(across[0]), _bars(across[1])),
         within=(_bars(inside[0]), _bars(inside[1])),
         mean_across=(across[0].mean().item(), across[1].mean().item()),
-        mean_across_intervals=(_interval(across[0]), _interval(across[1])),
+        mean_across_intervals=(_interval(across[0], of[0]), _interval(across[1], of[1])),
         mean_within=(inside[0].mean().item(), inside[1].mean().item()),
-        mean_within_intervals=(_interval(inside[0]), _interval(inside[1])),
+        mean_within_intervals=(_interval(inside[0], of[0]), _interval(inside[1], of[1])),
         points=tuple(points),
     )
 
@@ -123,9 +173,8 @@ def _bars(cosine_M: Tensor) -> tuple[int, ...]:
     return tuple(int(count) for count in cosine_M.clamp(0, 1).histc(NUM_BARS, 0, 1).tolist())
 
 
-def _interval(cosine_M: Tensor) -> Interval:
-    latents = [str(number) for number in range(len(cosine_M))]
-    return ratio_interval(cosine_M, torch.ones_like(cosine_M), latents)
+def _interval(cosine_M: Tensor, documents: Sequence[str]) -> Interval:
+    return ratio_interval(cosine_M, torch.ones_like(cosine_M), documents)
 
 
 def read_dual_map(path: Path) -> DualMap:
@@ -133,7 +182,9 @@ def read_dual_map(path: Path) -> DualMap:
     try:
         return DualMap.model_validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is no map of two dictionaries: {error}.") from error
+        raise CheckpointError(
+            f"{path} is no map of two dictionaries or readings: {error}."
+        ) from error
 
 
 def plot(found: DualMap, size: int = 360) -> str:
@@ -142,7 +193,7 @@ def plot(found: DualMap, size: int = 360) -> str:
     scale = (size - 48) / max(max(xs) - min(xs), max(ys) - min(ys), 1e-9)
     shapes = []
     for panel, title in enumerate((*found.names, "both")):
-        shapes.append(f'<text x="{panel * size + 20}" y="16">{title}</text>')
+        shapes.append(f'<text x="{panel * size + 20}" y="16">{html.escape(title)}</text>')
         for number in (0, 1) if panel == 2 else (panel,):
             dots = "".join(
                 f"M{panel * size + 20 + (p.x - min(xs)) * scale:.0f} "
@@ -151,12 +202,12 @@ def plot(found: DualMap, size: int = 360) -> str:
                 if p.dictionary == number
             )
             shapes.append(f'<path d="{dots}" stroke="{COLORS[number]}"/>')
-    width = 3 * size
+    width, names = 3 * size, html.escape(" and ".join(found.names))
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {size}" role="img" '
         'font-family="sans-serif" font-size="12" fill="#333" stroke-width="3" '
         'stroke-linecap="round" stroke-opacity="0.5" '
-        'aria-label="decoder directions of two dictionaries on one map">'
+        f'aria-label="{found.of} of {names} on one map">'
     )
     paper = f'<rect width="{width}" height="{size}" fill="#fff"/>'
     return "\n".join([head, paper, *shapes, "</svg>", ""])

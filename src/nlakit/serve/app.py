@@ -18,13 +18,27 @@ from starlette.staticfiles import StaticFiles
 from nlakit import __version__
 from nlakit.errors import InputError
 from nlakit.evals.probe_store import Probes
+from nlakit.models.lens import Lens
 from nlakit.pair.pair import Pair
+from nlakit.sae.dual_map import DualMap
 
 from .latents import ServedLatents
 from .metrics import Counting
 from .openapi import describe
 from .queue import Busy, Unavailable
-from .routes import chat, completion, latents, lens, projects, readings, steer, system, v1, wire
+from .routes import (
+    chat,
+    completion,
+    latents,
+    lens,
+    projects,
+    reading_map,
+    readings,
+    steer,
+    system,
+    v1,
+    wire,
+)
 from .security import Gate
 from .service import Service
 from .settings import Settings
@@ -40,6 +54,11 @@ DESCRIPTION = (
     "reference."
 )
 
+ROUTES = (
+    *(system, wire, completion, v1, chat, steer, lens, latents),
+    *(reading_map, readings, projects),
+)
+
 log = logging.getLogger("nlakit.serve")
 
 
@@ -49,6 +68,8 @@ def create_app(
     probes: Probes | None = None,
     world: World | None = None,
     beside: ServedLatents | None = None,
+    reading_map: DualMap | None = None,
+    jacobian_lens: Lens | None = None,
 ) -> FastAPI:
     """The application that serves an NLA.
 
@@ -56,12 +77,14 @@ def create_app(
         probes: what `evals.probe_store.load_probes` finds beside it, to be asked beside its claims.
         world: of the documents whose truth is known, for verdicts and demo passages.
         beside: an autoencoder of the same site.
+        reading_map: what two NLAs say of the same tokens.
+        jacobian_lens: fitted to the target; the logit lens needs no fit.
 
     Raises:
         CheckpointError: saved readings cannot be kept where the settings say.
     """
     settings = settings or Settings()
-    service = Service(nla, settings, probes, world, beside)
+    service = Service(nla, settings, probes, world, beside, reading_map, jacobian_lens)
     app = bare_app(service)
     app.state.service, app.state.settings = service, settings
     app.add_middleware(Gate, settings=settings, d_model=nla.card.d_model)
@@ -93,7 +116,7 @@ def bare_app(service: Service | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.openapi = partial(describe, app)
-    for module in (system, wire, completion, v1, chat, steer, lens, latents, readings, projects):
+    for module in ROUTES:
         app.include_router(module.router)
     app.mount("/static", StaticFiles(directory=system.STATIC, check_dir=False), name="static")
     for kind, handler in HANDLERS.items():

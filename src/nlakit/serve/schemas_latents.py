@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -64,3 +64,4 @@ class LensRequest(PromptRequest):
     """What each block's residual stream would say next at a token."""
 
     position: int = -1
+    lens: Literal["logit", "jacobian"] = "logit"

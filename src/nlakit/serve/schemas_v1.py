@@ -293,6 +293,10 @@ class ModelInfo(WireModel):
     """Whether it can write: a target that was truncated at the site cannot."""
     has_latents: bool = False
     """Whether a sparse autoencoder is served beside it (`/v1/latents`)."""
+    has_reading_map: bool = False
+    """Whether a map of two NLAs' readings is served (`/v1/reading-map`)."""
+    has_jacobian_lens: bool = False
+    """Whether `/v1/lens` has it beside the logit lens."""
     max_tokens: int
     num_training_rows: int
     max_new_tokens: int

@@ -22,7 +22,9 @@ from nlakit.engines.modules import decoder_for
 from nlakit.errors import InputError
 from nlakit.evals.probe_store import Probes
 from nlakit.examples import EXAMPLES
+from nlakit.models.lens import Lens
 from nlakit.pair.pair import Pair
+from nlakit.sae.dual_map import DualMap
 
 from . import completion
 from .clients import Client, client_of
@@ -58,9 +60,12 @@ class Service:
         probes: Probes | None = None,
         world: World | None = None,
         latents: ServedLatents | None = None,
+        reading_map: DualMap | None = None,
+        jacobian_lens: Lens | None = None,
     ) -> None:
         self.nla, self.settings, self.probes, self.world = nla, settings, probes, world
-        self.latents = latents
+        self.latents, self.reading_map = latents, reading_map
+        self.jacobian_lens = jacobian_lens
         self.claims = claim_system(nla.card.claims)
         self.metrics = Metrics()
         self.queue = FairQueue(

@@ -22,6 +22,7 @@ export const latentsApi = {
   search: (q: string) =>
     getJson<{ found: FoundLatent[] }>(`/v1/latents/search?${new URLSearchParams({ q })}`),
   map: () => getJson<DualMap>("/v1/latents/map"),
+  readingMap: () => getJson<DualMap>("/v1/reading-map"),
   features: (body: object) => postJson<TextFeatures>("/v1/latents/features", body),
   witness: (body: object) => postJson<Witnessed>("/v1/latents/witness", body),
   lens: (body: object) => postJson<LensReading>("/v1/lens", body),

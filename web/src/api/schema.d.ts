@@ -586,6 +586,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/reading-map": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Reading Map
+         * @description The map that the server was started with.
+         */
+        get: operations["reading_map_v1_reading_map_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/readings": {
         parameters: {
             query?: never;
@@ -1029,7 +1049,7 @@ export interface components {
         };
         /**
          * DualMap
-         * @description Two dictionaries.
+         * @description Two dictionaries, or the readings of two NLAs at the same tokens.
          */
         DualMap: {
             /** Across */
@@ -1073,8 +1093,15 @@ export interface components {
              * @default UMAP is no metric: distances between clusters, and their densities, mean nothing.
              */
             note: string;
+            /**
+             * Of
+             * @default latents
+             * @enum {string}
+             */
+            of: "latents" | "readings";
             /** Points */
             points: components["schemas"]["MapPoint"][];
+            same_token?: components["schemas"]["SameToken"] | null;
             /**
              * Schema Version
              * @default 1
@@ -1649,6 +1676,12 @@ export interface components {
              */
             enable_thinking: boolean | null;
             /**
+             * Lens
+             * @default logit
+             * @enum {string}
+             */
+            lens: "logit" | "jacobian";
+            /**
              * Messages
              * @default null
              */
@@ -1721,9 +1754,11 @@ export interface components {
         };
         /**
          * MapPoint
-         * @description One latent on the map.
+         * @description One latent on the map, or one reading.
          */
         MapPoint: {
+            /** Around */
+            around?: string | null;
             /** Cosine */
             cosine: number;
             /**
@@ -1735,6 +1770,10 @@ export interface components {
             latent: number;
             /** Nearest */
             nearest: number;
+            /** Same */
+            same?: number | null;
+            /** Text */
+            text?: string | null;
             /** X */
             x: number;
             /** Y */
@@ -1763,10 +1802,20 @@ export interface components {
             /** Fve */
             fve: number | null;
             /**
+             * Has Jacobian Lens
+             * @default false
+             */
+            has_jacobian_lens: boolean;
+            /**
              * Has Latents
              * @default false
              */
             has_latents: boolean;
+            /**
+             * Has Reading Map
+             * @default false
+             */
+            has_reading_map: boolean;
             /** Layer */
             layer: number;
             /** Max New Tokens */
@@ -1937,6 +1986,24 @@ export interface components {
             tools: {
                 [key: string]: unknown;
             }[] | null;
+        };
+        /**
+         * SameToken
+         * @description How alike two NLAs' readings of one token are: mean cosines of their embeddings.
+         */
+        SameToken: {
+            /** By Meaning */
+            by_meaning: boolean;
+            /** Cosine */
+            cosine: number;
+            /** Embedder */
+            embedder: string;
+            /** Identical */
+            identical: number;
+            interval: components["schemas"]["Interval"];
+            /** Other Document */
+            other_document: number;
+            other_document_interval: components["schemas"]["Interval"];
         };
         /** SampleResult */
         SampleResult: {
@@ -4592,6 +4659,15 @@ export interface operations {
                     "application/json": components["schemas"]["Problem"];
                 };
             };
+            /** @description There is no such thing. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             /** @description The body did not arrive in time. */
             408: {
                 headers: {
@@ -5173,6 +5249,62 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    reading_map_v1_reading_map_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DualMap"];
+                };
+            };
+            /** @description X-SECRET-KEY header required */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Invalid secret key, or an origin that is not allowed */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such thing. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
                 };
             };
         };

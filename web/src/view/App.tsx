@@ -84,7 +84,8 @@ function Windows() {
     case "about": return <AboutDialog />;
     case "share": return <ShareDialog />;
     case "latents": return <LatentsDialog />;
-    case "latent-map": return <DualMapDialog />;
+    case "latent-map": return <DualMapDialog of="latents" />;
+    case "reading-map": return <DualMapDialog of="readings" />;
     default: return null;
   }
 }

@@ -5,7 +5,7 @@ import { signal } from "@preact/signals";
 import { Icon } from "./Icon";
 
 export type DialogName = "search" | "history" | "settings" | "vector" | "about" | "secret" | "share"
-  | "latents" | "latent-map";
+  | "latents" | "latent-map" | "reading-map";
 export const opened = signal<DialogName | null>(null);
 
 interface Props {

@@ -41,6 +41,7 @@ export function Header() {
         )}
         <Opener name="search" icon="search" label="Search explanations" />
         {model.value?.has_latents && <Opener name="latents" icon="latents" label="Latents" />}
+        {model.value?.has_reading_map && <Opener name="reading-map" icon="map" label="Two NLAs' readings on one map" />}
         <Opener name="history" icon="history" label="History" />
         <Opener name="settings" icon="settings" label="How to read" />
         <ThemeButton />

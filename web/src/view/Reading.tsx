@@ -151,7 +151,10 @@ function Scored({ of, result }: { of: Session; result: Result }) {
       {model.value?.has_latents && of.windows.length === 0 && (
         <TokenLatents key={`latents ${sample.description}`} of={of} position={result.position} explanation={sample.description} />
       )}
-      {model.value?.can_complete && of.windows.length === 0 && <TokenLens of={of} position={result.position} />}
+      {model.value?.can_complete && of.windows.length === 0 && <TokenLens lens="logit" of={of} position={result.position} />}
+      {model.value?.has_jacobian_lens && model.value.can_complete && of.windows.length === 0 && (
+        <TokenLens lens="jacobian" of={of} position={result.position} />
+      )}
       <OwnWords of={of} position={result.position} first={sample.description} />
       <Details result={result} sample={sample} />
     </>

@@ -1,4 +1,4 @@
-/** The logit lens at one token: what each block's residual stream would say next. */
+/** A lens at one token: what each block's residual stream would say next. */
 import { useState } from "preact/hooks";
 import { latentsApi, type LensReading } from "../api/latents";
 import { attempted } from "../state/notice";
@@ -7,20 +7,28 @@ import { Shown } from "./Shown";
 
 const SHOWN = 3;
 
-export function TokenLens({ of, position }: { of: Session; position: number }) {
+const NAMES = { logit: "Logit lens", jacobian: "Jacobian lens" } as const;
+
+interface Props {
+  of: Session;
+  position: number;
+  lens: keyof typeof NAMES;
+}
+
+export function TokenLens({ of, position, lens }: Props) {
   const [found, setFound] = useState<LensReading | null>(null);
   const [asked, setAsked] = useState(false);
   const ask = async (event: Event) => {
     if (asked || !(event.currentTarget as HTMLDetailsElement).open) return;
     setAsked(true);
-    const answer = await attempted(() => latentsApi.lens({ ...sourceFields(of.source), position }));
+    const answer = await attempted(() => latentsApi.lens({ ...sourceFields(of.source), position, lens }));
     setFound(answer);
     setAsked(answer !== null);
   };
   const layers = found?.tokens[0]?.layers ?? [];
   return (
     <details class="details" onToggle={(event) => void ask(event)}>
-      <summary>Logit lens</summary>
+      <summary>{NAMES[lens]}</summary>
       {asked && !found && <p class="muted" role="status">Asking every block…</p>}
       {layers.length > 0 && (
         <table class="lens">

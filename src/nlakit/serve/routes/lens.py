@@ -1,4 +1,4 @@
-"""`POST /v1/lens`: likeliest next tokens after every block, by the logit lens."""
+"""`POST /v1/lens`: likeliest next tokens after every block, by the logit or the Jacobian lens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .common import MODEL_CALL, SECRET, Served, problems, takes
 router = APIRouter(prefix="/v1", dependencies=SECRET, tags=["v1"])
 
 
-@router.post("/lens", responses=problems(*MODEL_CALL), openapi_extra=takes(LensRequest))
+@router.post("/lens", responses=problems(*MODEL_CALL, 404), openapi_extra=takes(LensRequest))
 async def lens(
     body: Annotated[LensRequest, Depends(JsonBody(LensRequest))],
     request: Request,
@@ -28,7 +28,10 @@ async def lens(
     if not service.can_complete:
         detail = "The target was loaded without the blocks and the head that a lens needs."
         raise HTTPException(503, detail, headers={"Retry-After": "3600"})
+    chosen = Lens() if body.lens == "logit" else service.jacobian_lens
+    if chosen is None:
+        raise HTTPException(404, "No Jacobian lens is served: nlakit lens fit, and serve again.")
     prompt = await service.prompt(body, request)
     places = resolve_positions([body.position], len(prompt.encoded.ids))
-    work = partial(read_lens, Lens(), service.nla.target, prompt.encoded, places)
+    work = partial(read_lens, chosen, service.nla.target, prompt.encoded, places)
     return await service.call(request, work)
