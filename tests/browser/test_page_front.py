@@ -67,3 +67,22 @@ def test_nothing_is_wider_than_the_screen(reading, size):
     page.locator(".transcript .token").last.click()
     page.locator(".gauge").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_talking_to_the_model_and_sharing_on_a_phone(stub, visit, theme):
+    chat = ("a plan", "</think>", "Hello", " there")
+    page = visit(stub(chat=chat)[0], SIZES[1], theme)
+    _button(page, "Chat with the model").click()
+    page.get_by_label("Your message").fill("Hi")
+    _button(page, "Send").click()
+    expect(page.locator(".chat-text").last).to_have_text("Hello there", use_inner_text=True)
+    _button(page, "Read its thoughts").click()
+    page.locator(".transcript .token").first.wait_for()
+    _button(page, "Export and copy").click()
+    page.get_by_role("menuitem", name="Share…").click()
+    page.get_by_label("Comment").fill("Look here")
+    _button(page, "Copy a link").click()
+    page.get_by_text("Link copied.").wait_for()
+    other = visit(page.evaluate("navigator.clipboard.readText()"), SIZES[1], theme)
+    expect(other.locator(".remark")).to_contain_text("Look here", use_inner_text=True)
