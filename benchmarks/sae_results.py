@@ -44,7 +44,8 @@ from nlakit.worlds.storyworld.eval_set import StoryworldSet
 from nlakit.worlds.storyworld.sae import StoryworldTexts, fact_labels, rhyme_prompts, two_facts
 
 from .process import ROOT
-from .sae_tables import CIRCUIT, DUAL, GRAPH, READINGS, REPORTS, SHIFT
+from .sae_rhymes import rhyme_latents
+from .sae_tables import CIRCUIT, DUAL, GRAPH, READINGS, REPORTS, RHYMES, SHIFT
 
 PICTURE = ROOT / "docs" / "sae-dual-map.svg"
 PICTURED = "end-to-end"
@@ -55,6 +56,8 @@ REPORT_SEED, LABEL_SEED, PROMPT_SEED, SHIFT_SEED = 90_001, 90_002, 90_003, 71
 DOCUMENTS = 300
 PROMPTS = 120
 """Half of them to choose latents on."""
+WORD_PROMPTS = 400
+"""So that each of the 16 rhyme words has enough of them in both halves."""
 WANTED, SPURIOUS = ("topic=sea", "topic=garden"), ("mood=cheerful", "mood=gloomy")
 ROWS_PER_GROUP = {"train": 100, "test": 60, "balanced": 60}
 COMPARED = ("downstream", "end-to-end")
@@ -133,6 +136,19 @@ def rhyme_graph(run: Run) -> None:
     _write(GRAPH, found)
 
 
+def rhyme_words(run: Run) -> None:
+    """The answer that is known of the same behaviour: a latent for each word."""
+    prompts = rhyme_prompts(run.target, StoryworldTexts(PROMPT_SEED), WORD_PROMPTS)
+    half = len(prompts) // 2
+    for name in GRAPH_SITES:
+        site = _graph_site(run, name)
+        here = at_layer(run.target, site.sae.config.layer or 0)
+        found = rhyme_latents(
+            site.sae, here, prompts[:half], prompts[half:], site.reference_ND, site.name
+        )
+        _write(RHYMES / f"{name}.json", found)
+
+
 def _graph_site(run: Run, name: str) -> GraphSite:
     autoencoder = run.load(name)
     here = at_layer(run.target, autoencoder.config.layer or 0)
@@ -209,6 +225,7 @@ def _write(path: Path, found: FrozenModel, exclude: set[str] | None = None) -> N
 PARTS: dict[str, Callable[[Run], None]] = {
     "circuit": rhyme_circuit,
     "graph": rhyme_graph,
+    "words": rhyme_words,
     "shift": topic_without_mood,
     "dual": dual_maps,
     "readings": readings,

@@ -18,6 +18,7 @@ SPEED = RESULTS / "speed.json"
 AUTOINTERP, REAL = RESULTS / "autointerp.json", RESULTS / "smollm2.json"
 NAMED = RESULTS / "smollm2-named.json"
 CIRCUIT, SHIFT = RESULTS / "circuit.json", RESULTS / "shift.json"
+RHYMES = RESULTS / "rhymes"
 READINGS = RESULTS / "reading-map.json"
 GRAPH = RESULTS / "circuit-graph.json"
 
@@ -230,6 +231,20 @@ def graph(text: str) -> str:
 
 
 MOST_EDGES = 12
+
+
+def rhymes(text: str) -> str:
+    """The latent that each rhyme word depends on at each site, and how well it says the word."""
+    reports = sorted(json.loads(text), key=lambda each: each["layer"])
+    by_word = [{each["word"]: each for each in report["words"]} for report in reports]
+    heads = [f"block {report['layer']}: latent, F1" for report in reports]
+    lines = [f"| word | {' | '.join(heads)} |", "|---|" + "---:|" * len(reports)]
+    for word in by_word[0]:
+        cells = [f"{found[word]['latent']}, {found[word]['f1']:.2f}" for found in by_word]
+        lines.append(f"| {word} | {' | '.join(cells)} |")
+    for name, key in (("mean", "mean_f1"), ("*latent of another word*", "mean_f1_of_another")):
+        lines.append(f"| {name} | {' | '.join(f'{each[key]:.2f}' for each in reports)} |")
+    return "\n".join([*lines, ""])
 
 
 def _edge_lines(report: dict[str, Any]) -> list[str]:

@@ -372,6 +372,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "sae_dual": (sae_tables.DUAL, sae_tables.dual),
     "sae_readings": (sae_tables.READINGS, sae_tables.readings),
     "sae_circuit": (sae_tables.CIRCUIT, sae_tables.circuit),
+    "sae_rhymes": (sae_tables.RHYMES, sae_tables.rhymes),
     "sae_graph": (sae_tables.GRAPH, sae_tables.graph),
     "sae_shift": (sae_tables.SHIFT, sae_tables.shift),
     "sae_real": (sae_tables.REAL, sae_tables.real),

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import gpu, gpu_sections, suite, tables
+from benchmarks import gpu, gpu_sections, sae_speed, sae_tables, suite, tables
 from benchmarks.__main__ import main
 from benchmarks.flops import adapter_flops, block_flops, forward_flops, step_flops
 from benchmarks.measure import Done, Run, fit, ratio, summary, timed
 from benchmarks.process import Side, SideFailed, alternate
 from benchmarks.results import Store, rounded
+from benchmarks.sae_rhymes import word_latents
 from benchmarks.specs import SPECS
 from benchmarks.sweeps import MODELS, SWEEPS
 
@@ -394,3 +395,26 @@ def test_facts_tell_of_the_av_step_and_of_operations():
     assert "16 rows in bfloat16: 3.20 s, 44 % of the products' 475 GFLOP/s" in lines
     assert "598 a decode step, 6,500 an AV micro-batch" in lines
     assert "explaining reaches" not in lines
+
+
+def test_a_rhyme_words_latent_is_chosen_by_effect_and_scored_by_activity():
+    effect_BM = torch.tensor([[-3.0, 0.0], [-1.0, 0.5], [0.0, -2.0], [0.0, -2.0]])
+    active_PM = torch.tensor([[1, 0], [1, 1], [0, 1], [0, 1]]).bool()
+    found = word_latents(effect_BM, ["a", "a", "b", "b"], active_PM, ["a", "a", "b", "b"])
+    assert [(each.word, each.latent, each.effect) for each in found] == [("a", 0, -2), ("b", 1, -2)]
+    assert [each.f1 for each in found] == [1.0, 0.8]
+    assert [each.f1_of_another for each in found] == [0.4, 0.0]
+
+
+def test_training_steps_are_told_as_ratios_once_they_are_measured():
+    run = Run(items=10, wall_s=1.0, cpu_s=0.5, peak_mib=1.0)
+    found = {
+        "shape": sae_speed.TINY["tiny"],
+        "sides": {key: summary([run]) for key in sae_speed.SIDES},
+        "ratios": {key: ratio([3.0, 3.0], [2.0, 2.0])._asdict() for key in sae_speed.LIBRARIES},
+    }
+    versions = {key: "1.0" for key in sae_speed.LIBRARIES}
+    whole = {"machine": {"cores": 2}, "versions": versions, "shapes": {"tiny": found}}
+    line = sae_tables.speed(json.dumps(whole)).splitlines()[-1]
+    cells = "| tiny: 8 × 32, k = 2, batch 16 | 20 | 1.50 [1.50, 1.50] | 1.50 [1.50, 1.50] |"
+    assert line == cells
