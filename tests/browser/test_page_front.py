@@ -86,3 +86,15 @@ def test_talking_to_the_model_and_sharing_on_a_phone(stub, visit, theme):
     page.get_by_text("Link copied.").wait_for()
     other = visit(page.evaluate("navigator.clipboard.readText()"), SIZES[1], theme)
     expect(other.locator(".remark")).to_contain_text("Look here", use_inner_text=True)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_readings_of_the_summary_start_at_one_edge(stub, visit, size):
+    page = visit(stub()[0], size)
+    page.get_by_label("Text to read").fill(TEXT)
+    _button(page, "Read this").click()
+    _button(page, "All read").wait_for()
+    edges = page.locator(".summary-text").evaluate_all(
+        "all => all.map(one => Math.round(one.getBoundingClientRect().left))"
+    )
+    assert len(edges) > 2 and len(set(edges)) == 1
