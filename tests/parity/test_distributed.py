@@ -249,6 +249,7 @@ def steps_on(world: CorpusWorld, directory: Path, batch_size: int) -> None:
     pairs = PairSet(torch.cat([vectors] * 3)[:13], texts[:13], rows)
     config = SftConfig(steps=1, batch_size=batch_size, optimizer=RATE, held_out=8)
     settings, mean_D = world.recipe.settings, torch.zeros(vectors.shape[1])
+    av.recompute = ar.recompute = batch_size == 1
     train_verbalizer(av, pairs, config, settings, RunDirectory(directory / "av", config))
     train_reconstructor(ar, pairs, mean_D, config, settings, RunDirectory(directory / "ar", config))
 

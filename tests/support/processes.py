@@ -8,9 +8,10 @@ import socket
 from collections.abc import Callable
 from datetime import timedelta
 
+import peft  # noqa: F401  once for all children, like torch's parts below: seconds in each
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint.state_dict  # once for all children, seconds in each
+import torch.distributed.checkpoint.state_dict
 import torch.distributed.fsdp
 
 WORK = 180
