@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import AfterValidator, Field, JsonValue
 
-from nlakit.config import FrozenModel, describe_errors, write_text_atomic
+from nlakit.config import FrozenModel, describe_errors, validate_json, write_text_atomic
 from nlakit.errors import CheckpointError
 from nlakit.files import read_small_text
 from nlakit.printable import is_one_line
@@ -86,7 +86,7 @@ def read_card(directory: Path) -> NlaCard:
     path = directory / CARD_NAME
     text = read_small_text(path, CheckpointError)
     try:
-        return NlaCard.model_validate_json(text)
+        return validate_json(NlaCard, text)
     except pydantic.ValidationError as error:
         raise CheckpointError(describe_errors(NlaCard, error, str(path))) from error
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 import pydantic
 
-from nlakit.config import FrozenModel, describe_errors, write_text_atomic
+from nlakit.config import FrozenModel, describe_errors, validate_json, write_text_atomic
 from nlakit.errors import InputError, MissingExtraError
 from nlakit.fidelity_scale import FidelityScale, GradeWord, grade_named, scale_note
 from nlakit.printable import printable
@@ -129,7 +129,7 @@ class Reading(FrozenModel):
         text = source if isinstance(source, str) and source.lstrip().startswith("{") else None
         try:
             found = Path(source).read_text(encoding="utf-8") if text is None else text
-            return cls.model_validate_json(found)
+            return validate_json(cls, found)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{source} cannot be read: {error}.") from error
         except pydantic.ValidationError as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pydantic
 import pytest
 
-from nlakit.config import FrozenModel, load_toml, parse_config, write_resolved
+from nlakit.config import FrozenModel, load_toml, parse_config, validate_json, write_resolved
 from nlakit.errors import ConfigError, ContractError, MissingExtraError, UserError
 
 
@@ -21,6 +22,11 @@ class Recipe(FrozenModel):
     limit: int | None = 5
     optimizer: Optimizer = Optimizer()
     stages: tuple[Optimizer, ...] = ()
+
+
+class Site(FrozenModel):
+    layer: int
+    stream: str
 
 
 def test_overrides_are_toml_values_and_else_strings(tmp_path: Path):
@@ -89,3 +95,19 @@ def test_errors_are_value_errors_and_carry_their_parts():
     assert isinstance(error, UserError) and isinstance(error, ValueError)
     assert str(error) == "nla_meta.yaml: d_model: found 8, expected 16."
     assert "pip install 'nlakit[vllm]'" in str(MissingExtraError("vllm", "vllm"))
+
+
+def test_errors_of_json_hold_what_was_given_once():
+    with pytest.raises(pydantic.ValidationError) as found:
+        validate_json(Site, '{"unknown": [{}, {}]}')
+    given = [each["input"] for each in found.value.errors() if each["type"] == "missing"]
+    assert len(given) == 2 and given[0] is given[1]
+
+
+def test_json_is_a_model_or_an_error_that_names_it():
+    assert validate_json(Recipe, b'{"name": "a", "stages": [{"betas": [0, 1]}]}') == Recipe(
+        name="a", stages=(Optimizer(betas=(0, 1)),)
+    )
+    for text in ("{", "", "[" * 5000, '{"name": "\\ud83d"}'):
+        with pytest.raises(pydantic.ValidationError, match="json_invalid"):
+            validate_json(Recipe, text)

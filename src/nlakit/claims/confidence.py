@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nlakit.claim import Claim
-from nlakit.config import FrozenModel, describe_errors, write_text_atomic
+from nlakit.config import FrozenModel, describe_errors, validate_json, write_text_atomic
 from nlakit.engines.base import Completion
 from nlakit.errors import CheckpointError, InputError
 from nlakit.models.verbalizer import OPEN_TAG, Verbalizer
@@ -186,7 +186,7 @@ class ClaimConfidence(FrozenModel):
         if not path.is_file():
             return None
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return validate_json(cls, path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}.") from error
         except pydantic.ValidationError as error:

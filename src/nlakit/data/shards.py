@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nlakit.config import FrozenModel, write_text_atomic
+from nlakit.config import FrozenModel, validate_json, write_text_atomic
 from nlakit.errors import CheckpointError
 from nlakit.models.tensor_files import write_tensors
 
@@ -285,6 +285,6 @@ def check_sha256(path: Path, expected: str, advice: str) -> None:
 def read_model(model_cls: type[ModelT], path: Path) -> ModelT:
     """A frozen model from a JSON file. Raises `CheckpointError` when it is not one."""
     try:
-        return model_cls.model_validate_json(path.read_text(encoding="utf-8"))
+        return validate_json(model_cls, path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, pydantic.ValidationError) as error:
         raise CheckpointError(f"{path} is not a {model_cls.__name__}: {error}") from error

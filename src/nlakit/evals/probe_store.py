@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from nlakit.card import read_card
 from nlakit.claim import Fact
-from nlakit.config import FrozenModel, describe_errors, write_text_atomic
+from nlakit.config import FrozenModel, describe_errors, validate_json, write_text_atomic
 from nlakit.data.shards import file_sha256
 from nlakit.errors import CheckpointError
 from nlakit.models.target import Target
@@ -164,7 +164,7 @@ def load_probes(directory: Path) -> Probes | None:
     if not path.is_file():
         return None
     try:
-        card = ProbeCard.model_validate_json(path.read_text(encoding="utf-8"))
+        card = validate_json(ProbeCard, path.read_text(encoding="utf-8"))
         tensors = load_file(directory / PROBES_NAME)
         weight_CD, bias_C = tensors["weight"], tensors["bias"]
     except pydantic.ValidationError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import pydantic
 
-from nlakit.config import write_text_atomic
+from nlakit.config import validate_json, write_text_atomic
 from nlakit.errors import CheckpointError
 from nlakit.registry import PLAIN_RL, PairPaths
 
@@ -99,7 +99,7 @@ def write_section(section: Section, directory: str | Path) -> tuple[Path, Path]:
 def read_section(path: str | Path) -> Section:
     """A section from its JSON. Raises `CheckpointError` when it is not one."""
     try:
-        return Section.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        return validate_json(Section, Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, pydantic.ValidationError) as error:
         raise CheckpointError(f"{path} is not a section of a report: {error}") from error
 
@@ -119,7 +119,7 @@ def render_sections(sections: Sequence[Section]) -> str:
 def read_report(path: str | Path) -> PairReport:
     """A report from its JSON. Raises `CheckpointError` when it is not one."""
     try:
-        return PairReport.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        return validate_json(PairReport, Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, pydantic.ValidationError) as error:
         raise CheckpointError(f"{path} is not a report: {error}") from error
 

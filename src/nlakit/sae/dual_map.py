@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nlakit.config import FrozenModel
+from nlakit.config import FrozenModel, validate_json
 from nlakit.core.saes.metrics import max_cosines
 from nlakit.errors import CheckpointError, InputError, MissingExtraError
 from nlakit.evals.bootstrap import Interval, ratio_interval
@@ -180,7 +180,7 @@ def _interval(cosine_M: Tensor, documents: Sequence[str]) -> Interval:
 def read_dual_map(path: Path) -> DualMap:
     """A map from its file. Raises `CheckpointError`."""
     try:
-        return DualMap.model_validate_json(path.read_bytes())
+        return validate_json(DualMap, path.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is no map of two dictionaries or readings: {error}."

@@ -16,7 +16,7 @@ import pydantic
 from pydantic import Field
 
 from nlakit.card import Finite, read_card
-from nlakit.config import FrozenModel, describe_errors, write_text_atomic
+from nlakit.config import FrozenModel, describe_errors, validate_json, write_text_atomic
 from nlakit.contract import read_meta
 from nlakit.errors import CheckpointError, InputError
 from nlakit.evals.bootstrap import Interval
@@ -141,7 +141,7 @@ def write_submission(submission: Submission, path: str | Path) -> None:
 def read_submission(path: str | Path) -> Submission:
     """A submission from its JSON. Raises `CheckpointError` when it is not one."""
     try:
-        return Submission.model_validate_json(Path(path).read_text(encoding="utf-8"))
+        return validate_json(Submission, Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from error
     except pydantic.ValidationError as error:
