@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import tomllib
@@ -41,20 +40,11 @@ def command(
     )
 
 
-def cpu_seconds() -> float:
-    """Processor time of finished child processes: a busy machine does not lengthen it."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def test_help_names_the_verbs_within_half_a_second():
-    seconds = []
-    for _ in range(3):
-        started = cpu_seconds()
-        result = command("--help")
-        seconds.append(cpu_seconds() - started)
+def test_help_names_the_verbs_and_loads_little():
+    # Each module takes time at every start; they were 238 when this was written.
+    result = command("--help", PYTHONPROFILEIMPORTTIME="1")
     assert all(verb in result.stdout for verb in ("explain", "demo", "eval", "train", "storyworld"))
-    assert min(seconds) < 0.5
+    assert 100 < result.stderr.count("import time:") < 350
 
 
 def test_public_names_are_there_and_listed():
