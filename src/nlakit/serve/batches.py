@@ -51,7 +51,7 @@ class Batches:
     """The rows of all requests, on the engine's thread.
 
     Args:
-        new_batch: makes an empty batch for so many rows.
+        new_batch: makes an empty batch of N rows at most.
         sizes: of the common batch, and of that of small requests.
         is_small: whether a row is of a small request. Where their batch is full, it shares.
         vector_of: a row's activation, as the verbalizer can read it.
