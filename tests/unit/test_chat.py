@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from itertools import groupby
 
 import pytest
@@ -147,6 +148,54 @@ def test_an_empty_message_is_all_header():
 
 
 # -- forms -----------------------------------------------------------------------------------------
+# As Qwen3's does: it joins to the content, and looks for something in it.
+JOINING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+    "{{ m.content.split('</think>')[-1] + '' }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}"
+)
+
+
+def test_a_content_that_is_null_is_no_text_where_a_template_needs_one():
+    made = chat(JOINING, user("boats"), assistant(None, tool_calls=[CALL]))
+    assert said(made, 1, "tool_call") == [f"<tool_call>{json.dumps(CALL['function'])}</tool_call>"]
+    assert said(made, 1, "header") == ["<|im_start|>assistant\n"]
+    assert made.notices == ("Contents that are null are handed to the template as empty text.",)
+    assert not chat(PLAIN, user("boats"), assistant(None, tool_calls=[CALL])).notices
+
+
+def test_thoughts_in_a_part_stay_where_parts_are_joined():
+    thought = {"type": "thinking", "thinking": "They sail."}
+    message = assistant([thought, {"type": "text", "text": "Yes"}])
+    made = chat(JOINING, user("boats"), message)
+    assert said(made, 1, "thinking") == ["<think>They sail.</think>"]
+    assert said(made, 1) == ["Yes"]
+    dropping = JOINING.replace("m.reasoning_content", "m.nothing")
+    told = chat(dropping, user("boats"), message).notices[-1]
+    assert told == "The chat template left out: thinking of message 1."
+
+
+def test_tags_of_an_answers_thoughts_are_the_tokens_that_templates_look_for():
+    tokenizer = copy.deepcopy(with_template(JOINING))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    raw = [user("say </think>"), assistant("<think>They sail.</think>Yes")]
+    made = Chat(tokenizer, parse_messages(raw))
+    assert said(made, 1) == ["Yes"]
+    listed = "Special tokens in messages are read as plain text: </think>."
+    assert made.notices == ("The chat template left out: thinking of message 1.", listed)
+    tokenizer.chat_template = PLAIN
+    kept = Chat(tokenizer, parse_messages(raw[1:]))
+    assert tokenizer.convert_tokens_to_ids("<think>") in kept.encoded.ids
+
+
+def test_a_tag_that_two_headers_open_is_no_header():
+    opening = JOINING.replace("{% if m.reasoning_content %}", "{% if not m.tool_calls %}<tell>")
+    bare = chat(opening, user("boats"), assistant("", tool_calls=[CALL]))
+    assert said(bare, 1, "tool_call")[0].startswith("<tool_call>{")
+
+
 def test_parts_are_handed_on_or_joined_as_the_template_takes_them():
     content = [{"type": "text", "text": "The boats"}, {"type": "image"}]
     taken, joined = chat(STRICT, user(content)), chat(PLAIN, user(content))

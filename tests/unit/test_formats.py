@@ -152,6 +152,76 @@ def test_formats_survive_a_table(tmp_path):
     assert found[0].id == read(tmp_path, row)[0].id
 
 
+def test_a_system_line_beside_openais_messages_loses_no_calls(tmp_path):
+    (document,) = read(tmp_path, OPENAI | {"system": "Be brief."})
+    assert plain(document.messages) == plain([Message.of("system", "Be brief."), *EXPECTED])
+    again = {"messages": [{"role": "system", "content": "Be brief."}, *OPENAI["messages"]]}
+    (same,) = read(tmp_path, again | {"system": "Be brief."})
+    assert plain(same.messages) == plain(document.messages)
+
+
+def test_thoughts_in_blocks_beside_openais_calls_lose_none(tmp_path):
+    thought = {"type": "thinking", "thinking": "They sail."}
+    turn = {**OPENAI["messages"][1], "content": [thought, {"type": "text", "text": "Let me see."}]}
+    (document,) = read(tmp_path, {"messages": [{"role": "user", "content": ASKED}, turn]})
+    assert document.messages[1].tool_calls == EXPECTED[1].tool_calls
+    assert document.messages[1].fields["content"][0] == thought
+
+
+def test_a_tool_that_the_provider_ran_answers_behind_its_call(tmp_path):
+    content = [
+        {"type": "server_tool_use", "id": "c1", "name": "web_search", "input": {"query": "tides"}},
+        {"type": "web_search_tool_result", "tool_use_id": "c1", "content": [{"type": "text",
+                                                                             "text": "14:10"}]},
+        {"type": "text", "text": "At ten past two."},
+    ]  # fmt: skip
+    asked = {"role": "user", "content": ASKED}
+    thinks = {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."}]}
+    row = {"messages": [asked, thinks, {"role": "assistant", "content": content}]}
+    (document,) = read(tmp_path, row)
+    assert [(m.role, m.text) for m in document.messages[2:]] == [
+        ("assistant", ""),
+        ("tool", "14:10"),
+        ("assistant", "At ten past two."),
+    ]
+    used = {"type": "tool_use", "id": "c1", "name": "search", "arguments": "{}", "result": "14:10"}
+    logged = {"messages": [{"role": "assistant", "content": [used]}], "id": 1, "epoch": 1}
+    (other,) = read(tmp_path, {"eval": {}, "samples": [logged]}, "log.json")
+    assert [(m.role, m.text) for m in other.messages] == [("assistant", ""), ("tool", "14:10")]
+
+
+def test_the_interface_before_tools_is_that_of_today(tmp_path):
+    schema = {"name": "tides", "parameters": {"type": "object"}}
+    call = {"name": "tides", "arguments": "{}"}
+    messages = [
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", "name": "tides", "content": "14:10"},
+        {"role": "assistant", "content": None, "refusal": "I cannot say."},
+    ]
+    (document,) = read(tmp_path, {"messages": messages, "functions": [schema]})
+    assert document.tools == ({"type": "function", "function": schema},)
+    assert document.messages[0].tool_calls[0].name == "tides"
+    assert [(m.role, m.text) for m in document.messages[1:]] == [
+        ("tool", "14:10"),
+        ("assistant", "I cannot say."),
+    ]
+    (flat,) = read(tmp_path, {"messages": messages, "tools": [{"type": "function", **schema}]})
+    assert flat.tools == document.tools
+
+
+def test_arguments_of_other_calls_are_none_of_this_one(tmp_path):
+    def row(arguments):
+        call = {"type": "function", "function": {"name": "write", "arguments": arguments}}
+        return {"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}]}
+
+    rows = [row({"content": "a", "text": "b"}), row({"path": "c"})]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
+    found = [each.messages[0] for each in Corpus(str(tmp_path / "x.parquet"))]
+    arguments = [each.tool_calls[0].arguments for each in found]
+    assert arguments == [{"content": "a", "text": "b"}, {"path": "c"}]
+    assert all(each.fields["content"] is None for each in found)
+
+
 def test_what_a_reader_leaves_out_is_told(tmp_path):
     (document,) = read(tmp_path, ANTHROPIC | {"system": "Be brief.", "id": "a"})
     assert document.messages[0] == Message.of("system", "Be brief.")

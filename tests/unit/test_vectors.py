@@ -92,6 +92,34 @@ def test_others_are_refused_with_the_row(column, message, tmp_path):
         import_parquet(written(tmp_path, column))
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"prompt": ["T: <text>a</text> <summary>", None]}, "prompt of row 1 is None"),
+        ({"prompt": ["T: <text>a</text> <summary>", "a"]}, "row 1 is 'a', which does not begin"),
+        ({"response": ["<explanation>a</explanation>", None]}, "response of row 1 is None"),
+        ({"response": ["<explanation>a", "b"]}, "response of row 0 has one of"),
+        ({"activation_layer": [1, 2]}, "row 1 has the activation_layer 2, the sidecar says 1"),
+    ],
+)
+def test_texts_and_layers_that_are_not_the_sidecars_are_refused(columns, message, tmp_path):
+    path = written(tmp_path, pa.array(X[:2].tolist(), FLOATS))
+    table = pq.read_table(path)
+    for name, values in columns.items():
+        table = table.drop_columns([name]) if name in table.column_names else table
+        table = table.append_column(name, pa.array(values))
+    pq.write_table(table, path)
+    with pytest.raises(InputError, match=message):
+        import_parquet(path)
+
+
+def test_responses_are_read_without_their_tags(tmp_path):
+    path = written(tmp_path, pa.array(X[:2].tolist(), FLOATS))
+    responses = pa.array([" <explanation> a b </explanation>\n", "plain"])
+    pq.write_table(pq.read_table(path).append_column("response", responses), path)
+    assert import_parquet(path)[0].explanations == ["a b", "plain"]
+
+
 @pytest.fixture
 def half() -> Any:
     """The tiny target in float16, its residuals past what that can hold."""

@@ -166,18 +166,19 @@ def import_parquet(path: str | Path) -> tuple[PairSet, DatasetMeta]:
 
     Raises:
         ContractError: the sidecar is missing or wrong.
-        InputError: the file cannot be read, lacks a column, or its vectors have another width.
+        InputError: the file cannot be read, lacks a column, its vectors have another width or are
+            of another layer, or a text does not have the sidecar's form.
     """
     meta = read_dataset_meta(path)
     table = _read_parquet(Path(path))
+    _check_layer(table, meta, Path(path))
     column = table.column("activation_vector")
     vectors = _vectors_in(column, meta.extraction.d_model, Path(path))
     rows = table.drop_columns(
         [name for name in ("prompt", "response") if name in table.column_names]
     )
-    return PairSet(
-        vectors, _explanations(table, meta), rows.drop_columns(["activation_vector"])
-    ), meta
+    texts = _explanations(table, meta, Path(path))
+    return PairSet(vectors, texts, rows.drop_columns(["activation_vector"])), meta
 
 
 def _vectors_in(column: pa.ChunkedArray, width: int, path: Path) -> Float[Tensor, "N D"]:
@@ -244,17 +245,53 @@ def _read_parquet(path: Path) -> pa.Table:
     return table
 
 
-def _explanations(table: pa.Table, meta: DatasetMeta) -> list[str]:
+def _check_layer(table: pa.Table, meta: DatasetMeta, path: Path) -> None:
+    """Refuse rows that are of another layer than the sidecar says."""
+    asked = meta.extraction.layer_index
+    if "activation_layer" not in table.column_names:
+        return
+    layers: list[Any] = table.column("activation_layer").to_pylist()
+    row = next((index for index, layer in enumerate(layers) if layer != asked), None)
+    if row is not None:
+        raise InputError(
+            f"{path}: row {row} has the activation_layer {layers[row]}, the sidecar says {asked}. "
+            "Write the rows of each layer to a file of their own."
+        )
+
+
+def _explanations(table: pa.Table, meta: DatasetMeta, path: Path) -> list[str]:
     if "response" in table.column_names:
+        responses = table.column("response").to_pylist()
         return [
-            _between(text, OPEN_TAG, CLOSE_TAG) for text in table.column("response").to_pylist()
+            _tagged(text, f"{path}: the response of row {i}") for i, text in enumerate(responses)
         ]
     prompts: list[Any] = table.column("prompt").to_pylist()
-    if meta.prompt_templates.ar is None or not all(isinstance(each, str) for each in prompts):
+    if not any(isinstance(each, str) for each in prompts):  # messages: there is no text yet
         return [""] * len(prompts)
-    head, _, tail = meta.prompt_templates.ar.partition(AR_SLOT)
-    return [_between(text, head, tail) for text in prompts]
+    if meta.prompt_templates.ar is None:
+        raise InputError(f"{path}: prompts are texts; the sidecar has no template `ar`.")
+    ends = meta.prompt_templates.ar.split(AR_SLOT)
+    return [_filled_in(text, ends, f"{path}: the prompt of row {i}")
+            for i, text in enumerate(prompts)]  # fmt: skip
 
 
-def _between(text: str, head: str, tail: str) -> str:
-    return text.strip().removeprefix(head.strip()).removesuffix(tail.strip()).strip()
+def _tagged(text: Any, what: str) -> str:
+    """The explanation of a response, its tags left out."""
+    if not isinstance(text, str):
+        raise InputError(f"{what} is {text!r}, not text. Leave the row out.")
+    found = text.strip()
+    if found.startswith(OPEN_TAG) != found.endswith(CLOSE_TAG):
+        raise InputError(f"{what} has one of {OPEN_TAG} and {CLOSE_TAG} alone. Leave the row out.")
+    return found.removeprefix(OPEN_TAG).removesuffix(CLOSE_TAG).strip()
+
+
+def _filled_in(text: Any, ends: list[str], what: str) -> str:
+    """What stands in a template's slot. `ends`: the template before and behind it."""
+    head, tail = ends[0].strip(), ends[-1].strip()
+    found = text.strip() if isinstance(text, str) else ""
+    if not (found.startswith(head) and found.endswith(tail)):
+        raise InputError(
+            f"{what} is {text!r:.60}, which does not begin and end as the sidecar's template `ar`. "
+            "Use the sidecar made with the file."
+        )
+    return found.removeprefix(head).removesuffix(tail).strip()

@@ -140,12 +140,21 @@ def _parquet_rows(path: Path) -> Rows:
 def without_nulls(value: Any) -> Any:
     """A value without fields that are null: a column has every field that some row has.
 
-    A text or content that is null stays, since it says that nothing is there.
+    A row's text and a message's content stay where they are null, since that says that nothing is
+    there; an argument of a call that is called so is one of another call.
     """
+    kept = _filled(value)
     if isinstance(value, dict):
-        kept = {n: v for n, v in value.items() if v is not None or n in ("content", "text")}
-        return {name: without_nulls(each) for name, each in kept.items()}
-    return [without_nulls(each) for each in value] if isinstance(value, list) else value
+        kept |= {name: None for name in ("text", "content") if name in value and name not in kept}
+    return kept
+
+
+def _filled(value: Any) -> Any:
+    if isinstance(value, dict):
+        spoken = ("content",) if "role" in value else ()
+        kept = {name: each for name, each in value.items() if each is not None or name in spoken}
+        return {name: _filled(each) for name, each in kept.items()}
+    return [_filled(each) for each in value] if isinstance(value, list) else value
 
 
 def read_text(path: Path) -> str:
@@ -213,4 +222,4 @@ def hub_rows(source: HubSource) -> Rows:
             f"read: {error}. Give {HUB_FORM}."
         ) from error
     for number, row in enumerate(rows):
-        yield row, f"{HUGGING_FACE}{source.name}:{source.split}, row {number}"
+        yield without_nulls(row), f"{HUGGING_FACE}{source.name}:{source.split}, row {number}"

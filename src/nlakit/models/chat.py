@@ -17,6 +17,7 @@ from nlakit.contract import TemplateRefusal, encode_with_offsets, render_chat
 from nlakit.errors import InputError, UnreadableError
 from nlakit.transcript import (
     TEXT_PARTS,
+    THINKING_FIELDS,
     THINKING_PARTS,
     Message,
     as_object,
@@ -25,10 +26,12 @@ from nlakit.transcript import (
     str_of,
 )
 
-from .chat_marks import Marks, plain
+from .chat_marks import NEVER_THINK, THINK_TAG, Marks, plain
 from .chat_spans import Dropped, Interval, Layout, Span, lay_out, token_spans
 from .encoded import Encoded
 
+SPOKEN = ("content", *THINKING_FIELDS)
+"""Fields that hold what a model wrote, its thoughts in it or apart."""
 PRIVATE_USE = range(0xE000, 0xF8FF)
 
 
@@ -78,7 +81,7 @@ class Chat:
         check_unicode(raw, "The conversation")
         self.veil = Veil(special_tokens(tokenizer), str_of([raw, plain(self.options.tools)]))
         self.tools = self.veil.cover(plain(self.options.tools))
-        self.given = self.veil.cover(raw)
+        self.given = [self._covered(each) for each in raw]
         self.messages, self.rendered, self.changed = self._first_that_fits(self.given)
 
     @cached_property
@@ -111,9 +114,14 @@ class Chat:
         left_out = [f"The chat template left out: {_listed(self.dropped)}."] if self.dropped else []
         unlisted = self.tools and self._render(self.messages, tools=False) == self.rendered
         tools = ["The chat template does not list tools."] if unlisted else []
-        hidden = self.veil.hidden
+        hidden = self.veil.hidden_in(str_of([self.given, self.tools]))
         signs = f"Special tokens in messages are read as plain text: {', '.join(hidden)}."
         return (*self.changed, *left_out, *tools, *([signs] if hidden else []))
+
+    def _covered(self, message: dict[str, Any]) -> dict[str, Any]:
+        own = thought_tags(message)
+        return {name: self.veil.cover(each, own if name in SPOKEN else frozenset())
+                for name, each in message.items()}  # fmt: skip
 
     # -- rendering ---------------------------------------------------------------------------------
     def _first_that_fits(
@@ -121,11 +129,13 @@ class Chat:
     ) -> tuple[list[dict[str, Any]], str, tuple[str, ...]]:
         """The messages in the first form that the template writes in full, else the first it takes.
 
-        Templates differ in whether they take a content in parts, and arguments of calls as an
-        object or as its JSON; the wrong form is refused, passed over, or written as source code.
+        Templates differ in whether they take a content in parts, one that is null, and arguments of
+        calls as an object or as its JSON; the wrong form is refused, passed over, or written as
+        source code.
         """
         taken = failure = None
-        for forms in product(_content_forms(messages), _argument_forms(messages)):
+        choices = _content_forms(messages), _null_forms(messages), _argument_forms(messages)
+        for forms in product(*choices):
             made = messages
             for form in forms:
                 made = [form.change(each) for each in made]
@@ -199,6 +209,14 @@ def _content_forms(messages: Sequence[Mapping[str, Any]]) -> list[Form]:
     ]
 
 
+def _null_forms(messages: Sequence[Mapping[str, Any]]) -> list[Form]:
+    """Contents that are null as they are (transformers leaves the field out), else as no text."""
+    if all(each.get("content") is not None for each in messages):
+        return [Form(_same, _never)]
+    says = "Contents that are null are handed to the template as empty text."
+    return [Form(_same, _never), Form(_emptied, _never, says)]
+
+
 def _argument_forms(messages: Sequence[Mapping[str, Any]]) -> list[Form]:
     """Arguments of calls as they are, else as objects, else as the JSON of objects."""
     calls = [call for each in messages for call in each.get("tool_calls") or ()]
@@ -235,7 +253,17 @@ def _joined(message: dict[str, Any]) -> dict[str, Any]:
     content = message.get("content")
     if not isinstance(content, list):
         return message
-    return {**message, "content": Message(message).text}
+    said = Message(message)
+    parts = (each for each in content if isinstance(each, Mapping))
+    thoughts = [each[kind] for each in parts if (kind := each.get("type")) in THINKING_PARTS
+                and isinstance(each.get(kind), str)]  # fmt: skip
+    made = {**message, "content": said.text}
+    # Thoughts have a field of their own where contents are text.
+    return {**made, THINKING_FIELDS[0]: "\n".join(thoughts)} if thoughts else made
+
+
+def _emptied(message: dict[str, Any]) -> dict[str, Any]:
+    return {**message, "content": ""} if message.get("content") is None else message
 
 
 def _quoted_twice(rendered: str, message: Mapping[str, Any]) -> bool:
@@ -302,20 +330,19 @@ class Veil:
         self._signs = dict(zip(found, free, strict=False))
         self._words = {sign: word for word, sign in self._signs.items()}
 
-    @property
-    def hidden(self) -> list[str]:
-        """The special tokens that were found."""
-        return list(self._signs)
+    def hidden_in(self, covered: str) -> list[str]:
+        """The special tokens that are hidden in a text."""
+        return [word for word, sign in self._signs.items() if sign in covered]
 
-    def cover(self, value: Any) -> Any:
-        """A value whose texts hold no special token."""
+    def cover(self, value: Any, spared: frozenset[str] = frozenset()) -> Any:
+        """A value whose texts hold no special token but those that are spared."""
         if isinstance(value, str):
             for word, sign in self._signs.items():
-                value = value.replace(word, sign)
+                value = value if word in spared else value.replace(word, sign)
             return value
         if isinstance(value, dict):
-            return {name: self.cover(each) for name, each in value.items()}
-        return [self.cover(each) for each in value] if isinstance(value, list) else value
+            return {name: self.cover(each, spared) for name, each in value.items()}
+        return [self.cover(each, spared) for each in value] if isinstance(value, list) else value
 
     def lifted(self, text: str) -> str:
         """A text as it was written."""
@@ -337,6 +364,15 @@ class Veil:
             found += [Piece(rendered[start:place], False), Piece(hidden, True)]
             start = place + 1
         return [piece for piece in [*found, Piece(rendered[start:], False)] if piece.text]
+
+
+def thought_tags(message: Mapping[str, Any]) -> frozenset[str]:
+    """The tags around an answer's thoughts: its model wrote them as tokens, and templates look for
+    them."""
+    if message.get("role") in NEVER_THINK:
+        return frozenset()
+    said = str_of([message.get(name) for name in SPOKEN])
+    return frozenset(tag[0] for tag in THINK_TAG.finditer(said))
 
 
 def special_tokens(tokenizer: Any) -> list[str]:

@@ -9,6 +9,7 @@ Pure functions over texts and one callable; knows nothing of tokenizers.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ Render = Callable[[list[dict[str, Any]], bool], str | None]
 the end (a generation prompt, a message held open). None where the template refuses them."""
 
 SAID: frozenset[Section] = frozenset({"content", "thinking", "tool_call"})
-OPENERS = "<[{|("
+OPENED = re.compile(r"[<[{|(]+[\w|]*\Z")
 
 
 @dataclass(frozen=True)
@@ -408,11 +409,10 @@ def _stripped(
 
 
 def _clean_prefix(first: str, second: str) -> int:
-    """Their common prefix; where both go on, a bracket that both happen to open is not in it."""
+    """Their common prefix; where both go on, a tag that both happen to open is not in it."""
     size = common_prefix(first, second)
-    while 0 < size < min(len(first), len(second)) and first[size - 1] in OPENERS:
-        size -= 1
-    return size
+    opened = OPENED.search(first, 0, size) if size < min(len(first), len(second)) else None
+    return opened.start() if opened else size
 
 
 def _tag_start(text: str, start: int, end: int) -> int:

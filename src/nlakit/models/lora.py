@@ -258,6 +258,7 @@ def _replace(weight: Tensor, each: AdapterTensor, directory: Path) -> None:
             f"has {tuple(weight.shape)}. Where tokens were added to the vocabulary, give the "
             "merged model with its resized embedding (PEFT's `merge_and_unload`)."
         )
+    check_finite(each.tensor, weight.dtype, f"{directory / ADAPTER_NAME}: {each.weight}")
     weight.copy_(each.tensor)
 
 
@@ -267,7 +268,9 @@ def _add(weight: Tensor, change: Tensor, name: str, directory: Path) -> None:
             f"{directory}: the adapter changes {name} by {tuple(change.shape)}, the base has "
             f"{tuple(weight.shape)}. It was made for another base model."
         )
-    weight.copy_(weight.float() + change.to(weight.device))
+    merged = weight.float() + change.to(weight.device)
+    check_finite(merged, weight.dtype, f"{directory}: {name}, merged,")
+    weight.copy_(merged)
 
 
 def _change(
@@ -288,7 +291,7 @@ def _change(
     alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha", DEFAULT_ALPHA))
     shapes = tuple(down.tensor.shape), tuple(up.tensor.shape)
     fits = len(shapes[0]) == len(shapes[1]) == 2 and shapes[0][0] == shapes[1][1] == rank
-    if not fits or not isinstance(alpha, int | float):
+    if not fits or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise CheckpointError(
             f"{path} says rank {rank!r} and lora_alpha {alpha!r} for {module}, whose factors are "
             f"{shapes[0]} and {shapes[1]}. The two do not belong together."

@@ -16,12 +16,14 @@ def read_messages(listed: Iterable[Any], omitted: Counter[str], where: str) -> I
     for index, raw in enumerate(listed):
         if not isinstance(raw, dict) or not isinstance(raw.get("role"), str):
             raise not_one(raw, f"{where}, message {index}", "an object with a role")
-        yield _message(raw, omitted)
+        blocks = Blocks.of(raw.get("content"))
+        omitted.update(blocks.omitted)
+        yield _message(raw, blocks)
+        for call_id, text in blocks.results:
+            yield Message.of("tool", text, tool_call_id=call_id)
 
 
-def _message(raw: Row, omitted: Counter[str]) -> Message:
-    blocks = Blocks.of(raw.get("content"))
-    omitted.update(blocks.omitted)
+def _message(raw: Row, blocks: Blocks) -> Message:
     calls = [_call(each) for each in raw.get("tool_calls") or () if isinstance(each, dict)]
     text = blocks.text
     error = raw.get("error")

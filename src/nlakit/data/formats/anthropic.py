@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 from nlakit.transcript import Message, Transcript
@@ -21,13 +21,15 @@ from .base import (
 )
 
 OWN_BLOCKS = frozenset({"tool_use", "tool_result", "thinking", "redacted_thinking"})
+OTHER_FIELDS = frozenset({"tool_calls", "tool_call_id", "reasoning_content"})
 
 
 def matches(row: Row) -> bool:
     listed = row.get("messages")
-    if not isinstance(listed, list):
+    if not isinstance(listed, list) or not any(map(_has_own_block, listed)):
         return False
-    return isinstance(row.get("system"), str | list) or any(_has_own_block(each) for each in listed)
+    # Thoughts may stand as blocks beside OpenAI's fields, which this reader does not know.
+    return not any(isinstance(each, dict) and each.keys() & OTHER_FIELDS for each in listed)
 
 
 def _has_own_block(message: Any) -> bool:
@@ -42,31 +44,39 @@ def read(row: Row, where: str) -> list[Transcript]:
     for index, raw in enumerate(row["messages"]):
         match raw:
             case {"role": str(role), "content": content}:
-                messages += messages_of(role, Blocks.of(content), omitted)
+                for part in _parts(role, content):
+                    messages += messages_of(role, Blocks.of(part), omitted)
             case _:
                 raise not_one(raw, f"{where}, message {index}", "an object with role and content")
     messages = with_system(row.get("system"), messages)
-    tools = tuple(as_function(tool) for tool in tools_of(row.get("tools")))
+    tools = tools_of(row.get("tools"))
     return [Transcript(own_id(row, "id"), tuple(messages), tools, scalars(row), notes_of(omitted))]
 
 
-def messages_of(role: str, blocks: Blocks, omitted: Counter[str]) -> Iterable[Message]:
-    """A turn as messages: results of tools, which stand in a user's turn, become tool messages."""
+def _parts(role: str, content: Any) -> Iterator[Any]:
+    """A content cut behind each result of a tool that ran within an assistant's turn."""
+    if role != "assistant" or not isinstance(content, list):
+        yield content
+        return
+    start = 0
+    for index, block in enumerate(content, start=1):
+        kind = block.get("type") if isinstance(block, dict) else None
+        if index == len(content) or str(kind).endswith("tool_result"):
+            yield content[start:index]
+            start = index
+
+
+def messages_of(role: str, blocks: Blocks, omitted: Counter[str]) -> Iterator[Message]:
+    """A turn as messages. Results of tools become tool messages: before what a user adds to them,
+    behind the calls of an assistant whose provider ran them."""
     omitted.update(blocks.omitted)
-    for call_id, text in blocks.results:
-        yield Message.of("tool", text, tool_call_id=call_id)
+    results = [Message.of("tool", text, tool_call_id=name) for name, text in blocks.results]
     said = blocks.text is not None or blocks.thinking or blocks.calls
-    if said or not blocks.results:
+    own = []
+    if said or not results:
         text = blocks.text if said else ""
-        yield Message.of(role, text, thinking=blocks.thinking, tool_calls=blocks.calls)
-
-
-def as_function(tool: dict[str, Any]) -> dict[str, Any]:
-    """A tool's schema as chat templates take it."""
-    if "input_schema" not in tool:
-        return tool
-    named = {name: tool[name] for name in ("name", "description") if name in tool}
-    return {"type": "function", "function": {**named, "parameters": tool["input_schema"]}}
+        own = [Message.of(role, text, thinking=blocks.thinking, tool_calls=blocks.calls)]
+    yield from [*own, *results] if role == "assistant" else [*results, *own]
 
 
 FORMAT = RowFormat("anthropic", matches, read)

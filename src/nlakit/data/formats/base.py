@@ -94,6 +94,8 @@ class Blocks:
         elif kind.endswith("tool_use"):
             arguments = block.get("input", block.get("arguments"))
             self.calls.append(tool_call(block.get("name"), arguments, block.get("id")))
+            if text_or_none(block.get("result")):  # Inspect's, of a tool that the provider ran
+                self.results.append((text_or_none(block.get("id")), block["result"]))
         elif kind.endswith("tool_result"):
             inner = Blocks.of(block.get("content"))
             self.omitted.update(inner.omitted)
@@ -134,9 +136,18 @@ def notes_of(omitted: Counter[str]) -> tuple[str, ...]:
 
 
 def tools_of(value: object) -> tuple[dict[str, Any], ...]:
-    """Schemas of tools; anything else is none."""
+    """Schemas of tools as chat templates take them; anything else is none."""
     listed = value if isinstance(value, list | tuple) else ()
-    return tuple(dict(each) for each in listed if isinstance(each, Mapping))
+    return tuple(_as_function(dict(each)) for each in listed if isinstance(each, Mapping))
+
+
+def _as_function(tool: dict[str, Any]) -> dict[str, Any]:
+    """A schema that is Anthropic's, or stands without `function` around it."""
+    named = next((name for name in ("parameters", "input_schema") if name in tool), None)
+    if named is None or "name" not in tool or "function" in tool:
+        return tool
+    kept = {name: tool[name] for name in ("name", "description") if name in tool}
+    return {"type": "function", "function": {**kept, "parameters": tool[named]}}
 
 
 def not_one(row: object, where: str, expected: str) -> InputError:
@@ -145,6 +156,9 @@ def not_one(row: object, where: str, expected: str) -> InputError:
 
 
 def with_system(system: object, messages: list[Message]) -> list[Message]:
-    """The messages behind a system line, where there is one."""
+    """The messages behind a system line, where there is one that they do not begin with."""
     line = Blocks.of(system).text
+    first = messages[0] if messages else None
+    if first is not None and first.role == "system" and first.text == line:
+        return messages
     return [Message.of("system", line), *messages] if line else messages

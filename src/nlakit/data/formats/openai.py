@@ -7,7 +7,7 @@ from typing import Any
 
 from nlakit.transcript import KNOWN_FIELDS, Message, Transcript, parse_messages
 
-from .base import Row, RowFormat, not_one, own_id, scalars, tools_of
+from .base import Row, RowFormat, not_one, own_id, scalars, tools_of, with_system
 
 LISTS = ("messages", "conversation", "conversations")
 
@@ -24,10 +24,11 @@ def read(row: Row, where: str) -> list[Transcript]:
     listed = decoded(inner.get(name))
     if not isinstance(listed, list):
         raise not_one(row, where, f"a list of messages in `{name}`")
-    messages = parse_messages([_kept(each) for each in listed], where)
+    parsed = parse_messages([_kept(each) for each in listed], where)
+    messages = tuple(with_system(inner.get("system"), list(parsed)))
     tools = tools_of(decoded(inner.get("tools")) or decoded(inner.get("functions")))
     identity = own_id(row, "id", "conversation_id", "conversation_hash", "custom_id")
-    return [Transcript(identity, messages, tools, scalars(row, ("id",)))]
+    return [Transcript(identity, messages, tools, scalars(row, ("id", "system")))]
 
 
 def decoded(value: Any) -> Any:
@@ -47,6 +48,10 @@ def _kept(raw: Any) -> Any:
     kept = {n: v for n, v in raw.items() if n in KNOWN_FIELDS and (v is not None or n == "content")}
     if isinstance(raw.get("function_call"), dict) and not kept.get("tool_calls"):
         kept["tool_calls"] = [{"type": "function", "function": raw["function_call"]}]
+    if raw.get("role") == "function":  # what a tool's result was called before
+        kept["role"] = "tool"
+    if isinstance(raw.get("refusal"), str) and kept.get("content") is None:
+        kept["content"] = raw["refusal"]
     return kept
 
 
