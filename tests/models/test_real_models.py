@@ -16,17 +16,18 @@ from typing import Any
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from support.real_models import RealModel
+from support.real_models import RealModel, cache
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nlakit
 from nlakit.cli import run
-from nlakit.contract import Extraction, NlaMeta, PromptTemplates, find_marker
+from nlakit.contract import Extraction, NlaMeta, PromptTemplates, Tokens, find_marker
 from nlakit.core.site import Site
 from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
 from nlakit.errors import InputError
 from nlakit.models.adapters import adapted
+from nlakit.models.convert import CACHE_VARIABLE
 from nlakit.models.lora import adapter_state
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
@@ -38,7 +39,9 @@ from nlakit.train.prompts import AR_TEMPLATE, AV_TEMPLATE
 pytestmark = pytest.mark.models
 
 ROOT = Path(__file__).parents[2]
-TOKENS, STEPS, ANSWER = 96, 20, 24
+TOKENS, STEPS, ANSWER = 48, 20, 24
+LONG = 600
+"""Tokens of one text more: past Gemma's sliding window of 512."""
 TOLERANCE = 1e-4
 """Of the largest number compared: Gemma's residuals reach tens of thousands."""
 PLAIN_CHAT = (
@@ -48,8 +51,6 @@ PLAIN_CHAT = (
 LABELS = [
     "A quiet harbour at dusk. The next word names a boat.",
     "Code that imports a module. An identifier must follow.",
-    "A letter that nobody expected. The sentence is about to end.",
-    "Numbers in a table. Another number comes next.",
 ]
 
 
@@ -86,9 +87,15 @@ def their_tokenizer(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(directory)
 
 
-@lru_cache(maxsize=6)
+@lru_cache(maxsize=2)
+def loaded_once(directory: Path) -> Target:
+    return Target.load(directory, 0)
+
+
 def target(directory: Path, layer: int) -> Target:
-    return Target.load(directory, layer)
+    """Of one model in memory for all layers."""
+    base = loaded_once(directory)
+    return Target(base.model, base.tokenizer, Site(layer))
 
 
 def assert_near(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -146,7 +153,7 @@ def test_logits_equal_those_of_transformers_own_gguf_loader(real: RealModel):
         real.gguf.parent, gguf_file=real.gguf.name, dtype=torch.float32
     ).eval()
     reader = target(real.directory, real.source.layers[0])
-    for text in texts()[:6]:
+    for text in texts()[:4]:
         ids = torch.tensor([reader.encode(text).ids[:TOKENS]])
         with torch.no_grad():
             found, expected = reader.model(ids).logits, other(ids).logits
@@ -159,10 +166,13 @@ def test_activations_equal_hidden_states_at_three_layers(real: RealModel):
     if real.name == "smollm2":
         encoded += [readers[0].encode_messages(chat).ids[:TOKENS] for chat in chats()]
         assert len(encoded) == 60
+    encoded.append(readers[0].encode(" ".join(texts())).ids[:LONG])
     found = [reader.activations(encoded) for reader in readers]
+    # The backbone: Gemma's head is two thirds of its numbers, and says nothing of the residuals.
+    backbone = theirs(real.directory).model
     for row, ids in enumerate(encoded):
         with torch.no_grad():
-            states = theirs(real.directory)(torch.tensor([ids]), output_hidden_states=True)
+            states = backbone(torch.tensor([ids]), output_hidden_states=True)
         for each, layer in zip(found, real.source.layers, strict=True):
             assert_near(each[row], states.hidden_states[layer + 1][0])
 
@@ -175,7 +185,7 @@ def test_the_reconstructor_is_the_model_cut_at_the_site(real: RealModel):
     for label, vector in zip(LABELS, found, strict=True):
         ids = torch.tensor([ar.encode(label)])
         with torch.no_grad():
-            states = theirs(real.directory)(ids, output_hidden_states=True).hidden_states
+            states = theirs(real.directory).model(ids, output_hidden_states=True).hidden_states
         assert_near(vector, states[layer + 1][0, -1])
 
 
@@ -188,9 +198,14 @@ def tokenizer_for_prompts(real: RealModel) -> Any:
     return tokenizer
 
 
+@lru_cache(maxsize=2)
+def marker_of(real: RealModel) -> Tokens:
+    return find_marker(tokenizer_for_prompts(real), AV_TEMPLATE, AR_TEMPLATE)[1]
+
+
+@lru_cache(maxsize=4)
 def meta_of(real: RealModel, role: str) -> NlaMeta:
-    tokenizer = tokenizer_for_prompts(real)
-    _, tokens = find_marker(tokenizer, AV_TEMPLATE, AR_TEMPLATE)
+    tokens = marker_of(real)
     reader = target(real.directory, real.source.layers[2])
     norms = torch.cat(reader.activations([reader.encode(text).ids[:32] for text in texts()[:8]]))
     scale = float(f"{float(norms.norm(dim=1).quantile(0.75)):.2g}")
@@ -209,7 +224,7 @@ def meta_of(real: RealModel, role: str) -> NlaMeta:
 
 @pytest.fixture(scope="session")
 def pair(real: RealModel, tmp_path_factory) -> tuple[RealModel, Path]:
-    """An AV after twenty steps on four labels, and an untrained AR, in `av` and `ar`."""
+    """An AV after twenty steps on two labels, and an untrained AR, in `av` and `ar`."""
     directory = tmp_path_factory.mktemp(real.name)
     reader, tokenizer = target(real.directory, real.source.layers[2]), tokenizer_for_prompts(real)
     vectors = some_vectors(real)
@@ -234,23 +249,26 @@ def pair(real: RealModel, tmp_path_factory) -> tuple[RealModel, Path]:
 
 
 def some_vectors(real: RealModel) -> torch.Tensor:
-    """The last activation of four texts."""
+    """The last activation of two texts."""
     reader = target(real.directory, real.source.layers[2])
-    encoded = [reader.encode(text).ids[:40] for text in texts()[3:7]]
+    encoded = [reader.encode(text).ids[:40] for text in texts()[3:5]]
     return torch.stack([each[-1] for each in reader.activations(encoded)])
 
 
-def loaded(pair: tuple[RealModel, Path]) -> Any:
-    real, directory = pair
+@pytest.fixture(scope="session")
+def nla(pair) -> Any:
+    return loaded(*pair)
+
+
+def loaded(real: RealModel, directory: Path) -> Any:
     return nlakit.load(
         av=directory / "av", ar=directory / "ar", target=real.directory,
         device="cpu", dtype="float32",
     )  # fmt: skip
 
 
-def test_greedy_answers_equal_hugging_faces(pair, tmp_path):
+def test_greedy_answers_equal_hugging_faces(pair, nla, tmp_path):
     real, _ = pair
-    nla = loaded(pair)
     av, vectors = nla.engine.verbalizer, some_vectors(real)
     answers = nla.engine.verbalize(vectors, Sampling(max_new_tokens=ANSWER))
     av.save(tmp_path / "whole")
@@ -262,7 +280,11 @@ def test_greedy_answers_equal_hugging_faces(pair, tmp_path):
             before, after = (embed(torch.tensor([ids])) for ids in (av.prefix_ids, av.suffix_ids))
             # What is injected takes the place of the scaled embedding: Gemma's √d is in `embed`.
             prompt = torch.cat([before, scaled[row][None, None], after], dim=1)
-            expected = greedy(model, prompt, av.eos_ids, ANSWER)
+            (expected,) = model.generate(
+                inputs_embeds=prompt, attention_mask=torch.ones(prompt.shape[:2]),
+                do_sample=False, max_new_tokens=ANSWER, eos_token_id=av.eos_ids,
+                pad_token_id=av.eos_ids[0],
+            ).tolist()  # fmt: skip
         # A row leaves with its closing tag; what would follow is the end of the turn.
         assert list(answer.ids) == expected[: len(answer.ids)]
         assert all(token_id in av.eos_ids for token_id in expected[len(answer.ids) :])
@@ -273,39 +295,26 @@ def test_greedy_answers_equal_hugging_faces(pair, tmp_path):
     assert (own - other).abs() > 1e-3
 
 
-def greedy(model: Any, prompt: torch.Tensor, ends: list[int], most: int) -> list[int]:
-    """The likeliest token at each step, by whole forwards and nothing of ours."""
-    ids: list[int] = []
-    while len(ids) < most:
-        following = model.get_input_embeddings()(torch.tensor([ids], dtype=torch.long))
-        logits = model(inputs_embeds=torch.cat([prompt, following], dim=1)).logits
-        ids.append(int(logits[0, -1].argmax()))
-        if ids[-1] in ends:
-            break
-    return ids
-
-
-def test_a_pair_is_exported_and_says_the_same(pair, tmp_path, capsys):
+def test_a_pair_is_exported_and_says_the_same(pair, nla, tmp_path, capsys):
     real, directory = pair
     parts = ["--av", str(directory / "av"), "--ar", str(directory / "ar")]
     asked = [*parts, "--target", str(real.directory), "--output", str(tmp_path / "out")]
     assert run(["export", *asked, "--license", "other"]) == 0, capsys.readouterr().err
-    again = nlakit.load(
-        av=tmp_path / "out" / "av", ar=tmp_path / "out" / "ar", target=real.directory,
-        device="cpu", dtype="float32",
-    )  # fmt: skip
+    again = loaded(real, tmp_path / "out")
+    asked_for = Sampling(max_new_tokens=ANSWER)
     said = [
-        [answer.text for (answer,) in each.engine.verbalize(some_vectors(real), Sampling())]
-        for each in (loaded(pair), again)
+        [answer.text for (answer,) in each.engine.verbalize(some_vectors(real), asked_for)]
+        for each in (nla, again)
     ]
     assert said[0] == said[1]
 
 
 def test_the_doctor_finds_the_parts_sound(pair, tmp_path, capsys):
     real, directory = pair
-    (tmp_path / "passages.txt").write_text("\n\n".join(texts()[3:9]), encoding="utf-8")
+    (tmp_path / "passages.txt").write_text("\n\n".join(texts()[3:6]), encoding="utf-8")
     asked = ["--av", directory / "av", "--ar", directory / "ar", "--target", real.directory]
-    asked += ["--file", tmp_path / "passages.txt", "--device", "cpu", "--json"]
+    asked += ["--file", tmp_path / "passages.txt", "--device", "cpu", "--json",
+              "--max-new-tokens", ANSWER]  # fmt: skip
     with pytest.raises(SystemExit) as ended:
         run(["doctor", *map(str, asked)])
     found = json.loads(capsys.readouterr().out)
@@ -316,9 +325,8 @@ def test_the_doctor_finds_the_parts_sound(pair, tmp_path, capsys):
     assert ended.value.code == 1
 
 
-def test_it_is_served(pair, tmp_path):
-    real, _ = pair
-    nla, text = loaded(pair), texts()[5]
+def test_it_is_served(nla, tmp_path):
+    text = texts()[5]
     with TestClient(create_app(nla, Settings(data_dir=tmp_path)),
                     base_url="http://127.0.0.1:8000") as client:  # fmt: skip
         tokens = client.post("/tokenize", json={"text": text}).json()["tokens"]
@@ -332,17 +340,17 @@ def test_it_is_served(pair, tmp_path):
     assert row["description"].strip() == expected.tokens[0].explanation.strip()
 
 
-def test_a_gguf_file_is_a_target_on_the_command_line(pair, monkeypatch, tmp_path, capsys):
+def test_a_gguf_file_is_a_target_on_the_command_line(pair, nla, monkeypatch, capsys):
     real, directory = pair
-    monkeypatch.setenv("NLAKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(cache()))
     asked = ["--av", directory / "av", "--ar", directory / "ar", "--target", real.gguf]
     assert run(["explain", *map(str, asked), "--last", "1", "--max-new-tokens", "8", "--json",
                 "--device", "cpu", "The harbour was quiet."]) == 0  # fmt: skip
     found = json.loads(capsys.readouterr().out)
-    expected = loaded(pair).explain("The harbour was quiet.", last=1, max_new_tokens=8)
+    expected = nla.explain("The harbour was quiet.", last=1, max_new_tokens=8)
     assert found["tokens"][0]["explanation"] == expected.tokens[0].explanation
 
 
-def test_the_engine_is_the_local_one(pair):
-    assert isinstance(loaded(pair).engine, LocalEngine)
-    assert loaded(pair).target.site == Site(pair[0].source.layers[2])
+def test_the_engine_is_the_local_one(pair, nla):
+    assert isinstance(nla.engine, LocalEngine)
+    assert nla.target.site == Site(pair[0].source.layers[2])

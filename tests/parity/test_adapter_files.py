@@ -107,7 +107,7 @@ def adapters(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
         "use_rslora": draw(st.booleans()),
         "bias": draw(st.sampled_from(["none", "all", "lora_only"])),
         "rank_pattern": draw(st.sampled_from([{}, {one: 2}, {f"1.self_attn.{one}": 5}])),
-        "alpha_pattern": draw(st.sampled_from([{}, {one: 3}])),
+        "alpha_pattern": draw(st.sampled_from([{}, {one: 3}, {one.replace("_", "."): 2}])),
         "layers_to_transform": draw(st.sampled_from([None, 1, [0, 2]])),
         "modules_to_save": draw(st.sampled_from([None, [norm], ["lm_head"], [norm, "lm_head"]])),
         "init_lora_weights": draw(st.sampled_from([True, False, "gaussian"])),
@@ -233,6 +233,7 @@ def test_an_adapter_of_a_multimodal_model_on_its_language_model(tmp_path):
         ({"target_modules": ["k_proj"]}, "q_proj, which .* does not name among its target"),
         ({"layers_to_transform": [0]}, "layers.1.self_attn.q_proj, which .* does not name"),
         ({"lora_alpha": "7"}, "lora_alpha '7'"),
+        ({"lora_alpha": float("nan")}, "lora_alpha nan"),
         ({"peft_type": "LOHA"}, "only LORA adapters are merged"),
     ],
 )
@@ -249,6 +250,19 @@ def test_factors_that_are_not_finite(tmp_path):
     refused(directory, "q_proj.weight holds NaN")
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_merge_past_float16_says_which_dtype_to_use(saved, tmp_path):
+    directory = trained(tmp_path, "qwen2", {"target_modules": ["q_proj"]})
+    changes = {f"base_model.model.{FIRST}.lora_{half}.weight": torch.full(shape, 300.0)
+               for half, shape in {"A": (3, 32), "B": (32, 3)}.items()}  # fmt: skip
+    whole = {"base_model.model.model.norm.weight": torch.full((32,), 1e5)}
+    edit(directory, whole if saved else changes)
+    adapter = directory / "adapter"
+    with pytest.raises(CheckpointError, match="more than float16 can represent.*bfloat16"):
+        load_backbone(directory / "base", dtype=torch.float16, adapter=adapter)
+    load_backbone(directory / "base", dtype=torch.bfloat16, adapter=adapter)
+
+
 def test_a_pickled_adapter_is_called_so(tmp_path):
     directory = trained(tmp_path, "qwen2", {"target_modules": ["q_proj"]})
     (directory / "adapter" / ADAPTER_NAME).rename(directory / "adapter" / "adapter_model.bin")
@@ -263,6 +277,13 @@ def test_a_target_may_be_an_adapter_on_the_base_that_it_names(tmp_path):
     mine = load_backbone(directory / "base", adapter=directory / "adapter")
     assert torch.equal(target.model(IDS).logits, mine(IDS).logits)
     assert stored_dtype(directory / "adapter") is torch.float32
+
+
+def test_an_adapter_on_a_revision_is_refused(tmp_path):
+    directory = trained(tmp_path, "qwen2", {"target_modules": ["q_proj"]})
+    change_config(directory, base_model_name_or_path="owner/name", revision="v2")
+    with pytest.raises(CheckpointError, match="revision is 'v2'.*Download that revision of owner"):
+        open_checkpoint(directory / "adapter")
 
 
 def test_an_adapter_on_an_adapter_is_refused(tmp_path):

