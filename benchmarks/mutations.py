@@ -2,6 +2,7 @@
 
     python -m benchmarks.mutations           all of them, into benchmarks/results/mutations.json
     python -m benchmarks.mutations hub bos   those whose names begin so
+    python -m benchmarks.mutations missing   those that the file does not have as noticed
 
 A fix is undone in a copy of the sources; the tree itself is never touched. What was found is kept
 at once, so that a run may be stopped. docs/compatibility.md shows the file.
@@ -51,7 +52,7 @@ IDS = "tests/parity/test_text_ids.py"
 CHAT = "tests/unit/test_chat.py"
 VECTORS = "tests/unit/test_vectors.py"
 GGUF = "tests/parity/test_gguf.py"
-FORMATS = "tests/unit/test_formats.py::test_formats_of_rows_say_the_same"
+FORMATS = "tests/unit/test_formats.py"
 HUB = "tests/unit/test_hub_download.py"
 TOKENIZER = "tests/unit/test_tokenizer_files.py"
 
@@ -80,6 +81,30 @@ MUTATIONS = (
         "if start == LFS_HEADER:", "if False:", f"{FILES}::test_a_git_lfs_pointer",
     ),
     Mutation(
+        'weights: one name in two shards', 'models/weights.py',
+        'if name in self.tensors:',
+        'if False:',
+        f"{FILES}::test_a_weight_in_two_shards",
+    ),
+    Mutation(
+        'weights: pickles are called so', 'models/weights.py',
+        '    if pickled:',
+        '    if False:',
+        f"{FILES}::test_pickled_weights_alone",
+    ),
+    Mutation(
+        'weights: fp8 without a config that says so', 'models/weights.py',
+        'if kind not in FLOATS or',
+        'if',
+        f"{FILES}::test_quantized_weights_are_called_so_without_their_config",
+    ),
+    Mutation(
+        "weights: LongRoPE's long rows come apart", 'models/padding.py',
+        'num_long = 0 if most is None else',
+        'num_long = 0 if True else',
+        "tests/parity/test_models.py::test_long_and_short_rows_are_rotated_apart_by_longrope",
+    ),
+    Mutation(
         "adapters: starts that change the base are refused", "models/lora.py",
         "if start not in BASE_KEEPING_INITS:", "if False:",
         f"{ADAPTERS}::test_starts_that_change_the_base_are_refused",
@@ -88,6 +113,48 @@ MUTATIONS = (
         "adapters: use_rslora", "models/lora.py",
         'math.sqrt(rank) if config.get("use_rslora") else rank', "rank",
         f"{ADAPTERS}::test_an_adapter_is_merged_as_peft_computes_it",
+    ),
+    Mutation(
+        'adapters: rank_pattern', 'models/lora.py',
+        '_by_pattern(config, "rank_pattern", module',
+        '_by_pattern(config, "none", module',
+        f"{ADAPTERS}::test_an_adapter_is_merged_as_peft_computes_it",
+    ),
+    Mutation(
+        "adapters: a pattern's dot is any character", 'models/lora.py',
+        'rf"(.*\\.)?({name})$"',
+        'rf"(.*\\.)?({re.escape(name)})$"',
+        f"{ADAPTERS}::test_an_adapter_is_merged_as_peft_computes_it",
+    ),
+    Mutation(
+        'adapters: layers_to_transform', 'models/lora.py',
+        'in_layers = not wanted or',
+        'in_layers = True or',
+        f"{ADAPTERS}::test_config_and_factors_of_two_adapters",
+    ),
+    Mutation(
+        'adapters: one matrix is not changed alone', 'models/lora.py',
+        'if each.weight in one_matrix and alone:',
+        'if False:',
+        f"{ADAPTERS}::test_one_matrix_for_embedding_and_head_is_not_changed_alone",
+    ),
+    Mutation(
+        'adapters: a bias that PEFT does not read back', 'models/lora.py',
+        'if ".modules_to_save." in each.weight:',
+        'if False:',
+        f"{ADAPTERS}::test_saved_norms_and_biases",
+    ),
+    Mutation(
+        'adapters: a merge past float16', 'models/lora.py',
+        'check_finite(merged, weight.dtype, f"{directory}: {name}, merged,")',
+        'pass',
+        f"{ADAPTERS}::test_a_merge_past_float16_says_which_dtype_to_use",
+    ),
+    Mutation(
+        'adapters: a revision of the base', 'models/lora.py',
+        'if revision not in (None, "main")',
+        'if False',
+        f"{ADAPTERS}::test_an_adapter_on_a_revision_is_refused",
     ),
     Mutation(
         "adapters: alpha_pattern", "models/lora.py",
@@ -121,15 +188,51 @@ MUTATIONS = (
     ),
     Mutation(
         "transcripts: a block ends where it ends in the whole", "models/chat_spans.py",
-        "return here + common_prefix(self.text[here : here + len(tail)], tail)",
+        "return here + _clean_prefix(self.text[here : here + len(tail)], tail)",
         "return here + len(tail)",
-        f"{CHAT}::test_an_earlier_answer_keeps_its_place_where_the_newest_gets_a_block_of_thoughts",
+        f"{CHAT}::test_a_turn_of_several_results_ends_behind_the_last",
     ),
     Mutation(
         "transcripts: what a template drops is told", "models/chat_spans.py",
         "self.dropped = [number for number in range(len(segments)) if number not in self.found]",
         "self.dropped = []",
         f"{CHAT}::test_thoughts_that_a_template_drops_are_told_and_those_it_keeps_are_a_section",
+    ),
+    Mutation(
+        'transcripts: a null content where a template takes none', 'models/chat.py',
+        'choices = _content_forms(messages), _null_forms(messages), _argument_forms(messages)',
+        'choices = _content_forms(messages), _argument_forms(messages)',
+        f"{CHAT}::test_a_content_that_is_null_is_no_text_where_a_template_needs_one",
+    ),
+    Mutation(
+        'transcripts: thoughts in parts that are joined', 'models/chat.py',
+        'if thoughts else made',
+        'if False else made',
+        f"{CHAT}::test_thoughts_in_a_part_stay_where_parts_are_joined",
+    ),
+    Mutation(
+        "transcripts: tags of an answer's thoughts are tokens", 'models/chat.py',
+        'value = value if word in spared else',
+        'value =',
+        f"{CHAT}::test_tags_of_an_answers_thoughts_are_the_tokens_that_templates_look_for",
+    ),
+    Mutation(
+        'transcripts: a tag that two headers open', 'models/chat_spans.py',
+        'return opened.start() if opened else size',
+        'return size',
+        f"{CHAT}::test_a_tag_that_two_headers_open_is_no_header",
+    ),
+    Mutation(
+        'transcripts: whatever a template raises', 'contract/templates.py',
+        'except (jinja2.TemplateError, *FAILURES) as error:',
+        'except jinja2.TemplateError as error:',
+        f"{CHAT}::test_whatever_a_template_raises_is_about_the_messages",
+    ),
+    Mutation(
+        'transcripts: a rendered conversation is noticed', 'pair/conversation.py',
+        'if not found or not target.tokenizer.chat_template:',
+        'if True:',
+        f"{IDS}::test_a_rendered_conversation_is_noticed",
     ),
     Mutation(
         "vectors: rows of other widths and missing ones", "data/datasets.py",
@@ -161,9 +264,27 @@ MUTATIONS = (
         f"{VECTORS}::test_a_scale_past_float16_says_which_dtype_to_use",
     ),
     Mutation(
+        'vectors: rows of another layer', 'data/datasets.py',
+        '    _check_layer(table, meta, Path(path))',
+        '    pass',
+        f"{VECTORS}::test_texts_and_layers_that_are_not_the_sidecars_are_refused",
+    ),
+    Mutation(
+        'vectors: a prompt of another template', 'data/datasets.py',
+        'if not (found.startswith(head) and found.endswith(tail)):',
+        'if False:',
+        f"{VECTORS}::test_texts_and_layers_that_are_not_the_sidecars_are_refused",
+    ),
+    Mutation(
         "endings: generation_config.json is read", "models/endings.py",
         "found = read_json_object(path, CheckpointError).get(KEY)", "found = None",
         "tests/unit/test_endings.py::test_the_generation_config_is_read",
+    ),
+    Mutation(
+        'endings: they are given to the model', 'models/endings.py',
+        'if listed and getattr(model',
+        'if False and getattr(model',
+        "tests/unit/test_endings.py::test_an_answer_ends_there_as_well",
     ),
     Mutation(
         "text: a byte order mark in --file", "cli/requests.py",
@@ -173,7 +294,7 @@ MUTATIONS = (
     Mutation(
         "text: a byte order mark in a corpus", "data/sources.py",
         'return path.read_text(encoding="utf-8-sig")', 'return path.read_text(encoding="utf-8")',
-        "tests/unit/test_formats.py::"
+        f"{FORMATS}::"
         "test_a_folder_holds_files_of_every_kind_and_what_is_no_transcript_is_passed_over",
     ),
     Mutation(
@@ -195,12 +316,55 @@ MUTATIONS = (
         "kind is Exception or ", "", f"{TOKENIZER}::test_a_part_of_a_newer_library_is_named",
     ),
     Mutation(
-        "formats: ShareGPT", "data/formats/__init__.py", "    sharegpt.FORMAT,\n", "", FORMATS,
+        "formats: ShareGPT", "data/formats/__init__.py", "    sharegpt.FORMAT,\n", "",
+        f"{FORMATS}::test_sharegpt_has_names_of_its_own",
     ),
     Mutation(
         "formats: Inspect logs", "data/formats/__init__.py",
         "(inspect_logs.FORMAT, claude_code.FORMAT)", "(claude_code.FORMAT,)",
-        "tests/unit/test_formats.py::test_a_log_of_inspect_gives_a_transcript_a_sample",
+        f"{FORMATS}::test_a_log_of_inspect_gives_a_transcript_a_sample",
+    ),
+    Mutation(
+        'formats: members that are zstd', 'data/formats/inspect_logs.py',
+        'if info.compress_type != ZSTD:',
+        'if True:',
+        f"{FORMATS}::test_a_log_of_inspect_gives_a_transcript_a_sample",
+    ),
+    Mutation(
+        'formats: WildChat', 'data/formats/__init__.py',
+        '    wildchat.FORMAT,\n',
+        '',
+        f"{FORMATS}::test_wildchat_keeps_what_is_said_and_notes_what_is_known",
+    ),
+    Mutation(
+        'formats: SWE-agent', 'data/formats/__init__.py',
+        '    swe_agent.FORMAT,\n',
+        '',
+        f"{FORMATS}::test_a_trajectory_of_swe_agent_is_its_history_or_what_the_model_was_shown",
+    ),
+    Mutation(
+        "formats: OpenAI's calls beside a system line", 'data/formats/anthropic.py',
+        'not any(map(_has_own_block, listed))',
+        'not (row.get("system") or any(map(_has_own_block, listed)))',
+        f"{FORMATS}::test_a_system_line_beside_openais_messages_loses_no_calls",
+    ),
+    Mutation(
+        "formats: OpenAI's calls beside thoughts in blocks", 'data/formats/anthropic.py',
+        'each.keys() & OTHER_FIELDS',
+        'each.keys() & {"none"}',
+        f"{FORMATS}::test_thoughts_in_blocks_beside_openais_calls_lose_none",
+    ),
+    Mutation(
+        "formats: a provider's tool answers behind its call", 'data/formats/anthropic.py',
+        'yield from [*own, *results] if role == "assistant" else [*results, *own]',
+        'yield from [*results, *own]',
+        f"{FORMATS}::test_a_tool_that_the_provider_ran_answers_behind_its_call",
+    ),
+    Mutation(
+        'formats: arguments of other calls', 'data/sources.py',
+        'spoken = ("content",) if "role" in value else ()',
+        'spoken = ("content", "text")',
+        f"{FORMATS}::test_arguments_of_other_calls_are_none_of_this_one",
     ),
     Mutation(
         "hub: the one file goes before shards", "models/hub.py",
@@ -242,12 +406,21 @@ MUTATIONS = (
         "if ord(character) not in ENCLOSED and _is_one_token(tokenizer, character):", "if False:",
         "tests/unit/test_marker.py::test_the_rarest_character_that_fits",
     ),
+    Mutation(
+        'marker: one that the template drops is passed over', 'contract/marker.py',
+        '        except ContractError as error:\n            if error.field',
+        '        except ArithmeticError as error:\n            if error.field',
+        "tests/unit/test_marker.py::test_one_that_the_template_drops_or_doubles_is_passed_over",
+    ),
 )  # fmt: skip
 
 
 def main(prefixes: list[str]) -> int:
     """Undo each fix and run its test; returns the exit status."""
     chosen = [m for m in MUTATIONS if not prefixes or m.fix.startswith(tuple(prefixes))]
+    if prefixes == ["missing"]:
+        noticed = {row["fix"] for row in kept_rows() if row["noticed"]}
+        chosen = [m for m in MUTATIONS if m.fix not in noticed]
     missed = []
     with tempfile.TemporaryDirectory() as directory:
         source = copied(Path(directory))
@@ -265,11 +438,15 @@ def main(prefixes: list[str]) -> int:
 
 def keep(mutation: Mutation, noticed: bool) -> None:
     """Put what was found into the file, in the order of the list."""
-    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     row = {"fix": mutation.fix, "test": mutation.test, "noticed": noticed}
-    rows = {each["fix"]: each for each in [*before, row]}
+    rows = {each["fix"]: each for each in [*kept_rows(), row]}
     ordered = [rows[each.fix] for each in MUTATIONS if each.fix in rows]
     write_text_atomic(RESULTS, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
+
+
+def kept_rows() -> list[dict[str, Any]]:
+    """What earlier runs found."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
 
 
 def copied(directory: Path) -> Path:

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.families import make
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from nlakit.contract import Injection, write_meta
 from nlakit.core.losses import token_logprobs
@@ -14,6 +16,7 @@ from nlakit.engines.local import LocalEngine
 from nlakit.errors import CheckpointError, ContractError, InputError
 from nlakit.models.chat import ChatOptions
 from nlakit.models.io import load_backbone
+from nlakit.models.padding import longrope_length
 from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
@@ -28,6 +31,22 @@ def test_activations_equal_hidden_states(model, tokenizer):
     for row, places, vectors in zip(ids, [[0, 4], [1], [6, 2]], found, strict=True):
         hidden = model(torch.tensor([row]), output_hidden_states=True).hidden_states[2]
         assert torch.allclose(vectors, hidden[0, places], atol=1e-5)
+
+
+def test_long_and_short_rows_are_rotated_apart_by_longrope(tokenizer):
+    plain = make("phi3", len(tokenizer)).config.to_dict()
+    factors = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [9.0] * 4}
+    del plain["rope_parameters"], plain["model_type"]
+    rope = {"rope_scaling": factors, "original_max_position_embeddings": 16}
+    config = AutoConfig.for_model("phi3", **{**plain, **rope})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    ids = [[*range(2, 42)], [7, 9, 11, 13, 15, 22, 31, 43]]
+    found = Target(model, tokenizer, Site(1)).activations(ids)
+    for row, vectors in zip(ids, found, strict=True):
+        with torch.no_grad():
+            states = model(torch.tensor([row]), output_hidden_states=True).hidden_states
+        assert torch.allclose(vectors, states[2][0], atol=1e-5)
+    assert longrope_length(config) == 16 and longrope_length(make("llama", 99).config) is None
 
 
 def test_activations_run_no_later_block(llama, tokenizer):

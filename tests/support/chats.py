@@ -66,3 +66,11 @@ JSON_TEXT = (
     "{% for c in m.tool_calls or [] %}{{ c.function.name + '(' + c.function.arguments + ')' }}"
     "{% endfor %}\n{% endfor %}"
 )
+# Results of tools that follow one another are one turn, and what ends it stands behind the last.
+GROUPING = (
+    "{% for m in messages %}{% if m.role == 'tool' %}"
+    "{% if messages[loop.index0 - 1].role != 'tool' %}<turn>{% endif %}"
+    "<result>{{ m.content }}</result>"
+    "{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}<end of turn>{% endif %}"
+    "{% else %}<turn>{{ m.role }}: {{ m.content }}<end of turn>{% endif %}{% endfor %}"
+)

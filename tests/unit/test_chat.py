@@ -9,7 +9,7 @@ from itertools import groupby
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.chats import FOLDING, JSON_TEXT, MOVING, PLAIN, STRICT, THINKING
+from support.chats import FOLDING, GROUPING, JSON_TEXT, MOVING, PLAIN, STRICT, THINKING
 from support.serving import tiny_nla, tiny_tokenizer
 
 from nlakit.errors import InputError
@@ -67,6 +67,19 @@ def test_an_earlier_answer_keeps_its_place_where_the_newest_gets_a_block_of_thou
         (1, "footer", "<|im_end|>\n"),
     ]
     assert made.notices == ()
+
+
+def test_a_turn_of_several_results_ends_behind_the_last():
+    results = [{"role": "tool", "content": each} for each in ("14:10", "15:20")]
+    made = chat(GROUPING, user("The boats"), *results, assistant("ten past two"))
+    assert parts(made)[3:9] == [
+        (1, "header", "<turn><result>"),
+        (1, "content", "14:10"),
+        (1, "footer", "</result>"),
+        (2, "header", "<result>"),
+        (2, "content", "15:20"),
+        (2, "footer", "</result><end of turn>"),
+    ]
 
 
 def test_thoughts_that_a_template_drops_are_told_and_those_it_keeps_are_a_section():

@@ -245,7 +245,7 @@ class _Layouter:
         tail = read.text[anchor:]
         if here == said and self.own[index]:
             self.tails.setdefault(key, tail)
-        return here + common_prefix(self.text[here : here + len(tail)], tail)
+        return here + _clean_prefix(self.text[here : here + len(tail)], tail)
 
     def _repaired(self, ends: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
         """Where a template refuses a conversation cut there, other footers may tell."""

@@ -49,7 +49,8 @@ def activations_and_guesses(
     """
     check_positions(ids, positions, target.max_tokens)
     found: dict[int, Expected] = {}
-    for batch in length_batches([len(row) for row in ids], TOKENS_PER_BATCH):
+    lengths = [len(row) for row in ids]
+    for batch in length_batches(lengths, TOKENS_PER_BATCH, target.model.config):
         run = partial(
             _expected, target, [ids[i] for i in batch], [positions[i] for i in batch], num
         )

@@ -45,7 +45,8 @@ def text_logprobs(target: Target, texts: Sequence[str]) -> TextLogprobs:
     rows = [target.encode(text).ids if text else [] for text in texts]
     total_N = torch.zeros(len(rows))
     kept = [index for index, row in enumerate(rows) if len(row) > 1]
-    batches = length_batches([len(rows[index]) for index in kept], TOKENS_PER_BATCH)
+    lengths = [len(rows[index]) for index in kept]
+    batches = length_batches(lengths, TOKENS_PER_BATCH, target.model.config)
     for batch, is_own in in_step(target.model, batches, []):
         some = [kept[index] for index in batch]
         found_N = at_root(

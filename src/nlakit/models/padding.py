@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -23,14 +24,28 @@ def real_tokens(lengths: Sequence[int]) -> Bool[Tensor, "B T"]:
     return torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
 
 
-def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def length_batches(lengths: Sequence[int], budget: int, config: Any = None) -> Iterator[list[int]]:
     """Indices in batches of similar length, longest first, each of at most `budget` padded tokens.
 
     A sequence longer than the budget comes alone.
+
+    Args:
+        config: of the model that runs them: long and short ones come apart where it rotates them
+            otherwise (`longrope_length`).
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    start = 0
-    while start < len(order):
-        size = max(1, budget // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
+    most = longrope_length(config)
+    num_long = 0 if most is None else sum(length > most for length in lengths)
+    for part in (order[:num_long], order[num_long:]):
+        start = 0
+        while start < len(part):
+            size = max(1, budget // max(1, lengths[part[start]]))
+            yield part[start : start + size]
+            start += size
+
+
+def longrope_length(config: Any) -> int | None:
+    """Tokens past which LongRoPE (Phi-3) rotates a whole batch by its long factors; else None."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    is_long = rope.get("rope_type") == "longrope"
+    return rope.get("original_max_position_embeddings") if is_long else None

@@ -61,7 +61,8 @@ def next_logprobs(
         if len(vectors_ND) != len(ids):
             raise InputError(f"{len(ids)} sequences were given with {len(vectors_ND)} vectors.")
     found: dict[int, Tensor] = {}
-    for batch in length_batches([len(row) for row in ids], TOKENS_PER_BATCH):
+    lengths = [len(row) for row in ids]
+    for batch in length_batches(lengths, TOKENS_PER_BATCH, target.model.config):
         chosen_BD = None if vectors_ND is None else vectors_ND[batch]
         logits_BV = _last_logits(target, [ids[index] for index in batch], chosen_BD)
         found |= dict(zip(batch, logits_BV.log_softmax(-1).cpu(), strict=True))

@@ -201,7 +201,8 @@ class Reconstructor:
         ids = [self.encode(explanation) for explanation in explanations]
         _check_prompts(ids, self.backbone.config.max_position_embeddings)
         found_ND = torch.empty(len(ids), self.meta.d_model, device=self.device)
-        batches = length_batches([len(row) for row in ids], TOKENS_PER_BATCH)
+        lengths = [len(row) for row in ids]
+        batches = length_batches(lengths, TOKENS_PER_BATCH, self.backbone.config)
         for batch, _ in in_step(self.backbone, batches, [0]):
             # A spare batch finds the same again.
             found_ND[batch] = self.forward([ids[index] for index in batch])

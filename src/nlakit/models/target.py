@@ -144,7 +144,8 @@ class Target:
         check_positions(ids, wanted, self.max_tokens)
         view = truncated(backbone_of(self.model), self.site.num_blocks)
         found: dict[int, Tensor] = {}
-        for batch in length_batches([len(row) for row in ids], TOKENS_PER_BATCH):
+        lengths = [len(row) for row in ids]
+        for batch in length_batches(lengths, TOKENS_PER_BATCH, self.model.config):
             padded_BT = pad_right([ids[i] for i in batch]).to(self.model.device)
             # Padding is on the right, so a causal mask already keeps it from every real token.
             hidden_BTD = view(input_ids=padded_BT, use_cache=False).last_hidden_state
