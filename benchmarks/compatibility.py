@@ -1,6 +1,7 @@
 """Which checkpoints, adapters and conversations are read, and which are refused: by the tests.
 
-    python -m benchmarks.compatibility       run them, write benchmarks/results/compatibility.json
+    python -m benchmarks.compatibility         run them, write benchmarks/results/compatibility.json
+    python -m benchmarks.compatibility Hub     the areas whose names begin so; others are kept
 
 docs/compatibility.md shows the file. Each row is a test: its name says what happens. A row
 stands there only if every case of it passed.
@@ -24,19 +25,29 @@ RESULTS = ROOT / "benchmarks" / "results" / "compatibility.json"
 AREAS = {
     "Weights": ("tests/parity/test_weights.py", "tests/unit/test_weight_files.py"),
     "LoRA adapters": ("tests/parity/test_adapter_files.py",),
+    "GGUF files": ("tests/parity/test_gguf.py",),
     "Token ids, endings and markers": (
+        "tests/parity/test_text_ids.py", "tests/unit/test_tokenizer_files.py",
         "tests/unit/test_endings.py", "tests/unit/test_marker.py",
     ),
     "Conversations": ("tests/unit/test_chat.py",),
     "Transcript formats": ("tests/unit/test_formats.py",),
+    "Vectors": ("tests/unit/test_vectors.py",),
+    "Hub downloads": ("tests/unit/test_hub.py", "tests/unit/test_hub_download.py"),
 }  # fmt: skip
 
 Row = dict[str, Any]
 
 
-def main() -> int:
-    """Run the tests of every area; returns the exit status."""
-    found = {area: rows_of(paths) for area, paths in AREAS.items()}
+def main(prefixes: list[str]) -> int:
+    """Run the tests of every area that is asked for; returns the exit status."""
+    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if prefixes else {}
+    found = {
+        area: rows_of(paths)
+        if area.startswith(tuple(prefixes) or "") or area not in kept
+        else kept[area]
+        for area, paths in AREAS.items()
+    }
     failed = [row["test"] for rows in found.values() for row in rows if row["failed"]]
     write_text_atomic(RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     print(f"{sum(map(len, found.values()))} tests, failed: {failed or 'none'}")
@@ -92,4 +103,4 @@ def sentence(test: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

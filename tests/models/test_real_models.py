@@ -272,7 +272,7 @@ def test_greedy_answers_equal_hugging_faces(pair, nla, tmp_path):
     av, vectors = nla.engine.verbalizer, some_vectors(real)
     answers = nla.engine.verbalize(vectors, Sampling(max_new_tokens=ANSWER))
     av.save(tmp_path / "whole")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32).eval()
     embed = model.get_input_embeddings()
     scaled = av.scaled(vectors)
     for row, (answer,) in enumerate(answers):
