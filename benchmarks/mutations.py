@@ -293,7 +293,7 @@ MUTATIONS = (
     ),
     Mutation(
         "text: a byte order mark in a corpus", "data/sources.py",
-        'return path.read_text(encoding="utf-8-sig")', 'return path.read_text(encoding="utf-8")',
+        'with path.open(encoding="utf-8-sig")', 'with path.open(encoding="utf-8")',
         f"{FORMATS}::"
         "test_a_folder_holds_files_of_every_kind_and_what_is_no_transcript_is_passed_over",
     ),
@@ -343,10 +343,19 @@ MUTATIONS = (
         f"{FORMATS}::test_a_trajectory_of_swe_agent_is_its_history_or_what_the_model_was_shown",
     ),
     Mutation(
-        "formats: OpenAI's calls beside a system line", 'data/formats/anthropic.py',
-        'not any(map(_has_own_block, listed))',
-        'not (row.get("system") or any(map(_has_own_block, listed)))',
+        "formats: a system line beside OpenAI's messages", "data/formats/openai.py",
+        'with_system(inner.get("system"), list(parsed))', "parsed",
         f"{FORMATS}::test_a_system_line_beside_openais_messages_loses_no_calls",
+    ),
+    Mutation(
+        "formats: a branch of a session that was given up", "data/formats/claude_code.py",
+        'if record.get("uuid") in given_up:', "if False:",
+        f"{FORMATS}::test_a_branch_that_was_given_up_is_no_part_of_a_session",
+    ),
+    Mutation(
+        "formats: an attachment that is lost", "data/formats/inspect_logs.py",
+        "            if not isinstance(found, str):", "            if False:",
+        f"{FORMATS}::test_a_log_of_inspect_may_be_json",
     ),
     Mutation(
         "formats: OpenAI's calls beside thoughts in blocks", 'data/formats/anthropic.py',

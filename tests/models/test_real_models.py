@@ -166,8 +166,10 @@ def test_activations_equal_hidden_states_at_three_layers(real: RealModel):
     if real.name == "smollm2":
         encoded += [readers[0].encode_messages(chat).ids[:TOKENS] for chat in chats()]
         assert len(encoded) == 60
-    encoded.append(readers[0].encode(" ".join(texts())).ids[:LONG])
-    found = [reader.activations(encoded) for reader in readers]
+    long = readers[0].encode(" ".join(texts())).ids[:LONG]
+    # By itself: beside it the others would be padded to its length.
+    found = [reader.activations(encoded) + reader.activations([long]) for reader in readers]
+    encoded.append(long)
     # The backbone: Gemma's head is two thirds of its numbers, and says nothing of the residuals.
     backbone = theirs(real.directory).model
     for row, ids in enumerate(encoded):
@@ -272,7 +274,9 @@ def test_greedy_answers_equal_hugging_faces(pair, nla, tmp_path):
     av, vectors = nla.engine.verbalizer, some_vectors(real)
     answers = nla.engine.verbalize(vectors, Sampling(max_new_tokens=ANSWER))
     av.save(tmp_path / "whole")
-    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "whole", dtype=torch.float32
+    ).eval()
     embed = model.get_input_embeddings()
     scaled = av.scaled(vectors)
     for row, (answer,) in enumerate(answers):

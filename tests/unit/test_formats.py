@@ -300,6 +300,27 @@ def test_a_session_of_claude_code_is_one_transcript(tmp_path):
         assert what in told
 
 
+def test_a_branch_that_was_given_up_is_no_part_of_a_session(tmp_path):
+    def record(uuid, parent, kind, content):
+        message = {"role": kind, "content": content}
+        return {"type": kind, "sessionId": "s", "uuid": uuid, "parentUuid": parent,
+                "message": message}  # fmt: skip
+
+    records = [
+        record("1", None, "user", "boats?"),
+        record("2", "1", "assistant", "which?"),
+        record("3", "2", "user", "all"),
+        record("4", "3", "assistant", [{"type": "tool_use", "id": "c", "name": "f", "input": {}}]),
+        record("5", "4", "user", [{"type": "tool_result", "tool_use_id": "c", "content": "x"}]),
+        record("6", "2", "user", "the red one"),
+        record("7", "6", "assistant", "at ten"),
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (document,) = Corpus(str(tmp_path / "x.jsonl"))
+    assert [m.text for m in document.messages] == ["boats?", "which?", "the red one", "at ten"]
+    assert document.notes == ("3 x record of a branch that was given up left out",)
+
+
 def test_a_file_of_nothing_but_a_side_chain_is_read(tmp_path):
     records = [{**each, "isSidechain": True} for each in CLAUDE[1:5]]
     path = tmp_path / "agent-1.jsonl"
@@ -387,6 +408,9 @@ def test_logs_that_cannot_be_read_are_named(tmp_path):
 def test_a_log_of_inspect_may_be_json(tmp_path):
     (document,) = read(tmp_path, {"eval": {"task": "t"}, "samples": [INSPECT]}, "log.json")
     assert plain(document.messages) == plain(EXPECTED) and document.id == "1_epoch_1"
+    lost = json.loads(json.dumps(INSPECT).replace('"14:10"', '"attachment://ab"'))
+    (other,) = read(tmp_path, {"eval": {}, "samples": [lost]}, "lost.json")
+    assert other.notes == ("1 x attachment that is not in the log left out",)
 
 
 def test_a_folder_holds_files_of_every_kind_and_what_is_no_transcript_is_passed_over(tmp_path):

@@ -41,8 +41,11 @@ def read(path: Path) -> Iterator[tuple[Transcript, str]]:
     session = _Session()
     turns = [each for each in records if isinstance(each.get("message"), dict)]
     only_aside = bool(turns) and all(each.get("isSidechain") for each in turns)
+    given_up = _given_up(records)
     for record in records:
-        if record.get("isSidechain") and not only_aside:
+        if record.get("uuid") in given_up:
+            session.omitted["record of a branch that was given up"] += 1
+        elif record.get("isSidechain") and not only_aside:
             session.omitted["record of a side chain"] += 1
         else:
             session.take(record)
@@ -67,6 +70,30 @@ def _records(path: Path) -> tuple[list[Row], int]:
             if isinstance(record, dict):
                 found.append(record)
     return found, broken
+
+
+def _given_up(records: list[Row]) -> set[str]:
+    """Records behind a question that was asked anew: the later one has the same parent."""
+    last: dict[Any, Any] = {}
+    left: set[str] = set()
+    for record in filter(_is_question, records):
+        parent = record.get("parentUuid")
+        if parent is not None and last.get(parent, record["uuid"]) != record["uuid"]:
+            left.add(last[parent])
+        last[parent] = record["uuid"]
+    for record in records:  # in the order they were written in, so parents come first
+        if record.get("parentUuid") in left and isinstance(record.get("uuid"), str):
+            left.add(record["uuid"])
+    return left
+
+
+def _is_question(record: Row) -> bool:
+    """Whether a record is what a person wrote, and no result of a tool."""
+    message, identity = record.get("message"), record.get("uuid")
+    aside = record.get("isSidechain") or record.get("isMeta")
+    if record.get("type") != "user" or aside or not isinstance(message, dict):
+        return False
+    return isinstance(identity, str) and not Blocks.of(message.get("content")).results
 
 
 @dataclass

@@ -105,8 +105,8 @@ class _Log:
 
 
 def _transcript(sample: Row, name: str, about: Row, where: str) -> Transcript:
-    resolve = _resolver(sample.get("attachments"))
     omitted: Counter[str] = Counter()
+    resolve = _resolver(sample.get("attachments"), omitted)
     listed = sample.get("messages")
     if not isinstance(listed, list):
         raise not_one(sample, where, "a sample with messages")
@@ -128,8 +128,8 @@ def _scores(sample: Row) -> dict[str, Any]:
     return scalars(values)
 
 
-def _resolver(attachments: object) -> Callable[[Any], Any]:
-    """Puts attachments where a text refers to one."""
+def _resolver(attachments: object, omitted: Counter[str]) -> Callable[[Any], Any]:
+    """Puts attachments where a text refers to one; of those that are not there the name stays."""
     held: Mapping[str, Any] = attachments if isinstance(attachments, Mapping) else {}
 
     def resolve(value: Any) -> Any:
@@ -137,6 +137,8 @@ def _resolver(attachments: object) -> Callable[[Any], Any]:
             if not value.startswith(ATTACHMENT):
                 return value
             found = held.get(value.removeprefix(ATTACHMENT))
+            if not isinstance(found, str):
+                omitted["attachment that is not in the log"] += 1
             return found if isinstance(found, str) else value
         if isinstance(value, dict):
             return {name: resolve(each) for name, each in value.items()}
