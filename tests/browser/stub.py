@@ -60,7 +60,7 @@ class World:
     down: bool = False
     """Cuts every connection, as a server does that was stopped."""
     latents: bool = False
-    """Whether an autoencoder is served, too."""
+    """Whether an autoencoder, a map of readings and a Jacobian lens are served, too."""
     chat: tuple[str, ...] = (" and", " so", " on", ".")
     queue: int = 0
     """Where in the queue a reading says it stands, until `served` is set."""
@@ -236,7 +236,7 @@ def answer(world: World, path: str, body: dict[str, Any]) -> Any:
         found = {"before": " by the mouse.", "after": " by the night.", "changed": True}
         return {**words, **found, "shift": 0.4, "kl_unrelated": 0.64, "position": body["position"]}
     if path == "/v1/lens":
-        return stub_latents.lens(body["position"])
+        return stub_latents.lens(body["position"], body.get("lens", "logit"))
     if path.startswith("/v1/latents/"):
         return stub_latents.answer(path, body)
     if path == "/v1/extract":
@@ -361,12 +361,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self._refused():
             return None
         if parts.path == "/v1/models":
-            told = [{**each, "has_latents": self.world.latents} for each in models()]
+            has = {"has_latents": self.world.latents, "has_reading_map": self.world.latents}
+            told = [{**each, **has, "has_jacobian_lens": self.world.latents} for each in models()]
             return self._json({"models": told})
         if parts.path == "/v1/passages":
             return self._json({"passages": passages()})
         if parts.path == "/v1/projects":
             return self._json({"projects": []})
+        if parts.path == "/v1/reading-map":
+            return self._json(stub_latents.reading_map())
         if parts.path.startswith("/v1/latents"):
             found = stub_latents.asked(parts.path)
             return self._json(found or {"detail": "Not Found"}, 200 if found else 404)

@@ -66,13 +66,31 @@ def dual_map() -> dict[str, Any]:
     }
 
 
-def lens(position: int) -> dict[str, Any]:
+def reading_map() -> dict[str, Any]:
+    """What two NLAs say of the same two tokens."""
+    told = (("A story of boats.", "Boats at sea."), ("A poem.", "A rhyme to come."))
+    points = [
+        {
+            **{"dictionary": side, "latent": token, "x": 4.0 * token, "y": 4.0 * token + side},
+            **{"nearest": token, "cosine": 0.8, "text": told[token][side], "same": 0.76},
+            "around": f"the words before token {token}",
+        }
+        for side in (0, 1)
+        for token in (0, 1)
+    ]
+    same = {"cosine": 0.76, "interval": [0.75, 0.77], "identical": 0.25, "embedder": "minilm"}
+    other = {"other_document": 0.4, "other_document_interval": [0.38, 0.42], "by_meaning": True}
+    words = {"of": "readings", "names": ["storyworld", "plain-rl"], "points": points}
+    return {**dual_map(), **words, "same_token": {**same, **other}}
+
+
+def lens(position: int, name: str) -> dict[str, Any]:
     """Two blocks, the second surer than the first."""
     layers = [
         {"layer": layer, "top": [{"token": " pier", "probability": 0.2 + 0.5 * layer}]}
         for layer in (0, 1)
     ]
-    return {"lens": "logit", "tokens": [{"position": position, "token": "x", "layers": layers}]}
+    return {"lens": name, "tokens": [{"position": position, "token": "x", "layers": layers}]}
 
 
 def answer(path: str, body: dict[str, Any]) -> Any:

@@ -93,6 +93,32 @@ def test_the_logit_lens_says_the_next_token_after_each_block(reading, size):
     assert [row.split() for row in rows] == [["0", "pier", "0.20"], ["1", "pier", "0.70"]]
 
 
+@BOTH
+def test_two_nlas_readings_of_a_token_stand_together(reading, size):
+    page = reading(size, latents=True)
+    page.get_by_role("button", name="Two NLAs' readings on one map").click()
+    box = page.get_by_role("dialog", name="Two NLAs' readings on one map")
+    expect(box).to_contain_text("cosine 0.76 [0.75, 0.77]")
+    box.get_by_role("button", name="Select all of storyworld").click()
+    box.get_by_text("4 readings are selected.").wait_for()
+    first = box.get_by_role("list", name="Selected readings").get_by_label("Token 0")
+    expect(first).to_contain_text("A story of boats.")
+    expect(first).to_contain_text("Boats at sea.")
+    expect(box.get_by_role("img", name="Map of storyworld, 2 readings")).to_be_visible()
+    box.get_by_label("Lay one over the other").check()
+    expect(box.locator("svg.map-panel")).to_have_count(1)
+    expect(box.locator("svg.map-panel circle")).to_have_count(4)
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+def test_a_fitted_jacobian_lens_stands_beside_the_logit_lens(reading):
+    page = reading(WIDE, latents=True)
+    page.locator("[data-place='3']").click()
+    page.get_by_text("Jacobian lens", exact=True).click()
+    expect(page.locator(".lens tr")).to_have_count(2)
+    expect(page.locator(".lens tr").last).to_contain_text("pier")
+
+
 def test_without_an_autoencoder_the_page_has_no_latents(reading):
     page = reading(WIDE)
     page.locator("[data-place='3']").click()
