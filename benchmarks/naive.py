@@ -72,7 +72,7 @@ def train_step(model: str, rows: int, new_tokens: int = NEW_TOKENS) -> Task:
 
 def rl(model: str, vectors: int, group: int, new_tokens: int = NEW_TOKENS) -> Task:
     """One step of joint RL with the same rewards, reference policy and optimisers as ours."""
-    joint = load_joint_rl(model, rl_config(vectors, group, new_tokens))
+    joint = load_joint_rl(model, rl_config(vectors, group, new_tokens), "float32")
     pool = checkpoints.vectors(SPECS[model], vectors)
 
     def run() -> Done:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from nlakit.data.bulk import BulkPlan, Described, VectorSource, explain_vectors
 from nlakit.engines.base import Sampling
 from nlakit.engines.local import LocalEngine
-from nlakit.models.precision import bring_to
+from nlakit.models.precision import Precision, bring_to
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.train.config import RlConfig, TrainingSettings
 from nlakit.train.learner import Learner, OptimizerConfig
 from nlakit.train.memory import keep_freed_memory
-from nlakit.train.rl import JointRl, rl_step
+from nlakit.train.rl import JointRl, joint_rl, rl_step
 
 from . import checkpoints
 from .flops import explain_flops
@@ -193,18 +193,12 @@ def rl(model: str, vectors: int, group: int, new_tokens: int = NEW_TOKENS) -> Ta
     return Task(run, run)
 
 
-def load_joint_rl(model: str, config: RlConfig) -> JointRl:
-    """The pair, its frozen start, and the optimisers, from disk."""
+def load_joint_rl(model: str, config: RlConfig, precision: Precision = "auto") -> JointRl:
+    """The pair, its frozen start, and the optimisers, from disk, as `train_rl` has them."""
     engine = load_engine(model, config.vectors * config.group)
-    return JointRl(
-        config,
-        TrainingSettings(),
-        engine,
-        checkpoints.load_verbalizer(model),
-        engine.reconstructor,
-        new_learner(engine.verbalizer.model),
-        Learner(dict(engine.reconstructor.named_parameters()), OptimizerConfig(**OPTIMIZER), STEPS),
-    )
+    reference = checkpoints.load_verbalizer(model)
+    settings = TrainingSettings(precision=precision)
+    return joint_rl(engine, reference, engine.reconstructor, config, settings)
 
 
 def new_learner(model: nn.Module) -> Learner:

@@ -124,16 +124,37 @@ def explain(model: str) -> Callable[[Plan], Facts]:
         best = best_batch(model, plan)
         batch, dtype = best["batch"], best["dtype"]
         same = {"model": model, "new_tokens": plan.tokens}
+        ours = best_dtype(model, plan)
         sides = {
-            OURS: Side("ours.explain", {**same, "rows": plan.rows}),
+            OURS: Side("ours.explain", {**same, "rows": plan.rows, "dtype": ours["dtype"]}),
             "hf_batched": Side(
                 "hf.explain", {**same, "rows": batch, "batch": batch, "dtype": dtype}
             ),
             "hf_single": Side("hf.explain", {**same, "rows": 1, "batch": 1}),
         }
-        return {"model": model, "rows": plan.rows, "hf_choice": best, **contest(sides, plan)}
+        choices = {"our_choice": ours, "hf_choice": best}
+        return {"model": model, "rows": plan.rows, **choices, **contest(sides, plan)}
 
     return measure
+
+
+def best_dtype(model: str, plan: Plan) -> Facts:
+    """The dtype at which our engine is fastest, chosen in short runs as `best_batch` does."""
+    if not has_bf16_units():
+        return {"dtype": "float32", "tried": []}
+    found: list[Facts] = []
+    size = {"model": model, "rows": plan.rows, "new_tokens": plan.choice_tokens}
+    with Side("ours.explain", size) as side:
+        side.ready()
+        for dtype in ("float32", "bfloat16"):
+            side.prepare({**size, "dtype": dtype})
+            found.append({"dtype": dtype, "rate": side.run().rate})
+    return _fastest(found)
+
+
+def _fastest(found: Sequence[Facts]) -> Facts:
+    """The dtype that was fastest, and all that were tried."""
+    return {"dtype": max(found, key=lambda each: each["rate"])["dtype"], "tried": found}
 
 
 def best_batch(model: str, plan: Plan) -> Facts:
@@ -201,7 +222,23 @@ def rl_step(plan: Plan) -> Facts:
 def against_trl(plan: Plan) -> Facts:
     """A step of joint RL against TRL's GRPO step, which does less (`trl`)."""
     options = rl_options(plan)
-    return against("trl", {OURS: ("ours.rl", options), "trl": ("trl.rl", options)}, plan)
+    choice = _trl_dtype(options)
+    theirs = {**options, "dtype": choice["dtype"]}
+    facts = against("trl", {OURS: ("ours.rl", options), "trl": ("trl.rl", theirs)}, plan)
+    return {"trl_choice": choice, **facts}
+
+
+def _trl_dtype(options: Facts) -> Facts:
+    """The dtype at which TRL's step is fastest, chosen by short ones."""
+    python, found = opponents.interpreter("trl"), []
+    if python is None or not has_bf16_units():
+        return {"dtype": "float32", "tried": []}
+    for dtype in ("float32", "bfloat16"):
+        short = {**options, "new_tokens": 24, "dtype": dtype}
+        with Side("trl.rl", short, python=python) as side:
+            side.ready()
+            found.append({"dtype": dtype, "rate": side.run().rate})
+    return _fastest(found)
 
 
 def against_vllm(model: str) -> Callable[[Plan], Facts]:

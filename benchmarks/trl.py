@@ -20,6 +20,8 @@ from trl import GRPOConfig, GRPOTrainer
 from .measure import Done, Task
 from .specs import NEW_TOKENS, PREFIX_TOKENS, SPECS, SUFFIX_TOKENS
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 def rl(
     model: str,
@@ -28,17 +30,20 @@ def rl(
     new_tokens: int = NEW_TOKENS,
     device: str = "cpu",
     lora_rank: int | None = None,
+    dtype: str | None = None,
 ) -> Task:
     """One GRPO step: `vectors` prompts with `group` answers each.
 
     Args:
+        dtype: of the weights, and of TRL's mixed precision; None: float32 on a CPU, else bfloat16.
         lora_rank: an adapter of this rank on every matrix is trained, of a model with random
             weights that is on no disk; None: all weights of the model on disk.
     """
-    tokenizer, policy = _policy(model, lora_rank is not None, device)
+    dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+    tokenizer, policy = _policy(model, lora_rank is not None, device, DTYPES[dtype])
     trainer = GRPOTrainer(
         model=policy,
-        args=_config(vectors, group, new_tokens, device),
+        args=_config(vectors, group, new_tokens, device, bf16=dtype == "bfloat16"),
         peft_config=lora_rank
         and LoraConfig(
             r=lora_rank,
@@ -65,7 +70,7 @@ def rl(
     return Task(run, run)
 
 
-def _policy(model: str, is_random: bool, device: str) -> tuple[Any, Any]:
+def _policy(model: str, is_random: bool, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """Tokenizer and model."""
     if is_random:
         from .checkpoints import make_tokenizer, random_model
@@ -73,12 +78,11 @@ def _policy(model: str, is_random: bool, device: str) -> tuple[Any, Any]:
 
         spec = SPECS[model]
         tokenizer = make_tokenizer(min(spec.vocab_size, TOKENIZER))
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
         return tokenizer, random_model(spec, tokenizer, 2, device, dtype)
     directory = SPECS[model].directory / "av"
     return (
         AutoTokenizer.from_pretrained(directory),
-        AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32),
+        AutoModelForCausalLM.from_pretrained(directory, dtype=dtype),
     )
 
 
@@ -91,7 +95,7 @@ def prompt_text(tokenizer: Any) -> str:
     return text
 
 
-def _config(vectors: int, group: int, new_tokens: int, device: str) -> GRPOConfig:
+def _config(vectors: int, group: int, new_tokens: int, device: str, bf16: bool) -> GRPOConfig:
     return GRPOConfig(
         output_dir=tempfile.mkdtemp(prefix="nlakit-bench-trl-"),
         per_device_train_batch_size=vectors * group,
@@ -103,7 +107,7 @@ def _config(vectors: int, group: int, new_tokens: int, device: str) -> GRPOConfi
         learning_rate=1e-4,
         max_steps=1,
         gradient_checkpointing=False,
-        bf16=device != "cpu",
+        bf16=bf16,
         use_cpu=device == "cpu",
         report_to=[],
         save_strategy="no",

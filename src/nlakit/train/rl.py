@@ -125,22 +125,7 @@ def train_rl(
     """
     if run.done is not None:
         return
-    for model in (engine.verbalizer.model, engine.reconstructor.backbone):
-        bring_to(model, settings.precision)
-    bring_to(reference.model, settings.precision)
-    bring_to(frozen.backbone, settings.precision)
-    engine.refresh()
-    rl = JointRl(
-        config,
-        settings,
-        engine,
-        reference,
-        frozen,
-        Learner(dict(engine.verbalizer.model.named_parameters()), config.verbalizer, config.steps),
-        Learner(dict(engine.reconstructor.named_parameters()), config.reconstructor, config.steps),
-        truth,
-        most_k3,
-    )
+    rl = joint_rl(engine, reference, frozen, config, settings, truth, most_k3)
     chooser = Chooser(run, held_out, engine, frozen, config.precision_slack)
     chooser.start()
 
@@ -155,6 +140,34 @@ def train_rl(
         run, learners, config.steps, step, settings.checkpoint_every, "joint RL", lambda: rl.example
     )
     run.finish({"steps": config.steps, "best": chooser.record()})
+
+
+def joint_rl(
+    engine: PolicyEngine,
+    reference: Verbalizer,
+    frozen: Reconstructor,
+    config: RlConfig,
+    settings: TrainingSettings,
+    truth: TruthTerms | None = None,
+    most_k3: float | None = None,
+) -> JointRl:
+    """What a step needs: all models brought to the precision of training, and the optimisers."""
+    for model in (engine.verbalizer.model, engine.reconstructor.backbone):
+        bring_to(model, settings.precision)
+    bring_to(reference.model, settings.precision)
+    bring_to(frozen.backbone, settings.precision)
+    engine.refresh()
+    return JointRl(
+        config,
+        settings,
+        engine,
+        reference,
+        frozen,
+        Learner(dict(engine.verbalizer.model.named_parameters()), config.verbalizer, config.steps),
+        Learner(dict(engine.reconstructor.named_parameters()), config.reconstructor, config.steps),
+        truth,
+        most_k3,
+    )
 
 
 # -- one step --------------------------------------------------------------------------------------
