@@ -130,7 +130,7 @@ def explain(model: str) -> Callable[[Plan], Facts]:
             "hf_batched": Side(
                 "hf.explain", {**same, "rows": batch, "batch": batch, "dtype": dtype}
             ),
-            "hf_single": Side("hf.explain", {**same, "rows": 1, "batch": 1}),
+            "hf_single": Side("hf.explain", {**same, "rows": 1, "batch": 1, "dtype": dtype}),
         }
         choices = {"our_choice": ours, "hf_choice": best}
         return {"model": model, "rows": plan.rows, **choices, **contest(sides, plan)}
