@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from . import suite
 from .process import ROOT, SideFailed
-from .results import Store, fingerprint, path_of, rounded
+from .results import Store, fingerprint, path_of, processor_kind, rounded
 from .specs import ON_DISK
 
 QUICK_MODELS = ("S", "V")
@@ -98,7 +98,7 @@ def full(only: str | None, again: bool) -> suite.Facts:
     Raises:
         NotEqual: the gate failed, now or when it was last run on this code.
     """
-    store, current = Store(path_of("cpu")), fingerprint()
+    store, current = Store(path_of(processor_kind())), fingerprint()
     wanted = [only] if only else list(suite.SECTIONS)
     due = [name for name in wanted if only or again or not store.is_current(name, current)]
     passed = store.is_current("gate", current) and store.sections["gate"]["equal"]

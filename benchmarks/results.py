@@ -27,6 +27,11 @@ def path_of(device: str) -> Path:
     return DIRECTORY / f"{device}.json"
 
 
+def processor_kind() -> str:
+    """Which file this machine's figures belong to: those of two kinds are never mixed."""
+    return "cpu-bf16" if has_bf16_units() else "cpu"
+
+
 def machine() -> dict[str, Any]:
     """What decides the figures, without naming the machine."""
     return {

@@ -105,3 +105,21 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}: {_shown(each)}" for name, each in value.items())
     return f"{value:.2f}" if isinstance(value, float) and value % 1 else f"{value:,.0f}"
+
+
+def page_table(text: str) -> str:
+    """How soon the page answers (`page_speed`)."""
+    found = json.loads(text)
+    lines = [
+        f"| from a click, slowest of {found['runs']} runs | seconds |",
+        "|---|---:|",
+        f"| the first words | {found['first_words_s']:.2f} |",
+        f"| a token explained and scored | {found['one_token_s']:.2f} |",
+        f"| a passage of {found['tokens']} tokens explained and scored "
+        f"| {found['whole_passage_s']:.2f} |",
+        f"| a token, beside another client's {found['beside']} positions "
+        f"| {found['click_beside_s']:.2f} |",
+        "",
+        f"The page's main thread was held up for {found['longest_task_ms']} ms at most.",
+    ]
+    return "\n".join([*lines, ""])

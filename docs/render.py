@@ -46,6 +46,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 RESULTS = ROOT / "benchmarks" / "results"
 TIMES = RESULTS / "cpu.json"
+TIMES_BF16 = RESULTS / "cpu-bf16.json"
 OUTPUT = ROOT / "docs" / "demo_output.txt"
 BUNDLED = ROOT / "src" / "nlakit" / "assets" / "storyworld"
 REPORT = BUNDLED / "report.json"
@@ -340,6 +341,9 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "smollm2_readings": (SMOLLM2, readings),
     "speed": (TIMES, tables.short_table),
     "ratios": (TIMES, tables.ratio_table),
+    "ratios_bf16": (TIMES_BF16, tables.ratio_table),
+    "sides_bf16": (TIMES_BF16, tables.side_table),
+    "facts_bf16": (TIMES_BF16, tables.fact_lines),
     "sides": (TIMES, tables.side_table),
     "sweeps": (TIMES, tables.sweep_table),
     "facts": (TIMES, tables.fact_lines),
@@ -365,6 +369,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "wire_facts": (RESULTS / "wire_facts.json", server_tables.wire_table),
     "kills": (RESULTS / "kills.json", server_tables.kills_table),
     "serve_load": (RESULTS / "serve_load.json", server_tables.load_table),
+    "page_speed": (RESULTS / "page_speed.json", server_tables.page_table),
     "sae_metrics": (sae_tables.REPORTS, sae_tables.metrics),
     "sae_temporal": (sae_tables.REPORTS, sae_tables.temporal),
     "sae_spliced": (sae_tables.REPORTS, sae_tables.spliced),
