@@ -346,7 +346,7 @@ def av_step_share(model: str) -> Callable[[Plan], Facts]:
             "dtype": dtype,
             "fraction": statistics.median(found),
             "fractions": found,
-            "seconds": statistics.median(seconds),
+            "step_s": statistics.median(seconds),
             "gemm_gflops": statistics.median(peaks) / 1e9,
             "flops": flops,
         }

@@ -196,7 +196,7 @@ def _gemm_lines(sections: Facts) -> list[str]:
         step = sections["gemm_SMOL"]
         lines.append(
             f"- AV step of SmolLM2-135M's shapes, an adapter on a frozen base, {step['rows']} rows "
-            f"in {step['dtype']}: {_number(step['seconds'])} s, {100 * step['fraction']:.0f} % of "
+            f"in {step['dtype']}: {_number(step['step_s'])} s, {100 * step['fraction']:.0f} % of "
             f"the products' {step['gemm_gflops']:.0f} GFLOP/s in {step['dtype']}."
         )
     if "operations" in sections:

@@ -26,6 +26,9 @@ FLAGS = [
     "--disable-sync",
 ]
 WIDE, NARROW = (1600, 1000), (390, 844)
+LOOK = os.environ.get("NLAKIT_LOOK", "wide-light").split("-")
+"""Width and theme where a test asks for none; `make test-looks` tries the other three."""
+SIZE, THEME = {"wide": WIDE, "narrow": NARROW}[LOOK[0]], LOOK[1]
 INSTALL = "Install it with `apt-get install chromium` and `pip install playwright`."
 
 
@@ -103,7 +106,7 @@ def visit(chromium) -> Iterator[Callable]:
     contexts, findings = [], []
 
     def begin(
-        address: str, size: tuple[int, int] = WIDE, theme: str = "light", refusals: bool = False
+        address: str, size: tuple[int, int] = SIZE, theme: str = THEME, refusals: bool = False
     ):
         context = chromium.new_context(
             viewport={"width": size[0], "height": size[1]},
@@ -141,7 +144,7 @@ def _leaves(url: str, host: str) -> bool:
 def reading(stub, visit) -> Callable:
     """A page with the first demo passage wholly read: `reading(size, theme, **world)`."""
 
-    def begin(size: tuple[int, int] = WIDE, theme: str = "light", **options):
+    def begin(size: tuple[int, int] = SIZE, theme: str = THEME, **options):
         address, _ = stub(**options)
         page = visit(address, size, theme)
         page.locator(".passage").first.click()

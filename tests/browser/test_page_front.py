@@ -3,7 +3,8 @@ page hold on a phone in the dark as they do on a desk.
 """
 
 import pytest
-from playwright.sync_api import expect
+
+from browser.waiting import expect
 
 pytestmark = pytest.mark.browser
 SIZES = [(1600, 1000), (390, 844)]

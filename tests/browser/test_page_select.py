@@ -4,13 +4,14 @@ import math
 
 import pytest
 
+from browser.conftest import SIZE
 from browser.waiting import expect, until
 
 pytestmark = pytest.mark.browser
 NARROW = (390, 844)
 
 
-def _opened(visit, address, text="The lantern fished near the grey sun today", size=(1600, 1000)):
+def _opened(visit, address, text="The lantern fished near the grey sun today", size=SIZE):
     page = visit(address, size)
     page.get_by_label("Text to read").fill(text)
     page.get_by_role("button", name="Only its last token").click()
