@@ -50,7 +50,19 @@ def dashboard(latent: int) -> dict[str, Any]:
         "logits": {"values": [0.0], "heights": [1.0]},
         "neighbours": [{"latent": 2, "cosine": 0.33}],
         "examples": [{**example, **values}],
+        "readings": [] if latent != 7 else direction_readings(),
     }
+
+
+def direction_readings() -> list[dict[str, Any]]:
+    """Of latent 7: alone it looks like no activation, on the mean like one."""
+    both = {"nla": "storyworld", "latent": 7, "label": "boats"}
+    alone = {"fidelity": -0.62, "off_manifold": 0.03, "says_it": False}
+    added = {"fidelity": 0.81, "off_manifold": 0.94, "says_it": True}
+    return [
+        {**both, "vector": "direction", "explanation": "A rhyme to come.", **alone},
+        {**both, "vector": "mean + direction", "explanation": "A boat at sea.", **added},
+    ]
 
 
 def dual_map() -> dict[str, Any]:
@@ -104,7 +116,9 @@ def answer(path: str, body: dict[str, Any]) -> Any:
         return {"text": body["text"], "tokens": tokens}
     if path == "/v1/latents/witness":
         fates = {"shared": [_active(7, 4.0)], "lost": [_active(3, 1.5)], "invented": []}
-        return {"position": body["position"], "jaccard": 0.5, **fates}
+        left = {"residual": "A list of names.", "residual_fidelity": -0.2}
+        told = left if body.get("residual") else {}
+        return {"position": body["position"], "jaccard": 0.5, **fates, **told}
     if path == "/v1/latents/steer":
         words = {"before": " sank.", "after": " by the pier.", "changed": True}
         return {**words, "found": 0.0, "value": body["value"], "strength": 0.8, "kl_unrelated": 0.3}

@@ -49,6 +49,37 @@ def test_a_dashboard_tests_your_own_text_and_steers(reading, size):
 
 
 @BOTH
+def test_a_dashboard_says_what_the_nla_reads_in_the_direction(reading, size):
+    page = _at_token(reading, size)
+    page.get_by_role("region", name="Shared latents").get_by_role("button").click()
+    box = page.get_by_role("dialog", name="Latent 7")
+    told = box.get_by_role("region", name="What the NLA says of its direction")
+    alone, added = told.get_by_role("listitem").first, told.get_by_role("listitem").last
+    expect(alone).to_contain_text("A rhyme to come.")
+    expect(alone.locator(".badge-worse")).to_contain_text("−0.62")
+    expect(alone.locator(".off-manifold")).to_have_text("off-manifold 0.03")
+    expect(alone).to_contain_text("does not have the latent active")
+    expect(added).to_contain_text("A boat at sea.")
+    expect(added.locator(".badge-faithful, .badge-partly")).to_contain_text("0.81")
+    expect(added).to_contain_text("has the latent active again")
+    expect(told).to_contain_text("looks like no activation")
+    box.get_by_role("button", name="2 (0.33)").click()
+    other = page.get_by_role("dialog", name="Latent 2")
+    expect(other.get_by_role("region", name="Dashboard")).to_be_visible()
+    expect(other.get_by_role("region", name="What the NLA says")).to_have_count(0)
+
+
+@BOTH
+def test_what_the_dictionary_leaves_out_is_read_when_asked(reading, size):
+    page = _at_token(reading, size)
+    page.get_by_role("button", name="Read what the dictionary leaves out").click()
+    left = page.get_by_label("What the dictionary leaves out")
+    expect(left).to_contain_text("A list of names.")
+    expect(left.locator(".badge-worse")).to_contain_text("−0.20")
+    expect(left.locator(".off-manifold")).to_have_text("off-manifold")
+
+
+@BOTH
 def test_latents_are_found_by_words(reading, size):
     page = reading(size, latents=True)
     page.get_by_role("button", name="Latents", exact=True).click()

@@ -15,7 +15,13 @@ from nlakit.errors import CheckpointError, InputError
 from nlakit.sae import neuronpedia
 from nlakit.sae.autoencoder import SparseAutoencoder
 from nlakit.sae.config import SaeConfig
-from nlakit.sae.dashboard import WINDOW, build_dashboards, direct_logits, read_activity
+from nlakit.sae.dashboard import (
+    WINDOW,
+    DirectionReading,
+    build_dashboards,
+    direct_logits,
+    read_activity,
+)
 from nlakit.sae.features import features_of
 from nlakit.sae.neuronpedia import Source
 from nlakit.sae.store import DashboardStore
@@ -156,6 +162,38 @@ def test_a_store_finds_by_label_by_example_and_by_text(tmp_path, made, tiny_targ
         assert len(list(again)) == 32
 
 
+def direction_reading(latent, vector="direction", explanation="A boat."):
+    shared = {"nla": "x", "label": None, "fidelity": 0.5, "off_manifold": 0.1, "says_it": True}
+    return DirectionReading(latent=latent, vector=vector, explanation=explanation, **shared)
+
+
+def test_a_store_keeps_the_last_reading_of_each_vector(tmp_path, made):
+    _, dashboards = made
+    alone, added = direction_reading(3), direction_reading(3, "mean + direction")
+    with DashboardStore(tmp_path / "d.sqlite") as store:
+        store.write(dashboards[:5], {})
+        # Latent 9 has no dashboard here.
+        assert store.keep_readings([alone, added, direction_reading(9)]) == 2
+        assert store.dashboard(3).readings == (alone, added)
+        later = direction_reading(3, "direction", "A pier.")
+        assert store.keep_readings([later]) == 1
+    with DashboardStore(tmp_path / "d.sqlite") as again:
+        assert again.dashboard(3) == dashboards[3].model_copy(update={"readings": (added, later)})
+        assert again.dashboard(4).readings == ()
+
+
+def test_a_store_from_before_readings_still_opens(tmp_path, made):
+    _, dashboards = made
+    with DashboardStore(tmp_path / "d.sqlite") as store:
+        store.write(dashboards[:5], {})
+        with store.connection:
+            store.connection.execute("UPDATE dashboards SET json = json_remove(json, '$.readings')")
+    with DashboardStore(tmp_path / "d.sqlite") as old:
+        assert list(old) == dashboards[:5]
+        assert old.keep_readings([direction_reading(3)]) == 1
+        assert old.dashboard(3).readings == (direction_reading(3),)
+
+
 def test_a_file_of_something_else_is_no_store(tmp_path):
     (tmp_path / "d.sqlite").write_text("not a database, but long enough to look at" * 10)
     with pytest.raises(CheckpointError, match="not a store"):
@@ -179,7 +217,9 @@ def without_documents(raw):
 
 def test_saedashboard_batches_go_round(tmp_path, made):
     _, dashboards = made
-    (path,) = neuronpedia.write_saedashboard(dashboards, SOURCE, tmp_path)
+    # The format has no place for what an NLA says.
+    told = [e.model_copy(update={"readings": (direction_reading(e.latent),)}) for e in dashboards]
+    (path,) = neuronpedia.write_saedashboard(told, SOURCE, tmp_path)
     batch = json.loads(path.read_text())
     assert (batch["model_id"], batch["layer"], batch["sae_set"]) == ("tiny", 3, "nlakit")
     feature = batch["features"][3]
@@ -198,7 +238,8 @@ def test_saedashboard_batches_go_round(tmp_path, made):
 def test_neuronpedia_exports_go_round(tmp_path, made):
     _, dashboards = made
     labelled = [dashboards[0].model_copy(update={"label": "boats"}), *dashboards[1:]]
-    place = neuronpedia.write_neuronpedia(labelled, SOURCE, tmp_path)
+    told = [e.model_copy(update={"readings": (direction_reading(e.latent),)}) for e in labelled]
+    place = neuronpedia.write_neuronpedia(told, SOURCE, tmp_path)
     assert place == tmp_path / "tiny" / "3-nlakit"
     lines = gzip.decompress((place / "activations" / "batch-0.jsonl.gz").read_bytes()).decode()
     row = json.loads(lines.splitlines()[0])
@@ -264,7 +305,14 @@ def test_verbs_from_features_to_an_export(tmp_path, saved, capsys):
     assert printed["layer"] == 3
     assert all(len(token["features"]) == 2 for token in printed["tokens"])
     assert run(["dashboards", "show", "5", "--sae", name, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["latent"] == 5
+    assert json.loads(capsys.readouterr().out)["readings"] == []
+    assert run(["dashboards", "read", "5", "--sae", name, "--documents", "2"]) == 0
+    read = capsys.readouterr()
+    assert "Kept 2 of 2 readings" in read.err
+    assert run(["dashboards", "show", "5", "--sae", name]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert " ".join(read.out.split()) in shown
+    assert "off-manifold" in shown
     assert run(["dashboards", "search", "the", "--sae", name, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
     assert run(["dashboards", "search", "a boat", "--sae", name, "--by", "text", "--json"]) == 0

@@ -14,7 +14,7 @@ from nlakit.evals.lens import read_lens
 from nlakit.models.lens import Lens
 from nlakit.sae.autoencoder import SparseAutoencoder
 from nlakit.sae.config import SaeConfig
-from nlakit.sae.dashboard import build_dashboards, read_activity
+from nlakit.sae.dashboard import DirectionReading, build_dashboards, read_activity
 from nlakit.sae.dual_map import DualMap, MapPoint, read_dual_map
 from nlakit.sae.features import features_of
 from nlakit.sae.steering import steer_by_latent
@@ -47,6 +47,18 @@ def made(width):
     return SparseAutoencoder(config, {"W_enc": rows.T.contiguous(), "W_dec": rows, **zeros})
 
 
+DIRECTION = DirectionReading(
+    nla="storyworld",
+    latent=5,
+    label="piers",
+    vector="direction",
+    explanation="A pier.",
+    fidelity=0.1,
+    off_manifold=0.02,
+    says_it=False,
+)
+
+
 @pytest.fixture(scope="module")
 def pair():
     return nlakit.load()
@@ -60,6 +72,7 @@ def beside(pair, tmp_path_factory):
     with DashboardStore(path) as store:
         labels = {5: "piers"}
         store.write(build_dashboards(sae, pair.target, activity, labels=labels), {})
+        store.keep_readings([DIRECTION])
     return ServedLatents(sae, "mine/topk", path, MAP)
 
 
@@ -122,7 +135,9 @@ def test_features_are_those_of_the_text(client, pair, beside):
 
 
 def test_a_dashboard_is_found_by_number_and_by_words(client):
-    assert client.get("/v1/latents/5").json()["label"] == "piers"
+    shown = client.get("/v1/latents/5").json()
+    assert (shown["label"], shown["readings"]) == ("piers", [DIRECTION.model_dump()])
+    assert client.get("/v1/latents/6").json()["readings"] == []
     found = client.get("/v1/latents/search", params={"q": "pier"}).json()["found"]
     assert found[0]["latent"] == 5
     missing = client.get("/v1/latents/64")
@@ -136,6 +151,15 @@ def test_the_witness_is_that_of_the_pair(client, pair, beside):
     assert found["jaccard"] == pytest.approx(ours.jaccard)
     for fate in ("shared", "lost", "invented"):
         assert [each["index"] for each in found[fate]] == [e.index for e in getattr(ours, fate)]
+    assert (found["residual"], found["residual_fidelity"]) == (None, None)
+
+
+def test_what_the_autoencoder_leaves_out_is_read_when_asked(client, pair, beside):
+    (ours,) = witness_text(pair, beside.sae, TEXT, name="x", positions=[4], residual=True).tokens
+    body = {"text": TEXT, "position": 4, "explanation": ours.explanation, "residual": True}
+    found = client.post("/v1/latents/witness", json=body).json()
+    assert ours.residual and found["residual"] == ours.residual
+    assert found["residual_fidelity"] == pytest.approx(ours.residual_fidelity)
 
 
 def test_a_latent_steers(client, pair, beside):

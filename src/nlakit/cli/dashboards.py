@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,12 +17,12 @@ from rich.text import Text
 from nlakit.console import notice
 from nlakit.errors import InputError
 from nlakit.sae import neuronpedia
-from nlakit.sae.dashboard import Dashboard, build_dashboards, read_activity
+from nlakit.sae.dashboard import Dashboard, DirectionReading, build_dashboards, read_activity
 from nlakit.sae.extraction import read_activations
 from nlakit.sae.features import features_of
 from nlakit.sae.neuronpedia import Source
 from nlakit.sae.store import STORE_NAME, DashboardStore, Found
-from nlakit.sae.witness import DirectionReading, read_directions
+from nlakit.sae.witness import read_directions
 from nlakit.worlds.storyworld.sae import CORPUS_NAME, fact_labels
 
 from .devices import AUTOMATIC, DeviceOptions
@@ -122,6 +122,8 @@ def show(latent: int, /, *, sae: Sae, store: Store = None, json: Json = False) -
     console.print(f"promotes {' '.join(repr(e.token) for e in found.promoted)}", markup=False)
     for each in found.examples[:SHOWN_EXAMPLES]:
         console.print(marked(each.tokens, each.values))
+    for each in found.readings:
+        console.print(told(each))
 
 
 def marked(tokens: tuple[str, ...], values: tuple[float, ...]) -> Text:
@@ -260,6 +262,7 @@ def read(
     """Let an NLA read decoder directions: each alone, and added to the mean activation.
 
     No activation looks like a bare direction: what is said of one is a hint, with its fidelity.
+    Where there are dashboards, what was said is kept in them.
 
     Parameters
     ----------
@@ -278,18 +281,34 @@ def read(
     target = loaded.target
     autoencoder = load_sae(sae).to(target.model.device)
     passages = list(islice(texts_of(corpus, seed).passages(target, "heldout"), documents))
-    labels = labels_of(store or find_sae(sae) / STORE_NAME)
+    path = store or find_sae(sae) / STORE_NAME
     sample_ND = read_activations(target, passages)
-    found = read_directions(loaded, autoencoder, latents, sample_ND, labels)
+    found = read_directions(loaded, autoencoder, latents, sample_ND, labels_of(path))
     if json:
         adapter = TypeAdapter(list[DirectionReading])
         sys.stdout.write(adapter.dump_json(found, indent=2).decode() + "\n")
+    else:
+        console = Console()
+        for each in found:
+            console.print(told(each))
+    keep(path, found)
+
+
+def keep(path: Path, readings: Sequence[DirectionReading]) -> None:
+    """Put readings into a store, if there is one, and say so."""
+    if not path.exists():
         return
-    console = Console()
-    for each in found:
-        head = f"{each.latent} {each.label or ''} ({each.vector}, fidelity {each.fidelity:.2f}, "
-        told = "" if each.says_it else "not "
-        console.print(Text(f"{head}{told}active again): {each.explanation}"))
+    with DashboardStore(path) as opened:
+        count = opened.keep_readings(readings)
+    notice(f"Kept {count} of {len(readings)} readings in {path}.")
+
+
+def told(reading: DirectionReading) -> Text:
+    """What an NLA said of a direction, and how far to believe it."""
+    name = f"{reading.latent} {reading.label}" if reading.label else str(reading.latent)
+    again = "active again" if reading.says_it else "not active again"
+    trust = f"off-manifold {reading.off_manifold:.2f}, fidelity {reading.fidelity:.2f}, {again}"
+    return Text(f"{name} ({reading.vector}, {trust}): {reading.explanation}")
 
 
 def existing(sae: str, store: Path | None) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -65,6 +66,23 @@ class Neighbour(FrozenModel):
     cosine: float
 
 
+class DirectionReading(FrozenModel):
+    """What an NLA says of a latent's direction. It was never trained on such a vector."""
+
+    nla: str
+    latent: int
+    label: str | None
+    vector: Literal["direction", "mean + direction"]
+    explanation: str
+    fidelity: float
+    """Of the vector that was read, as of any activation."""
+    off_manifold: float
+    """Cosine of the vector with the mean activation over that of an average activation with it: a
+    bare direction has almost none."""
+    says_it: bool
+    """Whether AR(explanation), at the norm of the vector, has the latent active."""
+
+
 class Dashboard(FrozenModel):
     """One latent."""
 
@@ -82,6 +100,8 @@ class Dashboard(FrozenModel):
     """Latents of the same dictionary by cosine of decoder rows."""
     examples: tuple[Example, ...]
     """The strongest, one a text, then some of each fifth of the range of strengths."""
+    readings: tuple[DirectionReading, ...] = ()
+    """What an NLA said of its direction, where it was asked (`nlakit dashboards read`)."""
 
 
 @dataclass(frozen=True)

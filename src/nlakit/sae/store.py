@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from nlakit.config import FrozenModel
 from nlakit.errors import CheckpointError, InputError
 
-from .dashboard import Dashboard
+from .dashboard import Dashboard, DirectionReading
 from .features import TextFeatures
 
 STORE_NAME = "dashboards.sqlite"
@@ -103,6 +103,20 @@ class DashboardStore:
             for latent, label in labels.items():
                 renamed = self.dashboard(latent).model_copy(update={"label": label})
                 _put(database, renamed)
+
+    def keep_readings(self, readings: Sequence[DirectionReading]) -> int:
+        """Keep what an NLA said of directions, in the place of what was said of the same vectors.
+
+        Returns how many were kept: those of latents that have a dashboard.
+        """
+        known = {latent for (latent,) in self.connection.execute("SELECT latent FROM dashboards")}
+        kept = [each for each in readings if each.latent in known]
+        with self._transaction() as database:
+            for each in kept:
+                found = self.dashboard(each.latent)
+                others = (old for old in found.readings if old.vector != each.vector)
+                _put(database, found.model_copy(update={"readings": (*others, each)}))
+        return len(kept)
 
     def search(self, query: str, limit: int = 20) -> list[Found]:
         """Latents whose label, promoted tokens or examples have the words; the label counts most.

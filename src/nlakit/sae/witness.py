@@ -27,6 +27,7 @@ from nlakit.models.target import Encoded
 from nlakit.pair.pair import Pair
 
 from .autoencoder import SparseAutoencoder
+from .dashboard import DirectionReading
 from .features import ActiveLatent
 from .measure import check_fits, check_latents
 
@@ -209,8 +210,13 @@ def witness_explanation(
     position: int,
     explanation: str,
     labels: Mapping[int, str] | None = None,
+    *,
+    residual: bool = False,
 ) -> WitnessedToken:
     """Hold one explanation, whoever wrote it, against the latents of a token.
+
+    Args:
+        residual: let the NLA read what the autoencoder leaves out, too.
 
     Raises:
         InputError: an autoencoder of another site.
@@ -220,6 +226,7 @@ def witness_explanation(
     h_hat_1D = pair.rebuild([explanation])
     found = overlap(sae, h_1D, h_hat_1D)
     fates = _fates(found, 0, labels or {})
+    ((said, fits),) = _read_residuals(pair, sae, h_1D) if residual else [(None, None)]
     return WitnessedToken(
         position=position,
         token=encoded.tokens[position],
@@ -229,6 +236,8 @@ def witness_explanation(
         shared=fates.shared,
         lost=fates.lost,
         invented=fates.invented,
+        residual=said,
+        residual_fidelity=fits,
     )
 
 
@@ -266,22 +275,6 @@ def _latents(row_M: Tensor, labels: Mapping[int, str]) -> tuple[ActiveLatent, ..
 
 
 # -- directions as text ----------------------------------------------------------------------------
-class DirectionReading(FrozenModel):
-    """What an NLA says of a latent's direction. It was never trained on such a vector."""
-
-    latent: int
-    label: str | None
-    vector: Literal["direction", "mean + direction"]
-    explanation: str
-    fidelity: float
-    """Of the vector that was read, as of any activation."""
-    off_manifold: float
-    """Cosine of the vector with the mean activation over that of an average activation with it: a
-    bare direction has almost none."""
-    says_it: bool
-    """Whether AR(explanation), at the norm of the vector, has the latent active."""
-
-
 def read_directions(
     pair: Pair,
     sae: SparseAutoencoder,
@@ -315,6 +308,7 @@ def read_directions(
             rebuilt_1D = at_norm_of(pair.rebuild([answer.text]), vector_D[None])
             found.append(
                 DirectionReading(
+                    nla=pair.name,
                     latent=latent,
                     label=(labels or {}).get(latent),
                     vector=kind,  # type: ignore[arg-type]

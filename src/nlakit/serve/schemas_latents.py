@@ -43,6 +43,8 @@ class WitnessRequest(PromptRequest):
 
     position: int = -1
     explanation: Annotated[str, Field(min_length=1, max_length=LIMITS.max_description_chars)]
+    residual: bool = False
+    """Let the NLA read what the autoencoder leaves out, too: no activation looks like that."""
 
 
 class SteerLatentRequest(PromptRequest):

@@ -8,6 +8,7 @@ export type LatentsInfo = Schemas["Latents"];
 export type ActiveLatent = Schemas["ActiveLatent"];
 export type TextFeatures = Schemas["TextFeatures"];
 export type LatentPage = Schemas["Dashboard"];
+export type DirectionReading = Schemas["DirectionReading"];
 export type Example = Schemas["Example"];
 export type FoundLatent = Schemas["Found"];
 export type Witnessed = Schemas["WitnessedToken"];

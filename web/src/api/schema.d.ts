@@ -900,6 +900,11 @@ export interface components {
             neighbours: components["schemas"]["Neighbour"][];
             /** Promoted */
             promoted: components["schemas"]["TokenWeight"][];
+            /**
+             * Readings
+             * @default []
+             */
+            readings: components["schemas"]["DirectionReading"][];
             /** Suppressed */
             suppressed: components["schemas"]["TokenWeight"][];
         };
@@ -1031,6 +1036,31 @@ export interface components {
             text: number;
             /** Transcripts */
             transcripts: components["schemas"]["TranscriptHits"][];
+        };
+        /**
+         * DirectionReading
+         * @description What an NLA says of a latent's direction. It was never trained on such a vector.
+         */
+        DirectionReading: {
+            /** Explanation */
+            explanation: string;
+            /** Fidelity */
+            fidelity: number;
+            /** Label */
+            label: string | null;
+            /** Latent */
+            latent: number;
+            /** Nla */
+            nla: string;
+            /** Off Manifold */
+            off_manifold: number;
+            /** Says It */
+            says_it: boolean;
+            /**
+             * Vector
+             * @enum {string}
+             */
+            vector: "direction" | "mean + direction";
         };
         /**
          * DocumentRef
@@ -2649,6 +2679,11 @@ export interface components {
              * @default -1
              */
             position: number;
+            /**
+             * Residual
+             * @default false
+             */
+            residual: boolean;
             /**
              * Text
              * @default null

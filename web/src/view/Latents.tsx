@@ -2,12 +2,15 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import {
-  latentsApi, type Example, type FoundLatent, type LatentPage, type LatentSteered, type TextFeatures,
+  latentsApi, type DirectionReading, type Example, type FoundLatent, type LatentPage, type LatentSteered,
+  type TextFeatures,
 } from "../api/latents";
 import { latents, look, looked } from "../state/latents";
 import { attempted } from "../state/notice";
 import { model } from "../state/session";
+import { number } from "../text/fidelity";
 import { Dialog, opened } from "./Dialog";
+import { Badge } from "./Gauge";
 import { Shown } from "./Shown";
 
 const MOST_CHARS = 2000;
@@ -104,6 +107,7 @@ function Board({ page }: { page: LatentPage }) {
         </Row>
       </dl>
       <Bars heights={page.activations.heights} name="Strengths where it is active" />
+      {page.readings.length > 0 && <Directions readings={page.readings} />}
       <h3>Strongest examples</h3>
       {page.examples.length === 0 && <p class="muted">It was never active in the texts that were read.</p>}
       <ul class="examples">
@@ -112,6 +116,48 @@ function Board({ page }: { page: LatentPage }) {
       </ul>
     </section>
   );
+}
+
+function Directions({ readings }: { readings: DirectionReading[] }) {
+  return (
+    <section class="direction-readings" aria-label="What the NLA says of its direction">
+      <h3>What the NLA says of its direction</h3>
+      <ul>{readings.map((each) => <li key={each.vector}><Direction reading={each} /></li>)}</ul>
+      <p class="muted">
+        A bare direction looks like no activation, so what is said of it is a hint. Off-manifold: its cosine with the
+        mean activation, relative to that of an average activation; 1 is typical.
+      </p>
+    </section>
+  );
+}
+
+const VECTORS = { direction: "The direction alone", "mean + direction": "Added to the mean activation" } as const;
+
+function Direction({ reading }: { reading: DirectionReading }) {
+  return (
+    <>
+      <p class="direction-head">
+        <b>{VECTORS[reading.vector]}</b>
+        <Badge fidelity={reading.fidelity} />
+        <OffManifold cosine={reading.off_manifold} />
+        <small class="muted">read by <bdi><Shown text={reading.nla} /></bdi></small>
+      </p>
+      <p class="direction-said"><bdi><Shown text={reading.explanation} /></bdi></p>
+      <p class="muted">
+        {reading.says_it
+          ? "What the AR rebuilds from these words has the latent active again."
+          : "What the AR rebuilds from these words does not have the latent active."}
+      </p>
+    </>
+  );
+}
+
+/** The mark of a vector that the NLA was never trained on; `cosine` with the mean, relative to activations. */
+export function OffManifold({ cosine }: { cosine?: number }) {
+  const title = cosine === undefined
+    ? "The NLA was trained on activations; no activation looks like this vector."
+    : "Cosine with the mean activation, relative to that of an average activation: 1 is typical, 0 looks like none.";
+  return <span class="off-manifold" title={title}>off-manifold{cosine !== undefined && ` ${number(cosine)}`}</span>;
 }
 
 function Row({ name, children }: { name: string; children: ComponentChildren }) {

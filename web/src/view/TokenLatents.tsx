@@ -5,6 +5,8 @@ import { look } from "../state/latents";
 import { attempted } from "../state/notice";
 import { sourceFields, type Session } from "../state/session";
 import { number } from "../text/fidelity";
+import { Badge } from "./Gauge";
+import { OffManifold } from "./Latents";
 import { Shown } from "./Shown";
 
 const FATES = [
@@ -34,6 +36,7 @@ export function TokenLatents({ of, position, explanation }: Props) {
     <details class="details token-latents" onToggle={(event) => void ask(event)}>
       <summary>Latents of this token</summary>
       {found ? <Fates found={found} /> : asked && <p class="muted" role="status">Encoding…</p>}
+      {found && <LeftOut of={of} position={position} explanation={explanation} />}
     </details>
   );
 }
@@ -54,6 +57,35 @@ function Fates({ found }: { found: Witnessed }) {
         </section>
       ))}
     </>
+  );
+}
+
+/** What the autoencoder leaves out of the activation, read by the NLA when asked. */
+function LeftOut({ of, position, explanation }: Props) {
+  const [found, setFound] = useState<Witnessed | null>(null);
+  const [working, setWorking] = useState(false);
+  const read = async () => {
+    setWorking(true);
+    const body = { ...sourceFields(of.source), position, explanation, residual: true };
+    setFound(await attempted(() => latentsApi.witness(body)));
+    setWorking(false);
+  };
+  if (found?.residual == null) {
+    return (
+      <div class="row">
+        <button type="button" class="small" disabled={working} onClick={() => void read()}>
+          {working ? "Reading…" : "Read what the dictionary leaves out"}
+        </button>
+      </div>
+    );
+  }
+  return (
+    <section class="fate" aria-label="What the dictionary leaves out" role="status">
+      <h4>What the dictionary leaves out</h4>
+      <p class="direction-head"><Badge fidelity={found.residual_fidelity} /><OffManifold /></p>
+      <p class="direction-said"><bdi><Shown text={found.residual} /></bdi></p>
+      <p class="muted">The activation without the sum of its latents looks like no activation: these words are a hint.</p>
+    </section>
   );
 }
 

@@ -136,6 +136,7 @@ async def witness(
         position,
         body.explanation,
         labels=latents.labels(),
+        residual=body.residual,
     )
     return await service.call(request, work)
 
