@@ -77,8 +77,8 @@ class DirectionReading(FrozenModel):
     fidelity: float
     """Of the vector that was read, as of any activation."""
     off_manifold: float
-    """Cosine of the vector with the mean activation over that of an average activation with it: a
-    bare direction has almost none."""
+    """Cosine of the vector with the mean activation over that of an average activation with it:
+    near 0 for a bare direction, far above 1 for one that adds little to the mean."""
     says_it: bool
     """Whether AR(explanation), at the norm of the vector, has the latent active."""
 

@@ -125,7 +125,7 @@ function Directions({ readings }: { readings: DirectionReading[] }) {
       <ul>{readings.map((each) => <li key={each.vector}><Direction reading={each} /></li>)}</ul>
       <p class="muted">
         A bare direction looks like no activation, so what is said of it is a hint. Off-manifold: its cosine with the
-        mean activation, relative to that of an average activation; 1 is typical.
+        mean activation, relative to that of an average activation; 1 is typical, far above 1 it is little but the mean.
       </p>
     </section>
   );
@@ -156,7 +156,7 @@ function Direction({ reading }: { reading: DirectionReading }) {
 export function OffManifold({ cosine }: { cosine?: number }) {
   const title = cosine === undefined
     ? "The NLA was trained on activations; no activation looks like this vector."
-    : "Cosine with the mean activation, relative to that of an average activation: 1 is typical, 0 looks like none.";
+    : "Cosine with the mean activation, relative to that of an average activation: 1 is typical.";
   return <span class="off-manifold" title={title}>off-manifold{cosine !== undefined && ` ${number(cosine)}`}</span>;
 }
 
