@@ -225,7 +225,7 @@ def against_trl(plan: Plan) -> Facts:
     choice = _trl_dtype(options)
     theirs = {**options, "dtype": choice["dtype"]}
     facts = against("trl", {OURS: ("ours.rl", options), "trl": ("trl.rl", theirs)}, plan)
-    return {"trl_choice": choice, **facts}
+    return facts if "absent" in facts else {"trl_choice": choice, **facts}
 
 
 def _trl_dtype(options: Facts) -> Facts:

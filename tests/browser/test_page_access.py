@@ -37,7 +37,7 @@ def test_the_first_view_and_a_reading_have_no_serious_finding(stub, visit, axe_s
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
-@pytest.mark.parametrize(("size", "theme"), LOOKS)
+@pytest.mark.parametrize(("size", "theme"), [LOOKS[0], LOOKS[3]])
 def test_the_http_reference_has_no_serious_finding(server, visit, axe_source, size, theme):
     page = visit(f"{server}/docs", size, theme)
     page.get_by_role("heading", name="POST /v1/chat").wait_for()

@@ -21,8 +21,8 @@ STORYWORLD = sorted(
 )
 
 HALF = (
-    "target.steps=160", "extraction.documents=900", "verbalizer.steps=160",
-    "reconstructor.steps=140", "rl.steps=2", "rl.evaluate_every=2",
+    "target.steps=140", "extraction.documents=700", "verbalizer.steps=125",
+    "reconstructor.steps=125", "rl.steps=2", "rl.evaluate_every=2",
     "rl.evaluation_documents=32", "report.documents=32",
 )  # fmt: skip
 

@@ -290,6 +290,9 @@ def test_pages_are_fresh():
         "sides",
         "sweeps",
         "facts",
+        "ratios_bf16",
+        "sides_bf16",
+        "facts_bf16",
     }
     assert render.main(["--check"]) == 0
 
@@ -389,7 +392,7 @@ def test_flops_of_a_training_step_by_hand():
 
 
 def test_facts_tell_of_the_av_step_and_of_operations():
-    step = {"rows": 16, "dtype": "bfloat16", "seconds": 3.2, "fraction": 0.44, "gemm_gflops": 475.0}
+    step = {"rows": 16, "dtype": "bfloat16", "step_s": 3.2, "fraction": 0.44, "gemm_gflops": 475.0}
     text = result(gemm_SMOL=step, operations={"decode_step": 598, "av_micro_batch": 6500})
     lines = tables.fact_lines(text)
     assert "16 rows in bfloat16: 3.20 s, 44 % of the products' 475 GFLOP/s" in lines
