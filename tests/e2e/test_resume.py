@@ -18,7 +18,7 @@ MICRO = (
     "verbalizer.held_out=16", "reconstructor.steps=4", "reconstructor.batch_size=8",
     "reconstructor.held_out=16", "rl.steps=8", "rl.vectors=2", "rl.group=2",
     "rl.max_new_tokens=12", "rl.evaluate_every=4", "rl.evaluation_documents=8",
-    "report.documents=32",
+    "report.documents=32", "report.probe_rows=300",
 )  # fmt: skip
 SFT = "{ steps = 2, batch_size = 8, held_out = 16, optimizer = { lr = 1e-3 } }"
 GROUNDED = (

@@ -9,6 +9,7 @@ import pydantic
 from pydantic import Field
 
 from nlakit.config import FrozenModel
+from nlakit.evals.probes import PROBE_ROWS
 from nlakit.models.precision import Precision
 
 from .learner import OptimizerConfig
@@ -123,6 +124,8 @@ class ReportConfig(FrozenModel):
     documents: int = Field(default=500, ge=8)
     """Held-out ones; fewer where a corpus has fewer."""
     seed: int = Field(default=90_001, ge=0)
+    probe_rows: int = Field(default=PROBE_ROWS, ge=50)
+    """Activations of the training split that its probes are trained on."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,12 @@ def measure(world: World, pair: Pair, directory: Path) -> None:
         documents = min(CALIBRATION_DOCUMENTS, asked.documents)
         pair = replace(pair, confidence=calibrate(pair, eval_set, documents, directory))
     report = evaluate(
-        pair, eval_set, asked.documents, asked.seed, max_new_tokens=world.max_new_tokens
+        pair,
+        eval_set,
+        asked.documents,
+        asked.seed,
+        probe_rows=asked.probe_rows,
+        max_new_tokens=world.max_new_tokens,
     )
     if not distributed.is_first():
         return
