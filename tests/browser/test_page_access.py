@@ -2,46 +2,23 @@
 
 import pytest
 
+from browser.axe import serious
+from browser.conftest import NARROW, SIZE, THEME
 from browser.waiting import expect
 
 pytestmark = pytest.mark.browser
-LOOKS = [(size, theme) for size in ((1600, 1000), (390, 844)) for theme in ("light", "dark")]
-SETTLED = """() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => {
-  const ending = (each) => each.effect.getComputedTiming().endTime !== Infinity;
-  const ends = document.getAnimations().filter(ending).map((each) => each.finished.catch(() => 0));
-  Promise.all(ends).then(() => done());
-})))"""
-RUN = "() => axe.run({resultTypes: ['violations']})"
-
-
-def _serious(page, axe_source):
-    page.evaluate(axe_source)
-    page.evaluate(SETTLED)  # colours in transition would be measured half way
-    found = page.evaluate(RUN)["violations"]
-    return [
-        (each["id"], node["html"], node["any"][:1])
-        for each in found
-        if each["impact"] in ("serious", "critical")
-        for node in each["nodes"]
-    ]
+LOOKS = sorted({(SIZE, THEME), (NARROW, "dark")})
+"""`make test-looks` tries the others."""
 
 
 @pytest.mark.parametrize(("size", "theme"), LOOKS)
 def test_the_first_view_and_a_reading_have_no_serious_finding(stub, visit, axe_source, size, theme):
     page = visit(stub()[0], size, theme)
     page.locator(".passage", has_text="A drill noticed").click(trial=True)
-    assert _serious(page, axe_source) == []
+    assert serious(page, axe_source) == []
     page.locator(".passage", has_text="A drill noticed").click()
     page.get_by_role("button", name="All read").wait_for()
-    assert _serious(page, axe_source) == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-
-
-@pytest.mark.parametrize(("size", "theme"), [LOOKS[0], LOOKS[3]])
-def test_the_http_reference_has_no_serious_finding(server, visit, axe_source, size, theme):
-    page = visit(f"{server}/docs", size, theme)
-    page.get_by_role("heading", name="POST /v1/chat").wait_for()
-    assert _serious(page, axe_source) == []
+    assert serious(page, axe_source) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
@@ -50,7 +27,7 @@ def test_the_windows_have_no_serious_finding(reading, axe_source, name):
     page = reading()
     page.get_by_role("button", name=name).click()
     page.get_by_role("dialog").wait_for()
-    assert _serious(page, axe_source) == []
+    assert serious(page, axe_source) == []
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
 
@@ -63,7 +40,7 @@ def test_pins_samples_and_own_words_have_no_serious_finding(reading, axe_source)
     page.get_by_text("Try your own words").click()
     page.get_by_text("Numbers and raw text").click()
     page.get_by_role("button", name="Some…").click()
-    assert _serious(page, axe_source) == []
+    assert serious(page, axe_source) == []
 
 
 def test_every_shade_differs_in_more_than_colour(reading):

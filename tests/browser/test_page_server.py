@@ -7,6 +7,8 @@ import urllib.request
 
 import pytest
 
+from browser.axe import serious
+from browser.conftest import NARROW, SIZE, THEME
 from browser.waiting import expect, until
 
 pytestmark = pytest.mark.browser
@@ -99,3 +101,11 @@ def test_the_model_goes_on_writing(visit, server):
     page.get_by_role("button", name="Some…").click()
     page.get_by_role("button", name="Let the model continue the text").click()
     page.get_by_text("branched from").or_(page.get_by_text("it wrote nothing more")).wait_for()
+
+
+@pytest.mark.parametrize(("size", "theme"), sorted({(SIZE, THEME), (NARROW, "dark")}))
+def test_the_http_reference_has_no_serious_finding(server, visit, axe_source, size, theme):
+    page = visit(f"{server}/docs", size, theme)
+    page.get_by_role("heading", name="POST /v1/chat").wait_for()
+    assert serious(page, axe_source) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]

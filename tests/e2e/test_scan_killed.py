@@ -27,14 +27,14 @@ def test_a_scan_killed_with_signal_9_loses_no_row_and_reads_none_twice(tmp_path)
     chats = (made for made in generate(5, "heldout") if made.messages)
     lines = [
         json.dumps({"messages": [{"role": m.role, "content": m.content} for m in made.messages]})
-        for made in islice(chats, 30)
+        for made in islice(chats, 18)
     ]
     path = tmp_path / "chats.jsonl"
     path.write_text("\n".join(lines))
     options = [str(path), "--every", "5", "--json"]
     whole = subprocess.run([*COMMAND, str(tmp_path / "whole"), *options], capture_output=True)
     told = json.loads(whole.stdout)
-    assert whole.returncode == 0 and told["transcripts"] == 30
+    assert whole.returncode == 0 and told["transcripts"] == 18
     shards = "*/batch-00000/explanations/explanations-*.parquet"
     killed(shards, 1, ["scan", str(tmp_path / "p"), *options])
     assert rows(tmp_path / "p") == [], "killed before its batch was whole"
