@@ -24,6 +24,8 @@ def test_the_first_view_and_a_reading_have_no_serious_finding(stub, visit, axe_s
 
 @pytest.mark.parametrize("name", ["Search explanations", "History", "How to read", "About the NLA"])
 def test_the_windows_have_no_serious_finding(reading, axe_source, name):
+    if name == "About the NLA" and SIZE == NARROW:
+        pytest.skip("on a phone it opens from the start page")
     page = reading()
     page.get_by_role("button", name=name).click()
     page.get_by_role("dialog").wait_for()

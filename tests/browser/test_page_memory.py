@@ -42,7 +42,8 @@ def test_history_lists_opens_and_forgets(reading):
 
 
 def _copy_link(page):
-    page.get_by_role("button", name="Share", exact=True).click()
+    page.get_by_role("button", name="Export and copy").click()
+    page.get_by_role("menuitem", name="Share…").click()
     page.get_by_label("About").select_option("whole")
     page.get_by_role("button", name="Copy a link").click()
     page.get_by_text("Link copied.").wait_for()
@@ -98,7 +99,7 @@ def test_the_model_goes_on_writing_in_a_branch(reading):
 
 
 def test_the_theme_is_kept_and_set_before_the_first_paint(stub, visit):
-    page = visit(stub()[0])
+    page = visit(stub()[0], theme="light")
     paper = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(paper)
     page.get_by_role("button", name="Theme: as the system").click()

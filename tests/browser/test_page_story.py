@@ -139,10 +139,12 @@ def test_escape_closes_the_menu_of_some_tokens(stub, visit):
 def test_a_replaced_text_is_no_branch_and_an_edited_one_is(stub, visit):
     page = visit(stub()[0])
     _read(page)
-    page.get_by_role("button", name="Edit the text").click()
+    page.get_by_role("button", name="Export and copy").click()
+    page.get_by_role("menuitem", name="Edit the text").click()
     _read(page, "Something else entirely was written here")
     expect(page.get_by_text("branched from")).to_have_count(0)
-    page.get_by_role("button", name="Edit the text").click()
+    page.get_by_role("button", name="Export and copy").click()
+    page.get_by_role("menuitem", name="Edit the text").click()
     _read(page, "Something else entirely was said")
     page.get_by_text("branched from").wait_for()
 
@@ -162,7 +164,8 @@ def test_a_comment_on_some_tokens_travels_in_the_link_and_in_the_file(stub, visi
     _read(page)
     page.locator("[data-place='2']").click()
     page.locator("[data-place='4']").click(modifiers=["Shift"])
-    page.get_by_role("button", name="Share", exact=True).click()
+    page.get_by_role("button", name="Export and copy").click()
+    page.get_by_role("menuitem", name="Share…").click()
     page.get_by_label("Comment").fill("Look <here>, 🦊")
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save as an HTML file").click()
