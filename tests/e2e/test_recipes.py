@@ -32,6 +32,7 @@ def test_shipped_recipes_parse(path):
     assert recipe.extraction.layer < recipe.target.num_layers
 
 
+@pytest.mark.smoke
 def test_half_of_the_smoke_recipe_beats_every_floor(tmp_path):
     assert start(tmp_path, *HALF).wait() == 0
     report = json.loads((tmp_path / "nla" / "report.json").read_text())
