@@ -50,8 +50,8 @@ class Device(FrozenModel):
 UTILISATION = 0.4
 """Share of the peak that training of these models reaches."""
 DEVICES = {
-    # Peaks: dense bfloat16 and memory, from the makers' data sheets. CPUs differ tenfold: theirs is
-    # a placeholder, for which `nlakit plan` measures the machine that it runs on.
+    # Peaks: dense bfloat16 and memory, from the makers' data sheets. CPUs differ tenfold: theirs
+    # stands for any, and `nlakit plan` measures the machine that it runs on instead.
     each.name: each
     for each in (
         Device(name="a100", flops=312e12 * UTILISATION, bandwidth=2.0e12, memory=80 * GIB),
