@@ -45,9 +45,23 @@ def test_the_page_s_own_explanation_is_edited_where_it_is_given(client):
     assert found["original"] == words
 
 
+def test_a_place_in_a_section_is_the_pair_s(client, pair):
+    messages = [{"role": "system", "content": "You help near the pier, it is a rehearsal."},
+                {"role": "user", "content": "I want to mend the boat."}]  # fmt: skip
+    body = {"messages": messages, "position": -1, "section": "content", "completion_tokens": 4,
+            "edit": "A sad chat."}  # fmt: skip
+    found = client.post("/v1/steer", json=body).json()
+    ours = pair.steer(messages, -1, "A sad chat.", section="content", max_new_tokens=4)
+    assert (found["original"], found["after"]) == (ours.original, ours.steered)
+    without = client.post("/v1/steer", json={**body, "section": None}).json()
+    assert found["position"] < without["position"]
+
+
 @pytest.mark.parametrize(
     ("wrong", "status"),
     [
+        ({"section": "thinking"}, 400),
+        ({"section": "thoughts"}, 422),
         ({"edit": {"elephant": "night"}}, 400),
         ({"position": 99}, 400),
         ({"alpha": 17}, 422),

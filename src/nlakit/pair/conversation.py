@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 from nlakit.config import suggestion
 from nlakit.errors import InputError
 from nlakit.models.chat import Chat, ChatOptions, special_tokens
-from nlakit.models.chat_spans import NO_SPAN, Span
+from nlakit.models.chat_spans import NO_SPAN, Section, Span
 from nlakit.models.encoded import Encoded
 from nlakit.models.target import Target
 from nlakit.transcript import Message
@@ -89,6 +89,21 @@ def prepare(target: Target, request: Conversation, options: ChatOptions = PLAIN_
     if not chat.encoded.ids:
         raise InputError("The chat template makes no token of the messages. Give some content.")
     return Prompt(target, chat.encoded, chat)
+
+
+def place_in_section(spans: Sequence[Span], section: Section, position: int) -> int:
+    """The token that is number `position` of a section's; negative ones count from its end.
+
+    Raises:
+        InputError: the section has no such token.
+    """
+    inside = [place for place, span in enumerate(spans) if span.section == section]
+    if not -len(inside) <= position < len(inside):
+        raise InputError(
+            f"Token {position} of the section {section!r} was asked for; the conversation has "
+            f"{len(inside)} tokens of it."
+        )
+    return inside[position]
 
 
 def _check_messages(request: object, options: ChatOptions) -> None:

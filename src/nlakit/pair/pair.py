@@ -29,7 +29,14 @@ from nlakit.models.chat_spans import Section
 from nlakit.models.encoded import Encoded
 from nlakit.models.target import Target
 from nlakit.models.verbalizer import Verbalizer
-from nlakit.pair.conversation import ChatFields, Conversation, Prompt, options_of, prepare
+from nlakit.pair.conversation import (
+    ChatFields,
+    Conversation,
+    Prompt,
+    options_of,
+    place_in_section,
+    prepare,
+)
 from nlakit.pair.many import OnRows, read_together
 from nlakit.pair.score import score_rows
 from nlakit.pair.steer import Edit, Steered, steer_at
@@ -303,7 +310,7 @@ class Pair:
         if section is None:
             (place,) = _checked_places([position], len(encoded.ids))
         else:
-            place = _place_in(prompt, section, position)
+            place = place_in_section(prompt.spans, section, position)
         sampling = sampling_for(1, None, MAX_NEW_TOKENS, 0)
         ((answer,),) = self.engine.verbalize(self.engine.extract(encoded, [place]), sampling)
         return steer_at(
@@ -416,16 +423,6 @@ def _places(
     if last < 1:
         raise InputError(f"last must be 1 or more, found {last}.")
     return places[-last:]
-
-
-def _place_in(prompt: Prompt, section: Section, position: int) -> int:
-    inside = [place for place, span in enumerate(prompt.spans) if span.section == section]
-    if not -len(inside) <= position < len(inside):
-        raise InputError(
-            f"Token {position} of the section {section!r} was asked for; the conversation has "
-            f"{len(inside)} tokens of it."
-        )
-    return inside[position]
 
 
 def _checked_places(positions: Sequence[int], num_tokens: int) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, JsonValue
 
 from nlakit.fidelity_scale import GradeKey, GradeWord
+from nlakit.models.chat_spans import Section
 
 from .schemas import (
     DescribeRequest,
@@ -119,6 +120,8 @@ class SteerRequest(PromptRequest):
 
     position: int = -1
     """The token; negative ones count from the end."""
+    section: Section | None = None
+    """Of a conversation: `position` then counts this section's tokens, such as `thinking`'s."""
     explanation: Annotated[str, Field(max_length=LIMITS.max_description_chars)] | None = None
     """The explanation that is edited; None: the verbalizer writes it, greedily."""
     edit: (

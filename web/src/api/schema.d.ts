@@ -2298,6 +2298,11 @@ export interface components {
              */
             position: number;
             /**
+             * Section
+             * @default null
+             */
+            section: ("header" | "content" | "footer" | "scaffold" | "thinking" | "tool_call") | null;
+            /**
              * Text
              * @default null
              */

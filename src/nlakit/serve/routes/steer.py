@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from nlakit.engines.base import MAX_NEW_TOKENS, sampling_for
+from nlakit.pair.conversation import place_in_section
 from nlakit.pair.steer import steer_at
 from nlakit.serve.bodies import JsonBody
 from nlakit.serve.schemas_v1 import SteerRequest, SteerResult
@@ -29,7 +30,10 @@ async def steer(
     """What the target writes once the words of an explanation were changed, and before."""
     refuse_without_head(service)
     prompt = await service.prompt(body, request)
-    (position,) = resolve_positions([body.position], len(prompt.encoded.ids))
+    if body.section is None:
+        (position,) = resolve_positions([body.position], len(prompt.encoded.ids))
+    else:
+        position = place_in_section(prompt.spans, body.section, body.position)
     return await service.call(request, partial(steered, service, prompt, position, body))
 
 
