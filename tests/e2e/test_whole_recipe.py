@@ -14,10 +14,15 @@ from support.serving import tiny_tokenizer
 
 import nlakit
 from nlakit.cli import run
+from nlakit.cli.recipes import read_recipe
 from nlakit.core.site import Site
 from nlakit.models.target import Target
 from nlakit.storyworld.grammar import generate
+from nlakit.train.corpus_world import CorpusWorld
+from nlakit.train.pair_stages import recipe_stages
+from nlakit.train.publication import published_pairs
 from nlakit.train.run import read_json
+from nlakit.train.stage import needed_for
 
 pytestmark = pytest.mark.e2e
 
@@ -27,7 +32,7 @@ TINY = (
     "corpus.minimum_position=4", "corpus.max_tokens=64", "corpus.held_out_documents=4",
     "warm_start.batch_size=8", "warm_start.optimizer.warmup_steps=1", "warm_start.claim_weight=2",
     "warm_start.reconstructor_epochs=2", "lora.rank=4", "lora.alpha=8", "lora.reconstructor_rank=2",
-    "grounding.threshold=0.0", "grounding.documents=7",
+    "teacher.shares.subject=0.5", "grounding.threshold=0.0", "grounding.documents=7",
     "rl.steps=2", "rl.vectors=2", "rl.group=2", "rl.max_new_tokens=8", "rl.micro_batch=2",
     "rl.evaluate_every=1", "rl.optimizer.warmup_steps=1", "rl.judge_weight=0.5",
     "rl.judge_neutral=0.5", "rl.reword_share=0.5", "rl.reconstructor_updates=2",
@@ -81,6 +86,16 @@ def test_the_grounded_pair_goes_on_from_the_plain_one_on_other_documents(trained
     ranks = [json.loads((trained / name / "model/adapter_config.json").read_text())
              for name in ("7-grounded-verbalizer", "10-settling")]  # fmt: skip
     assert [(each["r"], each["lora_alpha"]) for each in ranks] == [(4, 8), (2, 4)]
+
+
+def test_without_the_plain_pair_its_warm_start_is_made_all_the_same(command, trained):
+    overrides = [*command[2:], "comparison.plain_pair=false"]
+    recipe = read_recipe(Path(command[1]), overrides)
+    stages = recipe_stages(CorpusWorld(recipe, trained))
+    names = [stage.name for stage in needed_for(stages, "report")]
+    assert names[2:5] == ["verbalizer", "reconstructor", "grounding"] and "rl" not in names
+    rows = {*published_pairs(CorpusWorld(recipe, trained))}
+    assert rows == {".", "warm_start", "rows/plain-warm-start"}
 
 
 def test_the_pair_reads_and_its_report_has_what_it_is_compared_with(trained):

@@ -120,7 +120,8 @@ def test_a_plan_has_the_stages_that_the_recipe_runs():
     assert stages["grounded-rl"].flops > stages["rl"].flops
     without = planned("qwen2.5-0.5b-1gpu", *whole, "comparison.plain_pair=false")
     names = [each.name for each in without.stages]
-    assert names[:3] == ["activations", "verbalizer", "grounding"] and "rl" not in names
+    assert names[:4] == ["activations", "verbalizer", "reconstructor", "grounding"]
+    assert "rl" not in names
 
 
 @pytest.mark.parametrize(

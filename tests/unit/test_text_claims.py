@@ -197,6 +197,36 @@ def test_teacher_writes_what_is_true_and_says_what_it_claims():
     assert teacher.key(other) != teacher.key(place)
 
 
+def test_teacher_states_a_kind_in_its_share_of_the_labels():
+    places = [
+        Place(BANK[:end], 0, 0, end, "speech-7", (), GUESSES) for end in range(200, len(BANK))
+    ]
+    shares = {"subject": 0.25, "before": 0.0}
+    labels = [TextTeacher(shares=shares).label(place) for place in places]
+    kinds = [{kind for kind, _ in label.claims} for label in labels]
+    stated = sum("subject" in each for each in kinds) / len(kinds)
+    assert 0.15 < stated < 0.35
+    assert not any("before" in each for each in kinds)
+    assert all("last" in each and "form" in each for each in kinds)
+    for label in labels[:20]:
+        assert set(label.claims) == said(label.explanation or "")
+    # Another share is another label: a kept answer of the one is none of the other.
+    assert TextTeacher(shares=shares).key(places[0]) != TextTeacher().key(places[0])
+
+
+@pytest.mark.parametrize("shares", [{"subject": 1.5}, {"topic": 0.5}])
+def test_teacher_refuses_a_share_that_cannot_be(shares: dict[str, float]):
+    with pytest.raises(ValueError, match=next(iter(shares))):
+        TextTeacher(shares=shares)
+
+
+def test_teacher_never_drops_all_that_a_label_says():
+    shares = {kind: 0.0 for kind in ("form", "subject", "name", "number", "before", "last", "next")}
+    place = Place(BANK, 0, 0, len(BANK), "speech-7", (), GUESSES)
+    told = TextTeacher(shares=shares | {"open": 0.0}).label(place)
+    assert set(told.claims) == set(TextTeacher().label(place).claims)
+
+
 def test_teacher_refuses_a_text_of_which_it_can_say_nothing():
     assert (
         TextTeacher().label(Place(" ", 0, 0, 1)).refusal

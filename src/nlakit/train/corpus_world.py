@@ -41,6 +41,7 @@ from nlakit.split import Split
 from nlakit.teachers.cost import Price
 from nlakit.teachers.named import CACHE_NAME, teacher_named
 from nlakit.teachers.remote import RemoteTeacher
+from nlakit.teachers.text import TextTeacher
 
 from . import distributed, label_grounding
 from .config import RlConfig
@@ -215,7 +216,9 @@ class CorpusWorld:
             self.console.print(f"{why} The first: {made.refusals[0]}", markup=False)
 
     def _label_all(self) -> None:
-        teacher = self._teacher()
+        teacher = (
+            TextTeacher(shares=self.recipe.teacher.shares) if self._is_by_rule else self._teacher()
+        )
         readers = {name: ShardReader(self.shards(name)) for name in self._labelled()}
         if isinstance(teacher, RemoteTeacher):
             tables = (rows for reader in readers.values() for _, rows in reader)
@@ -291,8 +294,8 @@ class CorpusWorld:
         return load_pairs(self.shards(self.grounded_set), labels)
 
     @property
-    def grounded_start(self) -> Path | None:
-        return self.judge if self.grounds_other_documents else None
+    def grounded_start(self) -> tuple[Path | None, Path | None]:
+        return warm_started(self, "") if self.grounds_other_documents else (None, None)
 
     @property
     def judge(self) -> Path:

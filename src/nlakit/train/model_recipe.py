@@ -12,10 +12,12 @@ from typing import Literal, Self
 import pydantic
 from pydantic import Field
 
+from nlakit.claims.text.checking import TEXT
 from nlakit.config import FrozenModel, load_toml
 from nlakit.contract import AUTO
 from nlakit.errors import ConfigError, InputError
 from nlakit.models.precision import Precision
+from nlakit.teachers.text import check_shares
 
 from .config import (
     DevicesConfig,
@@ -118,6 +120,8 @@ class TeacherConfig(FrozenModel):
 
     model: str
     """As `nlakit label --teacher` takes it; "fake" asks nobody."""
+    shares: dict[str, float] = {}
+    """Teacher "text" only: of some kinds of claims, the share of labels that state them."""
     price: tuple[float, float] | None = None
     """Dollars per million tokens read and written; the plan's label cost comes from it."""
     batch: bool = False
@@ -130,6 +134,15 @@ class TeacherConfig(FrozenModel):
     """File that keeps every answer, for this run and others; None: one in the stage's directory."""
     concurrency: int = Field(default=8, ge=1)
     """Questions in flight at once."""
+
+    @pydantic.model_validator(mode="after")
+    def _knows_its_kinds(self) -> Self:
+        if self.shares and self.model != TEXT.name:
+            raise ValueError(
+                f"shares with the teacher {self.model!r}: only {TEXT.name!r} has kinds"
+            )
+        check_shares(self.shares)
+        return self
 
 
 class WarmStartConfig(FrozenModel):
@@ -245,6 +258,7 @@ class Origin(FrozenModel):
     target: ModelTarget
     corpus: CorpusConfig
     teacher: str
+    shares: dict[str, float] = {}
     lora: LoraConfig | None = None
     grounding: GroundingConfig | None = None
     num_grounded: int | None = None
@@ -406,6 +420,7 @@ class ModelRecipe(FrozenModel):
             target=self.target,
             corpus=self.corpus,
             teacher=self.teacher.model,
+            shares=self.teacher.shares,
             lora=self.lora,
             grounding=grounding,
         )

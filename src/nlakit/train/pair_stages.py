@@ -67,7 +67,9 @@ def recipe_stages(world: World) -> list[Stage]:
     stages = [*first, *_pair_stages(world, "", ("labels",))]
     if recipe.has_grounding:
         stages.append(world.grounding_stage())
-        stages += _pair_stages(world, GROUNDED, ("labels", "grounding"))
+        # A pair that goes on from the plain one's warm start needs both of it.
+        start = () if world.grounded_start[1] is None else ("verbalizer", "reconstructor")
+        stages += _pair_stages(world, GROUNDED, ("labels", "grounding", *start))
         if recipe.settling is not None:
             stages.append(_stage(world, "settling", ("grounded-rl",), ("done.json",), settle))
     if recipe.has_controls:
@@ -140,7 +142,7 @@ def warm_start_verbalizer(world: World, prefix: str) -> None:
     pairs, training = labelled(world, prefix)
     run = run_directory(world, f"{prefix}verbalizer", training)
     if run.done is None:
-        start = world.grounded_start if prefix == GROUNDED else None
+        start = world.grounded_start[0] if prefix == GROUNDED else None
         if start is None:
             meta = world.models.new_meta("av", world.tokens(), world.pairs().vectors)
             verbalizer = world.models.new_verbalizer(meta)
@@ -178,16 +180,23 @@ def warm_start_reconstructor(world: World, prefix: str) -> None:
     """Train an AR to rebuild activations from the labels."""
     pairs, training = labelled(world, prefix)
     run = run_directory(world, f"{prefix}reconstructor", training)
-    _train_new_reconstructor(world, pairs, training.reconstructor, run)
+    start = world.grounded_start[1] if prefix == GROUNDED else None
+    _train_on_labels(world, pairs, training.reconstructor, run, start)
 
 
-def _train_new_reconstructor(
-    world: World, pairs: PairSet, config: SftConfig, run: RunDirectory
+def _train_on_labels(
+    world: World, pairs: PairSet, config: SftConfig, run: RunDirectory, start: Path | None
 ) -> None:
+    """Train an AR on labels alone: one that a stage left, or a new one."""
     if run.done is None:
-        vectors_ND = world.pairs().vectors
-        meta = world.models.new_meta("ar", world.tokens(), vectors_ND)
-        reconstructor, mean_D = world.models.new_reconstructor(meta), mean_vector(vectors_ND)
+        vectors_ND, models = world.pairs().vectors, world.models
+        if start is None:
+            reconstructor = models.new_reconstructor(
+                models.new_meta("ar", world.tokens(), vectors_ND)
+            )
+        else:
+            reconstructor = models.reconstructor(start)
+        mean_D = mean_vector(vectors_ND)
         train_reconstructor(reconstructor, pairs, mean_D, config, world.recipe.settings, run)
 
 
@@ -310,4 +319,5 @@ def _train_control(world: World, name: str, rl_stage: str) -> None:
     longer = training.reconstructor.model_copy(update={"steps": steps, "batch_size": rl.vectors})
     decided = world.recipe.decided_by(f"control-{name}", training, longer)
     run = RunDirectory(world.space.stage("controls") / name, decided)
-    _train_new_reconstructor(world, pairs, longer, run)
+    start = world.grounded_start[1] if name == "grounded" else None
+    _train_on_labels(world, pairs, longer, run, start)

@@ -251,15 +251,15 @@ def _plain_stages(recipe: ModelRecipe, setting: Setting) -> list[Stage]:
     """Those of the pair without grounding that the recipe needs."""
     warm, rl, grounding = recipe.warm_start, recipe.rl, recipe.grounding
     rows, answer = _labels(recipe), warm.label_tokens
-    verbalizer = setting.verbalizer(rows * warm.epochs, answer)
-    if not recipe.has_plain_pair:
-        return [verbalizer] if grounding is not None and grounding.documents else []
     epochs = warm.reconstructor_epochs or warm.epochs
-    return [
-        verbalizer,
+    warm_start = [
+        setting.verbalizer(rows * warm.epochs, answer),
         setting.reconstructor(rows * epochs, answer),
-        setting.rl(rl.steps, rl.vectors * rl.group, rl.max_new_tokens),
     ]
+    if not recipe.has_plain_pair:
+        # Where it judges other documents, the grounded pair goes on from it.
+        return warm_start if grounding is not None and grounding.documents else []
+    return [*warm_start, setting.rl(rl.steps, rl.vectors * rl.group, rl.max_new_tokens)]
 
 
 def _grounded_stages(recipe: ModelRecipe, setting: Setting) -> list[Stage]:

@@ -137,9 +137,10 @@ def published_pairs(world: World) -> dict[str, tuple[Path, Path]]:
     found = {".": final_pair(world)}
     if recipe.has_rows:
         found[WARM_START] = warm_start("grounded-" if recipe.has_grounding else "")
+        if recipe.has_grounding and (recipe.has_plain_pair or world.grounded_start[1]):
+            found[PLAIN_WARM_START_ROW] = warm_start("")
         if recipe.has_grounding and recipe.has_plain_pair:
             best = stage("rl") / "best"
-            found[PLAIN_WARM_START_ROW] = warm_start("")
             found[PLAIN_RL_ROW] = (best / "av", best / "ar")
     return found
 

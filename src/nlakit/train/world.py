@@ -156,8 +156,8 @@ class World(Protocol):
         ...
 
     @property
-    def grounded_start(self) -> Path | None:
-        """The verbalizer that the grounded one goes on from; None: it starts from the target."""
+    def grounded_start(self) -> tuple[Path | None, Path | None]:
+        """AV and AR that the grounded pair goes on from; None: that one starts from the target."""
         ...
 
     @property

@@ -185,8 +185,8 @@ class Storyworld:
         return join(*(load_pairs(each.shards, each.labels) for each in self._grounded_sets()))
 
     @property
-    def grounded_start(self) -> Path | None:
-        return self.judge
+    def grounded_start(self) -> tuple[Path | None, Path | None]:
+        return self.judge, None
 
     @property
     def judge(self) -> Path:
