@@ -190,6 +190,17 @@ def test_a_claim_must_be_likely_and_where_asked_likelier_than_elsewhere(
     assert verdict.is_carried(config) is stays
 
 
+def test_a_kind_may_have_a_threshold_of_its_own():
+    config = GroundingConfig(threshold=0.3, thresholds={"next": 0.1})
+    carried = {
+        kind: ClaimVerdict(0, kind, "and", 0, 3, 0.2, 0.0).is_carried(config)
+        for kind in ("next", "last")
+    }
+    assert carried == {"next": True, "last": False}
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        GroundingConfig(threshold=0.3, thresholds={"next": 2})
+
+
 def test_what_cannot_be_grounded_is_refused(here, tmp_path):
     plain = recipe_for(here, HALF).model_copy(update={"grounding": None})
     with pytest.raises(ConfigError, match="no stage 'grounding'"):

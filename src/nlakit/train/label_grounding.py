@@ -84,7 +84,8 @@ class ClaimVerdict:
     def is_carried(self, config: GroundingConfig) -> bool:
         """Whether the label may go on claiming it."""
         gain = gain_over(self.probability, self.shuffled)
-        return self.probability >= config.threshold and gain >= config.least_gain
+        threshold = config.thresholds.get(self.kind, config.threshold)
+        return self.probability >= threshold and gain >= config.least_gain
 
 
 def ground(world: CorpusWorld) -> None:
@@ -255,7 +256,7 @@ def _check_enough(grounded: Sequence[str | None], config: GroundingConfig, path:
     if left < MIN_LABELS:
         raise InputError(
             f"Of {len(grounded)} labels {left} claim anything that their vectors carry, with "
-            f"grounding.threshold = {config.threshold:g} and least_gain = {config.least_gain:g}; "
+            f"grounding.threshold = {_bounds(config)} and least_gain = {config.least_gain:g}; "
             f"training needs {MIN_LABELS}. Give lower ones and remove {path}; what the judges "
             f"found stands in {path.parent}/judge-*/claims-*.parquet."
         )
@@ -283,9 +284,15 @@ def _write_labels(
     write_label_set(
         out,
         pa.Table.from_pylist(changed, table.schema),
-        f"grounded: spans of probability {config.threshold:g} and gain {config.least_gain:g}",
+        f"grounded: claims of probability {_bounds(config)} and gain {config.least_gain:g}",
         reader.manifest,
     )
+
+
+def _bounds(config: GroundingConfig) -> str:
+    """The thresholds in words."""
+    own = ", ".join(f"{kind} {least:g}" for kind, least in sorted(config.thresholds.items()))
+    return f"{config.threshold:g} ({own})" if own else f"{config.threshold:g}"
 
 
 def _counts(

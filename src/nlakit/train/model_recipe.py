@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -174,6 +174,9 @@ class GroundingConfig(FrozenModel):
     threshold: float = Field(ge=0, le=1)
     """The least probability of a claim's words, given the vector. Nobody knows how else it might
     be said, so in free prose that of a true claim is far below 1."""
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """Of some kinds of claims, in place of `threshold`: where several claims are true at once, as
+    of next tokens, the judge shares its probability out among them, and each has little."""
     least_gain: float = Field(default=0.0, ge=0, lt=1)
     """The least p / (p + p'), p' being the probability given other documents' vectors: 0.5 where
     the vector adds nothing. 0 does not ask."""
