@@ -51,7 +51,8 @@ def test_a_place_in_a_section_is_the_pair_s(client, pair):
     body = {"messages": messages, "position": -1, "section": "content", "completion_tokens": 4,
             "edit": "A sad chat."}  # fmt: skip
     found = client.post("/v1/steer", json=body).json()
-    ours = pair.steer(messages, -1, "A sad chat.", section="content", max_new_tokens=4)
+    ours = pair.steer(messages, -1, "A sad chat.", section="content", max_new_tokens=4,
+                      add_generation_prompt=True)  # fmt: skip
     assert (found["original"], found["after"]) == (ours.original, ours.steered)
     without = client.post("/v1/steer", json={**body, "section": None}).json()
     assert found["position"] < without["position"]
