@@ -16,7 +16,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ BUNDLED = ROOT / "src" / "nlakit" / "assets" / "storyworld"
 REPORT = BUNDLED / "report.json"
 SMOLLM2 = ROOT / "src" / "nlakit" / "assets" / "smollm2-135m" / "report.json"
 SMOLLM2_SECTIONS = ROOT / "benchmarks" / "results" / "smollm2"
+SMOLLM2_RUN = ROOT / "assets" / "smollm2-135m" / "run"
 CURVES = ROOT / "assets" / "storyworld" / "run" / "curves.json"
 SUBMISSIONS = ROOT / "benchmarks" / "truth"
 COMPARISONS = ROOT / "benchmarks" / "results" / "compare"
@@ -64,6 +66,17 @@ SCALE = ROOT / "benchmarks" / "results" / "scale.json"
 BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 COMPARED = ("grounded", "grounded-warm-start", "**difference**")
 NUM_READINGS = 20
+AV_COLUMNS = {
+    "held_out_loss": "loss on the right activations",
+    "shuffled_loss": "on other documents'",
+    "gap": "gap, nats a token",
+}
+AR_COLUMNS = {"held_out_fve": "held-out FVE"}
+RL_COLUMNS = {
+    "held_out_fve": "held-out FVE",
+    "held_out_precision": "precision",
+    "held_out_recall": "recall",
+}
 FLOOR_NAMES = {
     "mean": "the mean activation",
     "shuffled": "explanations of other documents",
@@ -140,6 +153,21 @@ def _told(number: int, sample: dict[str, Any]) -> list[str]:
 def _plain(text: str) -> str:
     """A text on one line, nothing of it read as Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", " ".join(text.split()))
+
+
+def curve(text: str, columns: Mapping[str, str]) -> str:
+    """A training log's held-out figures by step, as a table.
+
+    Args:
+        columns: keys of the log, and what each is called.
+    """
+    steps = [json.loads(line) for line in text.splitlines()]
+    lines = [f"| step | {' | '.join(columns.values())} |", f"|---:|{'---:|' * len(columns)}"]
+    for each in steps:
+        if columns.keys() <= each.keys():
+            cells = [_number(each[key]) for key in columns]
+            lines.append(f"| {each['step']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def real_pair(text: str) -> str:
@@ -339,6 +367,16 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "real_pair": (SMOLLM2, real_pair),
     "smollm2_figures": (SMOLLM2, corpus_figures),
     "smollm2_readings": (SMOLLM2, readings),
+    **{
+        f"smollm2_{name}": (path, partial(curve, columns=columns))
+        for name, path, columns in (
+            ("av_curve", SMOLLM2_RUN / "verbalizer.jsonl", AV_COLUMNS),
+            ("ar_curve", SMOLLM2_RUN / "reconstructor.jsonl", AR_COLUMNS),
+            ("grounded_ar_curve", SMOLLM2_RUN / "grounded-reconstructor.jsonl", AR_COLUMNS),
+            ("rl_curve", SMOLLM2_RUN / "grounded-rl.jsonl", RL_COLUMNS),
+            ("tried_rl_curve", SMOLLM2_SECTIONS / "tried-rl.jsonl", RL_COLUMNS),
+        )
+    },
     "speed": (TIMES, tables.short_table),
     "ratios": (TIMES, tables.ratio_table),
     "ratios_bf16": (TIMES_BF16, tables.ratio_table),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.families import make
 from support.recipes import RECIPES
 from support.serving import tiny_tokenizer
@@ -16,6 +17,7 @@ import nlakit
 from nlakit.cli import run
 from nlakit.cli.recipes import read_recipe
 from nlakit.core.site import Site
+from nlakit.errors import ConfigError
 from nlakit.models.target import Target
 from nlakit.storyworld.grammar import generate
 from nlakit.train.corpus_world import CorpusWorld
@@ -88,6 +90,19 @@ def test_the_grounded_pair_goes_on_from_the_plain_one_on_other_documents(trained
     assert [(each["r"], each["lora_alpha"]) for each in ranks] == [(4, 8), (2, 4)]
 
 
+def test_the_grounded_reconstructor_goes_on_from_the_plain_one(command, tmp_path):
+    still = ("grounding.warm_start.batch_size=8", "grounding.warm_start.optimizer.lr=1e-12")
+    only = ["--only", "grounded-reconstructor", "--output", str(tmp_path)]
+    assert run([*command, *still, *only]) == 0
+    plain, grounded = (
+        load_file(tmp_path / name / "model" / "adapter_model.safetensors")
+        for name in ("4-reconstructor", "8-grounded-reconstructor")
+    )
+    assert max(float(each.abs().max()) for name, each in plain.items() if "lora_B" in name) > 1e-4
+    for name, each in plain.items():
+        torch.testing.assert_close(grounded[name], each, atol=1e-6, rtol=0)
+
+
 def test_without_the_plain_pair_its_warm_start_is_made_all_the_same(command, trained):
     overrides = [*command[2:], "comparison.plain_pair=false"]
     recipe = read_recipe(Path(command[1]), overrides)
@@ -96,6 +111,29 @@ def test_without_the_plain_pair_its_warm_start_is_made_all_the_same(command, tra
     assert names[2:5] == ["verbalizer", "reconstructor", "grounding"] and "rl" not in names
     rows = {*published_pairs(CorpusWorld(recipe, trained))}
     assert rows == {".", "warm_start", "rows/plain-warm-start"}
+
+
+def test_the_kept_recipe_names_no_place_of_this_machine(command, trained):
+    kept = (trained / "nla" / "run" / "recipe.toml").read_text(encoding="utf-8")
+    assert 'source = "corpus.jsonl"' in kept
+    named = read_recipe(Path(command[1]), [*command[2:], "target.name=org/model"])
+    written = CorpusWorld(named, trained).resolved.model_dump_json()
+    assert str(Path(named.corpus.source).parent) not in written
+
+
+def test_labels_of_other_shares_are_made_again_and_not_taken_for_these(command, trained, capsys):
+    changed = [*command, "teacher.shares.subject=0.25", "--output", str(trained)]
+    assert run([*changed, "--only", "labels"]) == 2
+    assert "subject" in capsys.readouterr().err
+
+
+def test_a_kind_that_the_labels_do_not_have_is_refused(command):
+    for wrong in ("grounding.thresholds.nxt=0.5", "teacher.shares.topic=0.5"):
+        with pytest.raises(ConfigError, match="form, subject, name"):
+            read_recipe(Path(command[1]), [*command[2:], wrong])
+    with pytest.raises(ConfigError, match="quote, number, name, phrase"):
+        prose = ["teacher.model=fake", "teacher.shares={}", "grounding.thresholds.next=0.5"]
+        read_recipe(Path(command[1]), [*command[2:], *prose])
 
 
 def test_the_pair_reads_and_its_report_has_what_it_is_compared_with(trained):
@@ -149,6 +187,8 @@ def test_a_run_is_packed_into_what_a_reader_needs_and_what_it_is_compared_with(
     assert {each.name for each in assets.iterdir()} == compared
     assert not compared & {each.name for each in package.iterdir()}
     assert nlakit.load(package).name == "tiny"
+    # The base has the tokenizer already.
+    assert not [*package.rglob("tokenizer.json"), *assets.rglob("tokenizer.json")]
     assert "MB" in capsys.readouterr().out
     assert run(command) == 2 and "is there" in capsys.readouterr().err
     assert run([*command, "--overwrite"]) == 0

@@ -212,6 +212,7 @@ def test_teacher_states_a_kind_in_its_share_of_the_labels():
         assert set(label.claims) == said(label.explanation or "")
     # Another share is another label: a kept answer of the one is none of the other.
     assert TextTeacher(shares=shares).key(places[0]) != TextTeacher().key(places[0])
+    assert TextTeacher(shares=shares).name != TextTeacher().name
 
 
 @pytest.mark.parametrize("shares", [{"subject": 1.5}, {"topic": 0.5}])

@@ -12,12 +12,13 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from nlakit.card import read_card, write_card
+from nlakit.card import ADAPTER_CONFIG, read_card, write_card
 from nlakit.errors import InputError
 from nlakit.registry import CONTROL_AR, ROWS, RUN, WARM_START
 from nlakit.train.publication import ADAPTERS_NAME
 
 COMPARISON = (ROWS, WARM_START, CONTROL_AR, RUN)
+TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 
 
 class Packed(NamedTuple):
@@ -61,9 +62,17 @@ def _copy(source: Path, directory: Path, compared: bool) -> None:
     for path in sorted(source.iterdir()):
         if (path.name in COMPARISON) == compared and not path.name.startswith("."):
             copied = temporary / path.name
-            shutil.copytree(path, copied) if path.is_dir() else shutil.copyfile(path, copied)
+            if path.is_dir():
+                shutil.copytree(path, copied, ignore=_of_the_base)
+            else:
+                shutil.copyfile(path, copied)
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
+
+
+def _of_the_base(directory: str, names: list[str]) -> set[str]:
+    """The tokenizer's files beside an adapter: its base has them, and they are megabytes."""
+    return TOKENIZER_FILES & set(names) if ADAPTER_CONFIG in names else set()
 
 
 def _size(directory: Path) -> int:

@@ -36,8 +36,10 @@ class TextTeacher:
     def __init__(self, seed: int = 0, shares: Mapping[str, float] | None = None) -> None:
         self.seed = seed
         self.shares = dict(sorted((shares or {}).items()))
-        self.name = f"text-{seed}"
         check_shares(self.shares)
+        # Labels that are there are taken for this teacher's by its name alone.
+        stated = ", ".join(f"{kind} {share:g}" for kind, share in self.shares.items())
+        self.name = f"text-{seed} ({stated})" if stated else f"text-{seed}"
 
     def key(self, place: Place) -> str:
         """A hash of all that decides the label."""

@@ -16,7 +16,6 @@ import torch
 from pydantic import JsonValue
 
 from nlakit.card import read_card
-from nlakit.claims.spans import SPANS
 from nlakit.claims.system import ClaimSystem
 from nlakit.claims.text.checking import TEXT
 from nlakit.config import FrozenModel
@@ -126,17 +125,25 @@ class CorpusWorld:
 
     @property
     def resolved(self) -> FrozenModel:
-        return self.recipe
+        """Without paths of this machine: the model by its name, the corpus by its file's."""
+        recipe, source = self.recipe, Path(self.recipe.corpus.source)
+        named = source.name if source.exists() else recipe.corpus.source
+        return recipe.model_copy(
+            update={
+                "target": recipe.target.model_copy(update={"checkpoint": recipe.target.called}),
+                "corpus": recipe.corpus.model_copy(update={"source": named}),
+                "teacher": recipe.teacher.model_copy(update={"cache": None}),
+            }
+        )
 
     @property
     def claims(self) -> ClaimSystem:
-        """Of the teacher "text" claims that can be checked; of others spans of their prose."""
-        return TEXT if self._is_by_rule else SPANS
+        return self.recipe.claims
 
     @property
     def _is_by_rule(self) -> bool:
         """Whether labels are written by rule from the text and the target's next tokens."""
-        return self.recipe.teacher.model == TEXT.name
+        return self.claims is TEXT
 
     def tokens(self) -> Tokens:
         tokenizer, asked = load_tokenizer(self.models.basis.directory), self.recipe.target

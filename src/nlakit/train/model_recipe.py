@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 import pydantic
 from pydantic import Field
 
+from nlakit.claims.spans import SPANS
+from nlakit.claims.system import ClaimSystem
 from nlakit.claims.text.checking import TEXT
 from nlakit.config import FrozenModel, load_toml
 from nlakit.contract import AUTO
@@ -319,6 +321,22 @@ class ModelRecipe(FrozenModel):
             raise ValueError(
                 f"lora.base_bits = {self.lora.base_bits} with devices.parallel = 'fsdp': a rounded "
                 "base is not sharded. Leave one of them out: 70B in 4 bits take 36 GiB"
+            )
+        return self
+
+    @property
+    def claims(self) -> ClaimSystem:
+        """Of the teacher "text" claims that can be checked; of others spans of their prose."""
+        return TEXT if self.teacher.model == TEXT.name else SPANS
+
+    @pydantic.model_validator(mode="after")
+    def _bounds_kinds_that_there_are(self) -> Self:
+        thresholds = {} if self.grounding is None else self.grounding.thresholds
+        unknown = sorted(set(thresholds) - set(self.claims.kinds))
+        if unknown:
+            raise ValueError(
+                f"grounding.thresholds: {unknown[0]!r} is no kind of claim in the labels of "
+                f"{self.teacher.model!r}. The kinds are {', '.join(self.claims.kinds)}"
             )
         return self
 
