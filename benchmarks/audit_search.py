@@ -11,6 +11,7 @@ time, on one thread, which another load does not change as it does the clock's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -117,7 +118,10 @@ def _scan(directory: Path, documents: list[Document]) -> None:
         done = directory / f"part-{start:05d}.done"
         if not done.exists():
             words = ["scan", str(directory / "project"), str(path), "--random", str(PER_DOCUMENT)]
-            if run([*words, "--max-positions", str(READINGS)]) != 0:
+            # Standard output is for the figures alone.
+            with contextlib.redirect_stdout(sys.stderr):
+                status = run([*words, "--max-positions", str(READINGS)])
+            if status != 0:
                 raise SystemExit(f"The scan of {path} failed.")
             done.touch()
 
