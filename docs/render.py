@@ -23,7 +23,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from nlakit.claims.text.checking import TEXT
 from nlakit.evals.section import Figure, Section, shown
+from nlakit.train.sweep import Sweep
 from nlakit.worlds.storyworld import leaderboard
 from nlakit.worlds.storyworld.leaderboard import Submission
 
@@ -167,6 +169,32 @@ def curve(text: str, columns: Mapping[str, str]) -> str:
         if columns.keys() <= each.keys():
             cells = [_number(each[key]) for key in columns]
             lines.append(f"| {each['step']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def swept(text: str) -> str:
+    """What `nlakit sweep` measured at each layer, as a table."""
+    layers = Sweep.model_validate_json(text).layers
+    kinds = [kind for kind in TEXT.kinds if kind in layers[0].probes]
+    heads = ("layer", "FVE of labels", "gap, nats a token", *(f"{kind}" for kind in kinds))
+    lines = [f"| {' | '.join(heads)} |", "|" + "---:|" * len(heads)]
+    for each in layers:
+        probes = (f"{_number(each.probes[k])} ({_number(each.chance[k])})" for k in kinds)
+        cells = [str(each.layer), _number(each.fve), _number(each.gap), *probes]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def bounds(text: str) -> str:
+    """What pairs of other bounds of grounding came to, as a table."""
+    lines = [
+        "| least probability of a claim, by kind | precision | recall | FVE |",
+        "|---|---:|---:|---:|",
+    ]
+    for each in json.loads(text):
+        own = ", ".join(f"{kind} {least:g}" for kind, least in each["thresholds"].items())
+        cells = [_number(each[name]) for name in ("precision", "recall", "fve")]
+        lines.append(f"| {own}, others {each['threshold']:g} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
@@ -367,6 +395,8 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "real_pair": (SMOLLM2, real_pair),
     "smollm2_figures": (SMOLLM2, corpus_figures),
     "smollm2_readings": (SMOLLM2, readings),
+    "smollm2_sweep": (RESULTS / "smollm2-sweep.json", swept),
+    "smollm2_bounds": (RESULTS / "smollm2-bounds.json", bounds),
     **{
         f"smollm2_{name}": (path, partial(curve, columns=columns))
         for name, path, columns in (
@@ -375,6 +405,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
             ("grounded_ar_curve", SMOLLM2_RUN / "grounded-reconstructor.jsonl", AR_COLUMNS),
             ("rl_curve", SMOLLM2_RUN / "grounded-rl.jsonl", RL_COLUMNS),
             ("tried_rl_curve", SMOLLM2_SECTIONS / "tried-rl.jsonl", RL_COLUMNS),
+            ("tried_rl_judge_curve", SMOLLM2_SECTIONS / "tried-rl-judge.jsonl", RL_COLUMNS),
         )
     },
     "speed": (TIMES, tables.short_table),

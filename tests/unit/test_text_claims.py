@@ -179,6 +179,34 @@ def test_words_around_the_values_are_no_claims():
     assert said("The passage discusses a topic. The text continues, so far.") == set()
 
 
+@pytest.mark.parametrize(
+    ("text", "word", "verdict"),
+    [
+        ("a table for 12:4", "4", "true"),
+        ("a table for 12:4", "12:4", "true"),
+        ("a table for 12:4", "2:4", "false"),
+        ("we agree by 100%", "%", "true"),
+        ("policy page under \u201cUse", "Use", "true"),
+        ("an IPOP", "OP", "false"),
+        ("one-stop shop", "stop shop", "true"),
+        ("nonstop shop", "stop shop", "false"),
+        ("the site-", "site", "false"),
+    ],
+)
+def test_last_words_may_leave_out_what_stands_before_a_mark(text, word, verdict):
+    state = state_of(Place(text, 0, 0, len(text), "", ()))
+    assert check(Claim("last", word, 0, len(word)), state) == verdict
+
+
+def test_what_is_open_is_decided_where_its_sentence_begins():
+    text = 'A novel.\n\nA quotation is open. It is inside a bracket; it ends on "the".'
+    quotation, bracket = (each for each in TEXT.find(text) if each.kind == "open")
+    start, end, wordings = TEXT.extent(text, quotation)
+    assert (text[start:end], wordings) == ("A quotation", 2)
+    start, end, wordings = TEXT.extent(text, bracket)
+    assert (text[start:end], wordings) == ("It is inside a bracket", 2)
+
+
 def test_extent_of_a_kind_of_text_counts_its_wordings():
     text = "A conversation about whales."
     form, subject = find(text)

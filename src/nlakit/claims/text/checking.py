@@ -86,12 +86,26 @@ def _said(value: str, text: str) -> bool:
 
 
 def _ends(text: str, words: str, *, before_last: bool) -> bool:
-    """Whether the text's last pieces, or those before the last one, are these words."""
+    """Whether the text's last pieces, or those before the last one, are these words.
+
+    A piece is what stands between blanks. The first of the words may leave out what stands before
+    it in its piece, up to a mark: a text that stops at "12:4" stops at "4" as well.
+    """
     said = quotable(words).lower().split()
     pieces = [quotable(piece).lower() for piece in text[-400:].split()]
     if before_last:
         pieces = pieces[:-1]
-    return bool(said) and pieces[-len(said) :] == said
+    if not said or len(pieces) < len(said):
+        return False
+    first, *rest = pieces[-len(said) :]
+    return rest == said[1:] and _ends_on(first, said[0])
+
+
+def _ends_on(piece: str, word: str) -> bool:
+    if not piece.endswith(word):
+        return False
+    before = piece.removesuffix(word)
+    return not (before and before[-1].isalnum() and word[0].isalnum())
 
 
 TEXT = ClaimSystem(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from nlakit.claim import Claim, Extent
 
 from .state import ROLES
-from .wording import FORM_PHRASES, TOKEN_NAMES
+from .wording import FORM_PHRASES, OPEN_PHRASES, TOKEN_NAMES
 from .words import NUMBER, WORD, says_something
 
 # Whatever wording RL drifts to, these words tell the form; the longer ones first.
@@ -71,6 +71,7 @@ _TOKEN_OF = {name: token for token, name in TOKEN_NAMES.items()}
 _NEXT_CUE = re.compile(r"\b(?:next|then|follow\w*|comes?|continu\w*|expect\w*|after)\b", re.I)
 _LAST_CUE = re.compile(r"\b(?:stop\w*|end\w*|last|final|breaks?)\b", re.I)
 _ASKED_CUE = re.compile(r"\b(?:asked|asks|wants?|requests?|requested|looking for)\b", re.I)
+_SENTENCE = re.compile(r"[.!?]\s+|\n")
 _CLAUSE = re.compile(r"[.;!?]\s|\n")
 
 
@@ -96,7 +97,14 @@ def find(explanation: str) -> list[Claim]:
 
 
 def extent(explanation: str, claim: Claim) -> Extent:
-    """A claim is decided in its own words; the kind of text has as many wordings as phrases."""
+    """A claim is decided in its own words; the kind of text has as many wordings as phrases.
+
+    That something is open is decided where its sentence begins: once that has said "it is inside
+    a", what follows is the likeliest of what might be open, and seldom in doubt.
+    """
+    if claim.kind == "open":
+        start = max((m.end() for m in _SENTENCE.finditer(explanation, 0, claim.start)), default=0)
+        return Extent(start, claim.end, len(OPEN_PHRASES[claim.value]))
     wordings = len(FORM_PHRASES[claim.value]) if claim.kind == "form" else 1
     return Extent(claim.start, claim.end, wordings)
 
