@@ -176,7 +176,7 @@ def swept(text: str) -> str:
     """What `nlakit sweep` measured at each layer, as a table."""
     layers = Sweep.model_validate_json(text).layers
     kinds = [kind for kind in TEXT.kinds if kind in layers[0].probes]
-    heads = ("layer", "FVE of labels", "gap, nats a token", *(f"{kind}" for kind in kinds))
+    heads = ("layer", "FVE of labels", "gap, nats a token", *kinds)
     lines = [f"| {' | '.join(heads)} |", "|" + "---:|" * len(heads)]
     for each in layers:
         probes = (f"{_number(each.probes[k])} ({_number(each.chance[k])})" for k in kinds)
@@ -186,7 +186,7 @@ def swept(text: str) -> str:
 
 
 def bounds(text: str) -> str:
-    """What pairs of other bounds of grounding came to, as a table."""
+    """What warm starts by several bounds of grounding came to, as a table."""
     lines = [
         "| least probability of a claim, by kind | precision | recall | FVE |",
         "|---|---:|---:|---:|",
@@ -404,8 +404,8 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
             ("ar_curve", SMOLLM2_RUN / "reconstructor.jsonl", AR_COLUMNS),
             ("grounded_ar_curve", SMOLLM2_RUN / "grounded-reconstructor.jsonl", AR_COLUMNS),
             ("rl_curve", SMOLLM2_RUN / "grounded-rl.jsonl", RL_COLUMNS),
-            ("tried_rl_curve", SMOLLM2_SECTIONS / "tried-rl.jsonl", RL_COLUMNS),
-            ("tried_rl_judge_curve", SMOLLM2_SECTIONS / "tried-rl-judge.jsonl", RL_COLUMNS),
+            ("cheap_rl_curve", SMOLLM2_SECTIONS / "tried-rl-0.5-0.35.jsonl", RL_COLUMNS),
+            ("cheaper_rl_curve", SMOLLM2_SECTIONS / "tried-rl-0.3-0.15.jsonl", RL_COLUMNS),
         )
     },
     "speed": (TIMES, tables.short_table),

@@ -103,7 +103,8 @@ def extent(explanation: str, claim: Claim) -> Extent:
     a", what follows is the likeliest of what might be open, and seldom in doubt.
     """
     if claim.kind == "open":
-        start = max((m.end() for m in _SENTENCE.finditer(explanation, 0, claim.start)), default=0)
+        before = _masked(explanation, _QUOTE)[: claim.start]
+        start = max((match.end() for match in _SENTENCE.finditer(before)), default=0)
         return Extent(start, claim.end, len(OPEN_PHRASES[claim.value]))
     wordings = len(FORM_PHRASES[claim.value]) if claim.kind == "form" else 1
     return Extent(claim.start, claim.end, wordings)
@@ -137,7 +138,7 @@ def _is_next(text: str, start: int) -> bool:
     """Whether the nearest cue before a place, in its statement, is of what follows."""
     masked = _masked(_masked(text, _QUOTE), _NAMED_TOKEN)
     lead = masked[:start]
-    begin = max((match.end() for match in re.finditer(r"[.!?]\s|\n", lead)), default=0)
+    begin = max((match.end() for match in _SENTENCE.finditer(lead)), default=0)
     cues = [(match.start(), kind) for kind, cue in ((1, _NEXT_CUE), (0, _LAST_CUE))
             for match in cue.finditer(lead, begin)]  # fmt: skip
     if cues:
