@@ -30,6 +30,7 @@ GROUNDED = (
     "independent_share = 0.5, writing_cost = 0.1, "
     "settling = { vectors = 32, steps = 2, batch_size = 8, held_out = 16, "
     "optimizer = { lr = 1e-3 } } }",
+    "abstention = { documents = 8, batch_size = 4, optimizer = { lr = 1e-3 } }",
 )  # fmt: skip
 
 
@@ -66,6 +67,7 @@ def test_grounded_recipe_publishes_its_rows(grounded):
     report = json.loads((grounded / "nla" / "report.json").read_text())
     assert report["fve_control_ar"] is not None
     assert (grounded / "nla" / "run" / "curves.json").exists()
+    assert len((grounded / "10-abstention/written-00000.jsonl").read_text().splitlines()) == 32
 
 
 def test_ablation_starts_where_the_run_stood_and_goes_on(grounded, tmp_path, monkeypatch):

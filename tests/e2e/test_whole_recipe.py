@@ -17,6 +17,7 @@ import nlakit
 from nlakit.cli import run
 from nlakit.cli.recipes import read_recipe
 from nlakit.core.site import Site
+from nlakit.data.shards import ShardReader
 from nlakit.errors import ConfigError
 from nlakit.models.target import Target
 from nlakit.storyworld.grammar import generate
@@ -38,7 +39,9 @@ TINY = (
     "rl.steps=2", "rl.vectors=2", "rl.group=2", "rl.max_new_tokens=8", "rl.micro_batch=2",
     "rl.evaluate_every=1", "rl.optimizer.warmup_steps=1", "rl.judge_weight=0.5",
     "rl.judge_neutral=0.5", "rl.reword_share=0.5", "rl.reconstructor_updates=2",
-    "settling.vectors=12", "settling.steps=2", "settling.batch_size=4", "settling.held_out=8",
+    "abstention.documents=7", "abstention.least_confidence=0.4", "abstention.batch_size=8",
+    "abstention.optimizer.lr=1e-3", "settling.documents=4", "settling.vectors=12",
+    "settling.steps=2", "settling.batch_size=4", "settling.held_out=8",
     "settling.optimizer.lr=1e-3", "comparison.controls=true", "report.documents=8",
 )  # fmt: skip
 STAGES = ("verbalizer", "reconstructor", "rl", "grounded-verbalizer", "grounded-reconstructor",
@@ -52,7 +55,7 @@ def command(tmp_path_factory) -> list[str]:
     model = make("qwen2", len(tokenizer))
     model.config.max_position_embeddings = 1024
     Target(model, tokenizer, Site(1)).save(root / "base")
-    made = [*islice(generate(3, "train"), 24), *islice(generate(3, "heldout"), 16)]
+    made = [*islice(generate(3, "train"), 36), *islice(generate(3, "heldout"), 16)]
     lines = [json.dumps({"id": f"fiction-{i}", "text": each.text}) for i, each in enumerate(made)]
     (root / "corpus.jsonl").write_text("\n".join(lines), encoding="utf-8")
     paths = [f"target.checkpoint={root / 'base'}", f"corpus.source={root / 'corpus.jsonl'}"]
@@ -86,7 +89,7 @@ def test_the_grounded_pair_goes_on_from_the_plain_one_on_other_documents(trained
     plain = (trained / "5-rl" / "metrics.jsonl").read_text()
     assert '"claims"' not in plain
     ranks = [json.loads((trained / name / "model/adapter_config.json").read_text())
-             for name in ("7-grounded-verbalizer", "10-settling")]  # fmt: skip
+             for name in ("7-grounded-verbalizer", "11-settling")]  # fmt: skip
     assert [(each["r"], each["lora_alpha"]) for each in ranks] == [(4, 8), (2, 4)]
 
 
@@ -134,6 +137,21 @@ def test_a_kind_that_the_labels_do_not_have_is_refused(command):
     with pytest.raises(ConfigError, match="quote, number, name, phrase"):
         prose = ["teacher.model=fake", "teacher.shares={}", "grounding.thresholds.next=0.5"]
         read_recipe(Path(command[1]), [*command[2:], *prose])
+
+
+def test_the_reconstructor_settles_on_documents_of_its_own(command, trained):
+    read = {
+        name: {each for _, rows in ShardReader(trained / "1-activations" / name)
+               for each in rows.column("doc_id").to_pylist()}
+        for name in ("warm-start", "rl", "grounding", "abstention", "settling")
+    }  # fmt: skip
+    assert len(read["settling"]) == 4
+    assert len(set.union(*read.values())) == sum(map(len, read.values()))
+    with pytest.raises(ConfigError, match="its 4 documents have 12 positions"):
+        read_recipe(Path(command[1]), [*command[2:], "settling.vectors=13"])
+    of_rl = [*command[2:], "settling.documents=0", "settling.vectors=16"]
+    with pytest.raises(ConfigError, match="its 5 documents have 15 positions"):
+        read_recipe(Path(command[1]), of_rl)
 
 
 def test_the_pair_reads_and_its_report_has_what_it_is_compared_with(trained):

@@ -62,10 +62,12 @@ def test_the_smollm2_recipe_runs_every_stage_and_its_adapters_fit_the_package():
     assert 2 * weights + 4 * shape.d_model**2 < 45e6
     assert shape.parameters / 1e6 == pytest.approx(134.5, rel=0.01)
     found = planned("smollm2-135m")
-    assert [each.name for each in found.stages][-5:] == [
-        "grounded-verbalizer", "grounded-reconstructor", "grounded-rl", "settling", "controls",
+    assert [each.name for each in found.stages][-6:] == [
+        "grounded-verbalizer", "grounded-reconstructor", "grounded-rl", "abstention", "settling",
+        "controls",
     ]  # fmt: skip
     documents = recipe.corpus.documents + recipe.corpus.rl_documents + recipe.grounding.documents
+    documents += recipe.abstention.documents + recipe.settling.documents
     assert documents < 32_356 * 7 / 8  # those of the corpus that are not held out
 
 
@@ -108,7 +110,8 @@ def test_grounding_trains_each_label_as_often_as_epochs_and_reads_it_three_times
 
 def test_a_plan_has_the_stages_that_the_recipe_runs():
     whole = ("grounding.threshold=0.1", "grounding.documents=2000", "settling.vectors=4000",
-             "settling.steps=100", "settling.optimizer.lr=1e-3", "comparison.controls=true",
+             "settling.steps=100", "settling.optimizer.lr=1e-3", "settling.documents=1000",
+             "comparison.controls=true",
              "rl.judge_weight=0.5", "rl.judge_neutral=0.1")  # fmt: skip
     stages = {each.name: each for each in planned("qwen2.5-0.5b-1gpu", *whole).stages}
     assert [*stages] == [

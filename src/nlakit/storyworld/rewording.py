@@ -1,4 +1,5 @@
-"""Says an explanation again in other words: the same claims, none added and none lost.
+"""Says an explanation again in other words: the same claims, none added and none lost; or without
+some of them.
 
 An NLA whose verbalizer and reconstructor have agreed on a private code (a word that stands for
 something else, the order of sentences) loses its fidelity when its explanations are re-worded; one
@@ -8,7 +9,7 @@ that means what it says keeps it.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from .claims import Claim, parse
 from .document import State
@@ -33,6 +34,20 @@ def reword(explanation: str, seed: int) -> str:
     rng = random.Random(f"{seed}/{explanation}")
     wish = Wish(kinds, tail_words=(len(state.last_words),), avoid=explanation.lower())
     return describe(state, rng, wish, shuffled=True).text
+
+
+def without(explanation: str, dropped: Collection[Claim]) -> str:
+    """The claims of `explanation` but some, as the teacher puts them; "" where none is left.
+
+    What `reword` cannot say again is left out here as well.
+    """
+    gone = {(claim.kind, claim.value) for claim in dropped}
+    kept = [claim for claim in parse(explanation) if (claim.kind, claim.value) not in gone]
+    if not kept:
+        return ""
+    state = _claimed(kept)
+    wish = Wish({claim.kind for claim in kept}, tail_words=(len(state.last_words),))
+    return describe(state, random.Random(explanation), wish).text
 
 
 def _claimed(found: Sequence[Claim]) -> State:

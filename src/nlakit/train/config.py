@@ -24,6 +24,15 @@ class TrainingSettings(FrozenModel):
     """Steps between the checkpoints that a killed run goes on from."""
 
 
+MIN_LABELS = 16
+"""Fewer train nothing."""
+
+
+def held_out_of(num_rows: int) -> int:
+    """Of so many labels, how many are kept back for the figures logged while training."""
+    return min(256, max(8, num_rows // 10))
+
+
 class SftConfig(FrozenModel):
     """Supervised training of one of the pair on the teacher's labels."""
 
@@ -66,11 +75,44 @@ class RlConfig(FrozenModel):
     below the warm start's."""
 
 
+class AbstentionConfig(FrozenModel):
+    """After RL the AV learns to leave out what it is unsure of (`abstention`)."""
+
+    documents: int = Field(ge=1)
+    """Documents of their own, on which no other stage trains."""
+    least_confidence: float = Field(default=0.5, gt=0, lt=1)
+    """A claim stays in what the AV writes where it is at least this likely to be true."""
+    batch_size: int = Field(default=32, ge=1)
+    label_tokens: int = Field(default=25, ge=1)
+    """Of what is left of an explanation, tags included; for the plan only."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Rows of a batch in memory at once; None: as many as there is memory for."""
+    optimizer: OptimizerConfig
+    claim_weight: float = Field(default=1.0, ge=1)
+    evaluate_every: int = Field(default=200, ge=1)
+
+    def training(self, num_rows: int) -> SftConfig:
+        """One pass over what is left."""
+        held_out = held_out_of(num_rows)
+        return SftConfig(
+            steps=max(1, (num_rows - held_out) // self.batch_size),
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            claim_weight=self.claim_weight,
+            held_out=held_out,
+            evaluate_every=self.evaluate_every,
+            micro_batch=self.micro_batch,
+        )
+
+
 class SettlingConfig(SftConfig):
     """After RL the AR continues training alone, on what the published AV writes."""
 
     vectors: int = Field(ge=8)
-    """One sampled explanation of each."""
+    """One explanation of each."""
+    greedy_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the explanations that are greedy, as most people read them; others are sampled as in
+    RL."""
 
 
 class GroundedRlConfig(RlConfig):

@@ -12,11 +12,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from pydantic import JsonValue
 
 from nlakit.card import read_card
-from nlakit.claims.system import ClaimSystem
+from nlakit.claims.system import ClaimSystem, State
 from nlakit.claims.text.checking import TEXT
 from nlakit.config import FrozenModel
 from nlakit.console import notices
@@ -54,7 +55,8 @@ from .publication import final_pair, main_control
 from .rollouts import check_rollouts, policy_engine
 from .stage import Stage, Workspace, run_stages
 
-WARM_START, RL, HELD_OUT, GROUNDING = "warm-start", "rl", "held-out", "grounding"
+WARM_START, RL, HELD_OUT = "warm-start", "rl", "held-out"
+GROUNDING, ABSTENTION, SETTLING = "grounding", "abstention", "settling"
 """Sets of activations."""
 
 
@@ -170,11 +172,13 @@ class CorpusWorld:
 
     def _num_documents(self) -> dict[str, int]:
         """Documents of each set of the training split, in the order in which they are read."""
-        grounding, corpus = self.recipe.grounding, self.recipe.corpus
+        corpus, recipe = self.recipe.corpus, self.recipe
         counts = {
             WARM_START: corpus.documents,
             RL: corpus.rl_documents,
-            GROUNDING: 0 if grounding is None else grounding.documents,
+            GROUNDING: recipe.grounding.documents if recipe.grounding else 0,
+            ABSTENTION: recipe.abstention.documents if recipe.abstention else 0,
+            SETTLING: recipe.settling.documents if recipe.settling else 0,
         }
         return {name: count for name, count in counts.items() if count}
 
@@ -257,6 +261,21 @@ class CorpusWorld:
         if self.recipe.corpus.rl_documents == 0:
             return self.pairs().origins
         return stored_vectors(ShardReader(self.shards(RL)))
+
+    # -- after RL ----------------------------------------------------------------------------------
+    def abstention_rows(self) -> StoredRows:
+        return stored_vectors(ShardReader(self.shards(ABSTENTION)))
+
+    def states_of(self, rows: pa.Table) -> list[State]:
+        states_of = self.claims.known().states_of
+        assert states_of is not None, "claims of a corpus are checked against its rows"
+        return states_of(list(places_of(rows)))
+
+    def settling_rows(self) -> StoredRows:
+        settling = self.recipe.settling
+        if settling is None or settling.documents == 0:
+            return self.rl_rows(grounded=True)
+        return stored_vectors(ShardReader(self.shards(SETTLING)))
 
     def held_out_rows(self) -> ActivationRows:
         """One position in each of some held-out documents."""

@@ -34,7 +34,8 @@ from nlakit.data.shards import ShardReader, write_table
 from nlakit.errors import InputError
 
 from . import distributed
-from .model_recipe import MIN_LABELS, GroundingConfig
+from .config import MIN_LABELS
+from .model_recipe import GroundingConfig
 from .progress import count_progress
 from .run import COUNTS_NAME, RunDirectory, write_json
 from .sft import train_verbalizer

@@ -22,6 +22,8 @@ from nlakit.models.precision import Precision
 from nlakit.teachers.text import check_shares
 
 from .config import (
+    MIN_LABELS,
+    AbstentionConfig,
     DevicesConfig,
     GroundedRlConfig,
     LoraConfig,
@@ -31,10 +33,9 @@ from .config import (
     SettlingConfig,
     SftConfig,
     TrainingSettings,
+    held_out_of,
 )
 from .learner import OptimizerConfig
-
-MIN_LABELS = 16
 
 AnyRl = pydantic.SerializeAsAny[RlConfig] | GroundedRlConfig
 """Written with the fields of its own class, and read back as that class."""
@@ -191,6 +192,13 @@ class GroundingConfig(FrozenModel):
     """Of the grounded pair; None: as the plain pair's."""
 
 
+class ModelSettlingConfig(SettlingConfig):
+    """Settling on explanations of activations that no other stage has learned from."""
+
+    documents: int = Field(default=0, ge=0)
+    """Documents of their own. 0: those of RL, which AV and AR may have seen many times."""
+
+
 class ComparisonConfig(FrozenModel):
     """What the pair is compared with. With this section it is trained and published beside it:
     the warm start, and what is said here."""
@@ -279,7 +287,8 @@ class StageSettings(FrozenModel):
     verbalizer: SftConfig | None = None
     reconstructor: SftConfig | None = None
     rl: AnyRl | None = None
-    settling: SftConfig | None = None
+    abstention: AbstentionConfig | None = None
+    settling: ModelSettlingConfig | None = None
 
 
 STAGE_PARTS = {
@@ -310,7 +319,8 @@ class ModelRecipe(FrozenModel):
     warm_start: WarmStartConfig
     grounding: GroundingConfig | None = None
     rl: JointRlConfig
-    settling: SettlingConfig | None = None
+    abstention: AbstentionConfig | None = None
+    settling: ModelSettlingConfig | None = None
     comparison: ComparisonConfig | None = None
     report: ReportConfig = ReportConfig()
     devices: DevicesConfig = DevicesConfig()
@@ -355,11 +365,42 @@ class ModelRecipe(FrozenModel):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _abstains_where_claims_can_be_checked(self) -> Self:
+        if self.abstention is None:
+            return self
+        if self.grounding is None or self.claims.checker is None:
+            lacks = "[grounding]" if self.grounding is None else f"teacher.model = {TEXT.name!r}"
+            raise ValueError(
+                f"[abstention] without {lacks}: it learns from which claims of a grounded pair are "
+                f"true. Give {lacks}, or leave [abstention] out"
+            )
+        if self.devices.parallel == "fsdp":
+            raise ValueError(
+                "[abstention] with devices.parallel = 'fsdp': a sharded AV does not read its own "
+                "words yet. Give 'ddp', or leave [abstention] out"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _settles_a_grounded_pair(self) -> Self:
         if self.settling is not None and self.grounding is None:
             raise ValueError(
                 "[settling] without [grounding]: it is the last stage of a grounded pair. Add "
                 "[grounding], or leave [settling] out"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _settles_on_as_many_as_there_are(self) -> Self:
+        settling, corpus = self.settling, self.corpus
+        if settling is None:
+            return self
+        documents = settling.documents or corpus.rl_documents or corpus.documents
+        most = documents * corpus.positions_per_document
+        if settling.vectors > most:
+            raise ValueError(
+                f"settling.vectors = {settling.vectors}: its {documents} documents have {most} "
+                "positions. Give more settling.documents, or fewer vectors"
             )
         return self
 
@@ -409,10 +450,13 @@ class ModelRecipe(FrozenModel):
         self, stage: str, training: PairTraining, trained: SftConfig | None = None
     ) -> StageSettings:
         name = stage.removeprefix("grounded-")
-        is_grounded = name != stage or stage in ("settling", "control-grounded")
+        is_grounded = name != stage or stage in ("abstention", "settling", "control-grounded")
         settings = self.grounded_source if is_grounded else self._plain_source
-        if name == "settling":
-            parts = {"settling": trained} | _parts_of(training, "rl")
+        if name == "abstention":
+            parts = {"abstention": self.abstention} | _parts_of(training, "rl")
+        elif name == "settling":
+            parts = {"abstention": self.abstention, "settling": trained}
+            parts |= _parts_of(training, "rl")
         elif name.startswith("control-"):
             parts = {"reconstructor": trained}
         else:
@@ -477,7 +521,7 @@ def _warm_starts(
             f"The corpus and the teacher gave {num_labels} labels; training needs "
             f"{MIN_LABELS}. Give more documents, or look into the refusals."
         )
-    held_out = min(256, max(8, num_labels // 10))
+    held_out = held_out_of(num_labels)
 
     def sft(epochs: int, optimizer: OptimizerConfig, claim_weight: float = 1.0) -> SftConfig:
         return SftConfig(

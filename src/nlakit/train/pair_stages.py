@@ -15,6 +15,7 @@ beside the grounded one where the recipe asks for it.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +24,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from nlakit.claims.grounding import ClaimJudge
+from nlakit.console import notices
 from nlakit.core.site import Site
 from nlakit.data.datasets import PairSet
 from nlakit.engines.base import Sampling
@@ -32,15 +34,17 @@ from nlakit.models.reconstructor import Reconstructor
 from nlakit.models.verbalizer import Verbalizer
 
 from . import distributed
-from .config import GroundedRlConfig, PairTraining, RlConfig, SftConfig
+from .abstention import abstain
+from .config import GroundedRlConfig, PairTraining, RlConfig, SettlingConfig, SftConfig
 from .pair_models import mean_vector
 from .progress import Example
-from .publication import REPORT_NAME, publish
+from .publication import REPORT_NAME, final_pair, publish
 from .rl import TruthTerms, train_rl
-from .run import RunDirectory, read_json, write_json
+from .run import RunDirectory
 from .sft import train_reconstructor, train_verbalizer
 from .stage import Stage
 from .world import World
+from .writing import WriteRows, written_lines
 
 DIRECTORIES = {
     "verbalizer": "3-verbalizer",
@@ -50,13 +54,13 @@ DIRECTORIES = {
     "grounded-verbalizer": "7-grounded-verbalizer",
     "grounded-reconstructor": "8-grounded-reconstructor",
     "grounded-rl": "9-grounded-rl",
-    "settling": "10-settling",
-    "controls": "11-controls",
+    "abstention": "10-abstention",
+    "settling": "11-settling",
+    "controls": "12-controls",
     "report": "nla",
 }
 """Below a run's directory; those of a world's own stages are numbered before these."""
 GROUNDED = "grounded-"
-EXPLANATIONS_NAME = "explanations.json"
 EXAMPLE_TOKENS = 120
 CONTROL_RUNS = {"plain": "rl", "grounded": "grounded-rl"}
 
@@ -70,14 +74,19 @@ def recipe_stages(world: World) -> list[Stage]:
         # A pair that goes on from the plain one's warm start needs both of it.
         start = () if world.grounded_start[1] is None else ("verbalizer", "reconstructor")
         stages += _pair_stages(world, GROUNDED, ("labels", "grounding", *start))
+        inputs = ("grounded-rl",)
+        if recipe.abstention is not None:
+            outputs = ("model", "done.json")
+            stages.append(_stage(world, "abstention", inputs, outputs, abstain_after_rl))
+            inputs = (*inputs, "abstention")
         if recipe.settling is not None:
-            stages.append(_stage(world, "settling", ("grounded-rl",), ("done.json",), settle))
+            stages.append(_stage(world, "settling", inputs, ("done.json",), settle))
     if recipe.has_controls:
         pairs = [name for name, rl in CONTROL_RUNS.items() if rl in published_runs(world)]
         done = tuple(f"{name}/done.json" for name in pairs)
         labels = ("labels", *(["grounding"] if "grounded" in pairs else []))
         stages.append(_stage(world, "controls", labels, done, train_controls))
-    published = [*published_runs(world), "settling", "controls"]
+    published = [*published_runs(world), "abstention", "settling", "controls"]
     there = {stage.name for stage in stages}
     inputs = tuple(name for name in published if name in there)
     return [*stages, _stage(world, "report", inputs, (REPORT_NAME,), publish)]
@@ -232,6 +241,11 @@ def warm_started(world: World, prefix: str) -> tuple[Path, Path]:
     return av, ar
 
 
+def rl_best(world: World, prefix: str) -> Path:
+    """The checkpoint of joint RL that a pair goes on with: `av/` and `ar/`."""
+    return world.space.stage(f"{prefix}rl") / "best"
+
+
 def truth_terms(world: World, config: RlConfig) -> TruthTerms | None:
     """The judge that stays on in the RL of a grounded pair; None where claims earn nothing."""
     if not isinstance(config, GroundedRlConfig):
@@ -242,8 +256,15 @@ def truth_terms(world: World, config: RlConfig) -> TruthTerms | None:
     return TruthTerms(config, judge, world.models.target(), world.claims.reword)
 
 
+def abstain_after_rl(world: World) -> None:
+    """Train the AV on what is left of its own explanations without what it was unsure of."""
+    _, training = labelled(world, GROUNDED)
+    run, best = run_directory(world, "abstention", training), rl_best(world, GROUNDED)
+    abstain(world, training.rl, run, (best / "av", best / "ar"))
+
+
 def settle(world: World) -> None:
-    """Train the AR on alone, on sampled explanations of the AV as RL left it.
+    """Train the AR on alone, on explanations of the AV as its last stage left it.
 
     RL pays for a rollout, a judgement and two policies with each of its steps; the AR, which has
     the most left to learn, needs the rollout alone.
@@ -251,39 +272,65 @@ def settle(world: World) -> None:
     _, training = labelled(world, GROUNDED)
     settling = world.recipe.settling
     assert settling is not None, "the stage of a recipe without one is never made"
-    config = SftConfig(**settling.model_dump(exclude={"vectors"}))
-    run = run_directory(world, "settling", training, config)
+    run = run_directory(world, "settling", training, settling)
     if run.done is not None:
         return
-    found = world.rl_rows(grounded=True)
+    found = world.settling_rows()
     number = min(settling.vectors, len(found.vectors_ND))
-    rows = random.Random(world.recipe.settings.seed).sample(range(len(found.vectors_ND)), number)
-    vectors_ND, best = found.vectors_ND[rows], world.space.stage("grounded-rl") / "best"
-    texts = _explanations_to_settle_on(world, training.rl, best, vectors_ND)
+    if number < settling.vectors:
+        notices(shown=distributed.is_first()).print(
+            f"settling: its documents have {number} activations, where {settling.vectors} are "
+            "asked for; it goes on with those.",
+            markup=False,
+        )
+    chosen = random.Random(world.recipe.settings.seed).sample(range(len(found.vectors_ND)), number)
+    # In order: the last ones are held out, and are to share no document with the others.
+    rows = sorted(chosen)
+    vectors_ND = found.vectors_ND[rows]
+    texts = _explanations_to_settle_on(world, training.rl, settling, vectors_ND)
     lessons = PairSet(vectors_ND, texts, found.rows.take(rows))
-    reconstructor = world.models.reconstructor(best / "ar")
+    reconstructor = world.models.reconstructor(rl_best(world, GROUNDED) / "ar")
     mean_D = mean_vector(world.pairs().vectors)
-    train_reconstructor(reconstructor, lessons, mean_D, config, world.recipe.settings, run)
+    train_reconstructor(reconstructor, lessons, mean_D, settling, world.recipe.settings, run)
 
 
 def _explanations_to_settle_on(
-    world: World, config: RlConfig, best: Path, vectors_ND: Tensor
+    world: World, config: RlConfig, settling: SettlingConfig, vectors_ND: Tensor
 ) -> list[str]:
-    """The AV's, a share of them paraphrased as in RL; kept, so that they are written once."""
-    kept, seed = world.space.stage("settling") / EXPLANATIONS_NAME, world.recipe.settings.seed
-    if not kept.exists():
-        rows = config.vectors * config.group
-        engine = world.models.engine(best / "av", best / "ar", rows, frozen=True)
-        own = distributed.share(len(vectors_ND))
-        sampling = Sampling(
-            temperature=config.temperature, max_new_tokens=config.max_new_tokens, seed=seed
-        )
-        groups = engine.verbalize(vectors_ND[list(own)], sampling, first=own.start)
-        texts = distributed.gathered([group[0].text for group in groups])
-        with distributed.first_alone():
-            if distributed.is_first():
-                write_json(kept, {"explanations": _reworded(world, config, texts, seed)})
-    return read_json(kept)["explanations"]
+    """The AV's, a share of them greedy and a share paraphrased as in RL."""
+    seed, rng = world.recipe.settings.seed, random.Random(world.recipe.settings.seed)
+    is_greedy = [rng.random() < settling.greedy_share for _ in vectors_ND]
+
+    def writer() -> WriteRows:
+        pair = (final_pair(world)[0], rl_best(world, GROUNDED) / "ar")
+        engine = world.models.engine(*pair, config.vectors * config.group, frozen=True)
+
+        def texts_of(rows: range) -> list[str]:
+            own = distributed.share(len(rows))
+            mine = list(rows[own.start : own.stop])
+            found: dict[int, str] = {}
+            for row_set, temperature in (
+                ([row for row in mine if is_greedy[row]], 0.0),
+                ([row for row in mine if not is_greedy[row]], config.temperature),
+            ):
+                # Each part has a seed of its own; within it a row is the share's.
+                sampling = Sampling(
+                    temperature=temperature,
+                    max_new_tokens=config.max_new_tokens,
+                    seed=seed + rows.start,
+                )
+                if row_set:
+                    groups = engine.verbalize(vectors_ND[row_set], sampling, first=own.start)
+                    found |= {
+                        row: group[0].text for row, group in zip(row_set, groups, strict=True)
+                    }
+            return distributed.gathered([json.dumps(found[row]) for row in mine])
+
+        return texts_of
+
+    directory = world.space.stage("settling")
+    lines = written_lines(directory, len(vectors_ND), "explanations to settle on", writer)
+    return _reworded(world, config, [json.loads(line) for line in lines], seed)
 
 
 def _reworded(world: World, config: RlConfig, texts: list[str], seed: int) -> list[str]:

@@ -189,6 +189,15 @@ class Setting:
         tokens = (1 + self.suffix + answer) * rows * (epochs + 1 + SHUFFLES)
         return self.stage("grounding", tokens, passes * self.av_flops(rows, answer))
 
+    def abstention(self, vectors: int, answer: int, left: int) -> Stage:
+        """An explanation of each vector written, read once more without the vector, and what is
+        left of it learned from."""
+        width = 1 + self.suffix + answer
+        seconds = decode_seconds(self.shape, vectors, answer, self.prefix + width / 2, self.device)
+        learned = self.verbalizer(vectors, left)
+        flops = learned.flops + self.av_flops(vectors, answer) + self.ar_flops(vectors, answer)
+        return self.stage("abstention", learned.tokens + 2 * vectors * width, flops, seconds)
+
     def settling(self, vectors: int, rows: float, answer: int) -> Stage:
         """An explanation of each vector written, and the AR trained on `rows` of them."""
         width = 1 + self.suffix + answer
@@ -227,6 +236,8 @@ def plan(recipe: ModelRecipe, device: Device, num_devices: int = 1) -> Plan:
     )  # fmt: skip
     documents = corpus.documents + corpus.rl_documents
     documents += recipe.grounding.documents if recipe.grounding else 0
+    documents += recipe.abstention.documents if recipe.abstention else 0
+    documents += recipe.settling.documents if recipe.settling else 0
     tokens = float(documents * corpus.mean_tokens)
     read = forward_flops(shape, tokens, corpus.mean_tokens / 2, setting.num_blocks, 0)
     stages = (
@@ -282,6 +293,9 @@ def _grounded_stages(recipe: ModelRecipe, setting: Setting) -> list[Stage]:
             judged=rl.judge_weight > 0,
         ),
     ]
+    if recipe.abstention is not None:
+        vectors = recipe.abstention.documents * recipe.corpus.positions_per_document
+        found.append(setting.abstention(vectors, rl.max_new_tokens, recipe.abstention.label_tokens))
     if settling is not None:
         trained = settling.steps * settling.batch_size
         found.append(setting.settling(settling.vectors, trained, rl.max_new_tokens))

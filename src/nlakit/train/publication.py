@@ -39,14 +39,14 @@ from nlakit.registry import (
 
 from . import distributed
 from .pair_models import mean_vector
-from .run import COUNTS_NAME, read_json
+from .run import ABSTAINED_NAME, COUNTS_NAME, read_json
 from .world import World
 
 PLAIN_WARM_START_ROW, PLAIN_RL_ROW = (f"{ROWS}/{name}" for name in (PLAIN_WARM_START, PLAIN_RL))
 REPORT_NAME = "report.json"  # written last
 ADAPTERS_NAME = "nla-adapters"
 """Beside the pair of a recipe with `[lora]`."""
-LOGS = ("metrics.jsonl", "curves.json", COUNTS_NAME)
+LOGS = ("metrics.jsonl", "curves.json", COUNTS_NAME, ABSTAINED_NAME)
 """Files of a stage that go into the pair's directory."""
 
 
@@ -110,10 +110,13 @@ def calibrate(
 
 def final_pair(world: World) -> tuple[Path, Path]:
     """AV and AR of the recipe's pair, as the last of its stages left them."""
-    best = final_rl(world) / "best"
-    if world.recipe.has_grounding and world.recipe.settling is not None:
-        return best / "av", world.space.stage("settling") / "model"
-    return best / "av", best / "ar"
+    recipe, best = world.recipe, final_rl(world) / "best"
+    av, ar = best / "av", best / "ar"
+    if recipe.has_grounding and recipe.abstention is not None:
+        av = world.space.stage("abstention") / "model"
+    if recipe.has_grounding and recipe.settling is not None:
+        ar = world.space.stage("settling") / "model"
+    return av, ar
 
 
 def final_rl(world: World) -> Path:

@@ -34,7 +34,7 @@ from .progress import Example, step_progress
 
 StepFunction = Callable[[int], Mapping[str, float]]
 KEPT_CHECKPOINTS = 2
-COUNTS_NAME = "counts.json"
+COUNTS_NAME, ABSTAINED_NAME = "counts.json", "abstained.json"
 """What a stage of grounding kept and dropped, for people."""
 
 

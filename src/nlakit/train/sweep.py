@@ -80,6 +80,7 @@ def _at(recipe: ModelRecipe, layer: int, output: Path) -> ModelRecipe:
         "target": recipe.target.model_copy(update={"layer": layer}),
         "teacher": recipe.teacher.model_copy(update={"cache": cache}),
         "grounding": None,
+        "abstention": None,
         "settling": None,
         "comparison": None,
         "rl": recipe.rl.model_copy(update={"judge_weight": 0.0, "judge_neutral": None}),

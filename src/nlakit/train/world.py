@@ -11,10 +11,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+import pyarrow as pa
 from pydantic import JsonValue
 from torch import Tensor
 
-from nlakit.claims.system import ClaimSystem
+from nlakit.claims.system import ClaimSystem, State
 from nlakit.config import FrozenModel
 from nlakit.contract import Tokens
 from nlakit.data.datasets import PairSet, StoredRows
@@ -24,6 +25,7 @@ from nlakit.evals.eval_set import EvalSet
 from nlakit.pair.pair import Pair
 
 from .config import (
+    AbstentionConfig,
     PairTraining,
     ReportConfig,
     RlConfig,
@@ -70,6 +72,11 @@ class PairRecipe(Protocol):
     @property
     def report(self) -> ReportConfig:
         """On how many documents the pair is measured."""
+        ...
+
+    @property
+    def abstention(self) -> AbstentionConfig | None:
+        """The training of the verbalizer after RL."""
         ...
 
     @property
@@ -132,6 +139,18 @@ class World(Protocol):
 
     def rl_rows(self, *, grounded: bool) -> StoredRows:
         """Activations for RL; for a grounded pair new to the judge of its claims."""
+        ...
+
+    def abstention_rows(self) -> StoredRows:
+        """Activations that the AV writes about, to learn what to leave out."""
+        ...
+
+    def states_of(self, rows: pa.Table) -> Sequence[State]:
+        """What claims about rows are checked against."""
+        ...
+
+    def settling_rows(self) -> StoredRows:
+        """Activations on whose explanations the reconstructor settles."""
         ...
 
     def held_out(self, config: RlConfig, mean_D: Tensor) -> HeldOut:

@@ -7,7 +7,7 @@ from nlakit.claims.system import Checker, ClaimSystem
 from nlakit.storyworld.claims import check, next_value, parse
 from nlakit.storyworld.document import KINDS, State
 from nlakit.storyworld.extent import extent
-from nlakit.storyworld.rewording import reword
+from nlakit.storyworld.rewording import reword, without
 
 # The last words are no class, what comes next is the target's own task, a switch has one value.
 PROBED = tuple(kind for kind in KINDS if kind not in ("last", "next", "switch"))
@@ -42,4 +42,5 @@ STORYWORLD = ClaimSystem(
     control_kinds=frozenset({"day"}),
     checker=Checker(check=check, facts=facts, probed=PROBED),
     reword=reword,
+    without=without,
 )

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from nlakit.config import FrozenModel
 from nlakit.models.precision import Precision
 from nlakit.train.config import (
+    AbstentionConfig,
     GroundedRlConfig,
     PairTraining,
     ReportConfig,
@@ -96,7 +97,8 @@ STAGE_PARTS = {
     "reconstructor": ("target", "extraction", "reconstructor"),
     "rl": ("target", "extraction", "verbalizer", "reconstructor", "rl"),
     "grounded-rl": (*GROUNDED_PARTS, "grounded_rl"),
-    "settling": (*GROUNDED_PARTS, "grounded_rl"),
+    "abstention": (*GROUNDED_PARTS, "grounded_rl", "abstention"),
+    "settling": (*GROUNDED_PARTS, "grounded_rl", "abstention"),
     "control-plain": ("target", "extraction", "verbalizer", "reconstructor", "rl"),
     "control-grounded": (*GROUNDED_PARTS, "grounded_rl"),
 }
@@ -117,12 +119,15 @@ class StoryworldRecipe(FrozenModel):
     rl: RlConfig
     grounding: GroundingConfig | None = None
     grounded_rl: GroundedRlConfig | None = None
+    abstention: AbstentionConfig | None = None
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> StoryworldRecipe:
         if (self.grounding is None) != (self.grounded_rl is None):
             raise ValueError("[grounding] and [grounded_rl] go together: give both, or neither")
+        if self.abstention is not None and self.grounding is None:
+            raise ValueError("[abstention] without [grounding]: give both, or leave it out")
         return self
 
     # -- what the stages ask (`train.world.PairRecipe`) --------------------------------------------
@@ -168,7 +173,8 @@ class StoryworldRecipe(FrozenModel):
             return self.stage(*GROUNDED_PARTS, verbalizer=training.verbalizer)
         if stage == "grounded-reconstructor":
             return self.stage(*GROUNDED_PARTS, reconstructor=training.reconstructor)
-        if trained is None:
+        # What settling is told is a part of `grounded_rl`.
+        if trained is None or stage == "settling":
             return self.stage(*STAGE_PARTS[stage])
         return self.stage(*STAGE_PARTS[stage], reconstructor=trained)
 
@@ -194,3 +200,4 @@ class StageConfig(FrozenModel):
     rl: RlConfig | None = None
     grounding: GroundingConfig | None = None
     grounded_rl: GroundedRlConfig | None = None
+    abstention: AbstentionConfig | None = None

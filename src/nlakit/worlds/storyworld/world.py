@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow as pa
 from pydantic import JsonValue
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from nlakit.claims.grounding import ClaimJudge, judge_curves
 from nlakit.claims.system import ClaimSystem
 from nlakit.config import FrozenModel
 from nlakit.contract import PromptTemplates, Tokens, measure_tokens
-from nlakit.data.datasets import PairSet, StoredRows, join, load_pairs
+from nlakit.data.datasets import PairSet, StoredRows, join, load_pairs, stored_vectors
 from nlakit.data.labels import SET_NAME, write_labels
 from nlakit.data.shards import MANIFEST_NAME, ShardReader
 from nlakit.engines.base import MAX_NEW_TOKENS, PolicyEngine, Sampling
@@ -30,6 +31,7 @@ from nlakit.models.io import load_tokenizer
 from nlakit.pair.load import load_source
 from nlakit.pair.pair import Pair
 from nlakit.pair.source import find_pair
+from nlakit.storyworld.document import State
 from nlakit.train.config import RlConfig
 from nlakit.train.evaluation import EVALUATION_TOKENS, HeldOut, checking
 from nlakit.train.pair_models import Basis, PairModels
@@ -50,7 +52,7 @@ from .target import train_target
 from .teacher import StoryworldTeacher
 
 EXTRACTION_SEED, HELD_OUT_SEED = 4, 5
-GROUNDING_SEED, EXTRA_SEED, JUDGE_SEED = 7, 8, 9
+GROUNDING_SEED, EXTRA_SEED, JUDGE_SEED, ABSTENTION_SEED = 7, 8, 9, 10
 CURVES_NAME = "curves.json"
 
 
@@ -161,6 +163,19 @@ class Storyworld:
     # -- RL ----------------------------------------------------------------------------------------
     def rl_rows(self, *, grounded: bool) -> StoredRows:
         return (self._judge_pairs() if grounded else self.pairs()).origins
+
+    def abstention_rows(self) -> StoredRows:
+        config = self.recipe.abstention
+        assert config is not None, "the stage of a recipe without one is never made"
+        shards = self.space.stage("abstention") / "shards"
+        self._extract_for_grounding(shards, config.documents, ABSTENTION_SEED, ())
+        return stored_vectors(ShardReader(shards))
+
+    def states_of(self, rows: pa.Table) -> list[State]:
+        return states_of(rows)
+
+    def settling_rows(self) -> StoredRows:
+        return self.rl_rows(grounded=True)
 
     def held_out(self, config: RlConfig, mean_D: Tensor) -> HeldOut:
         """One position in each of some held-out documents."""
