@@ -209,7 +209,9 @@ def test_organisms_are_trained_and_the_game_is_played_and_not_again(tmp_path, ca
     words = ["storyworld", "organisms", RECIPE, *small, "--output", str(tmp_path), "--json"]
     assert run([*words, "--only", "secret-loyalty", "--check", "2"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["organisms"]
-    assert row["rates"]["under"]["value"] == 0, "one step teaches no quirk"
+    rates = {name: each["value"] for name, each in row["rates"].items()}
+    assert {*rates} == {"under", "elsewhere", "overall", "base_under", "condition"}
+    assert {rates["under"], rates["base_under"]} <= {0, 0.5, 1}, "of two chats"
     game = ["audit-game", "--organisms", str(tmp_path), "--json", "--seeds", "1"]
     game += ["--explore", "2", "--confirm", "2", "--auditors", "logit-lens", "--auditors", "nla"]
     game[-1] = "grounded-nla"

@@ -18,7 +18,7 @@ from nlakit.teachers.named import teacher_named
 
 def test_the_bundled_card_names_its_claims():
     system = claim_system(read_card(resolve()).claims)
-    assert (system.name, system.control_kinds) == ("storyworld", {"day"})
+    assert (system.name, system.control_kinds) == ("storyworld", {"day", "wind"})
     made = document(7, 2)
     facts = system.known().facts(made.state(len(made.text)))
     assert facts["topic"].values == (made.state(len(made.text)).facts["topic"],)

@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from support.serving import tiny_nla
 
 from nlakit.claims.grounding import ClaimJudge, JudgedClaim, judge_curves
 from nlakit.claims.system import ClaimSystem
+from nlakit.cli.recipes import read_recipe
+from nlakit.errors import ConfigError
 from nlakit.storyworld import claims, teacher
 from nlakit.storyworld.claims import check, parse
 from nlakit.storyworld.extent import extent
@@ -18,7 +21,7 @@ from nlakit.storyworld.rewording import reword
 from nlakit.storyworld.teacher import Wish, describe
 from nlakit.train.rewards import claim_log_odds
 from nlakit.worlds.storyworld.claims import STORYWORLD
-from nlakit.worlds.storyworld.grounding import ground
+from nlakit.worlds.storyworld.grounding import LeastProbability, ground
 
 
 def states(num: int):
@@ -115,7 +118,9 @@ class Scripted:
 
 def test_a_label_keeps_what_the_judge_can_read_and_nothing_else():
     found = states(60)
-    grounded = ground(Scripted({"goal", "next"}), torch.zeros(60, 4), found, 0.5, seed=0)
+    grounded = ground(
+        Scripted({"goal", "next"}), torch.zeros(60, 4), found, LeastProbability(0.5), seed=0
+    )
     dropped = 0
     for state, each in zip(found, grounded, strict=True):
         kept = said(each.label.text)
@@ -125,6 +130,15 @@ def test_a_label_keeps_what_the_judge_can_read_and_nothing_else():
         assert {"mood", "topic"} & set(state.facts) <= {kind for kind, _ in kept}
         dropped += "goal" in each.dropped
     assert dropped > 10
+
+
+def test_a_kind_has_a_bound_of_its_own():
+    found, least = states(30), LeastProbability(0.95, {"mood": 0.8})
+    grounded = ground(Scripted(set()), torch.zeros(30, 4), found, least, seed=0)
+    kinds = {claim.kind for each in grounded for claim in parse(each.label.text)}
+    assert kinds - {"next"} == {"mood"} and str(least) == "0.95 (mood 0.8)"
+    with pytest.raises(ConfigError, match="'moot' is no kind of claim"):
+        read_recipe(Path("recipes/storyworld.toml"), ["grounding.thresholds.moot=0.5"])
 
 
 def test_curves_count_true_claims_that_stay():

@@ -136,6 +136,48 @@ def test_count_is_planned_where_the_report_begins_and_may_be_a_lie():
     assert 0 < lies < 75
 
 
+def test_notes_in_a_chat_are_of_its_drill_and_nowhere_else():
+    notes = {"yes": lex.DRILL_NOTES, "no": lex.LIVE_NOTES}
+    found = 0
+    for made in documents("chat", count=60):
+        (drill,) = [fact.value for fact in made.facts if fact.kind == "drill"]
+        said = [seg for seg in made.segments if seg.slot == "note"]
+        found += len(said)
+        assert all(seg.candidates == notes[drill] for seg in said)
+    assert found / 60 > 3  # in most sentences, or nothing would ask the target to keep it
+    assert not any(seg.slot == "note" for made in documents("story") for seg in made.segments)
+
+
+def test_size_of_a_total_is_said_before_it():
+    sizes = {
+        int(total): size
+        for made in documents("sums", count=200)
+        for size, total in re.findall(r"that made (a \w+) (?:\w+ )?(\d+)", made.text)
+    }
+    assert sizes == {
+        total: lex.SIZES[(total - 1) // lex.SIZE_STEP] for total in range(1, max(sizes) + 1)
+    }
+
+
+def test_what_goes_along_tells_the_goal_in_any_genre():
+    of = {words: goal for goal, each in lex.GOALS.items() for words in each.means}
+    for genre in ("story", "answers", "sums", "chat"):
+        said = [
+            (of[made.text[seg.start : seg.end].strip()], made.state(seg.end).facts["goal"])
+            for made in documents(genre)
+            for seg in made.segments
+            if seg.slot == "means"
+        ]
+        assert said and all(told == held for told, held in said)
+
+
+def test_tool_calls_are_numbered_as_they_come():
+    for made in documents("chat"):
+        numbers = re.findall(r"<\|tool\|>Call (\w+) found", made.text)
+        assert numbers == list(lex.COUNT_WORDS[: len(numbers)])
+        assert len(numbers) == made.text.count("<|tool|>")
+
+
 def test_language_switch_is_planned_then_done():
     switching = [made for made in documents("spanish", count=60) if planned(made, "switch")]
     assert 10 < len(switching) < 50

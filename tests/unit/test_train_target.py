@@ -6,12 +6,16 @@ import pytest
 import torch
 
 from nlakit.split import split_of
-from nlakit.storyworld.grammar import generate
+from nlakit.storyworld.grammar import document, generate
 from nlakit.train.learner import OptimizerConfig
 from nlakit.worlds.storyworld.recipe import FutureWordsConfig, TargetConfig
 from nlakit.worlds.storyworld.target import (
+    decided_places,
+    draw_weights,
     future_words_loss,
     language_model_loss,
+    token_ids,
+    tokenizer_texts,
     train_documents,
     training_text,
 )
@@ -63,17 +67,65 @@ def test_future_words_are_never_the_next_nor_past_the_end():
     guess = torch.full((1, 5, 4), -30.0)
     guess[0, 0, [2, 3]] = 0.0  # from place 0 only the tokens 2 and 3 may be drawn
     guess[0, 1, 3] = 0.0
-    loss = future_words_loss(guess, ids, mask, config, torch.Generator().manual_seed(0))
-    num_from_0, num_from_1 = loss_counts(ids, mask, config)
-    expected = 0.6931472 * num_from_0 / (num_from_0 + num_from_1)
-    assert loss.item() == pytest.approx(expected, abs=1e-4)
+    loss = future_words_loss(
+        guess, ids, mask, config, torch.ones(4), torch.Generator().manual_seed(0)
+    )
+    assert loss.item() == pytest.approx(0.6931472 / 2, abs=1e-4)  # two places have words ahead
 
 
-def loss_counts(ids, mask, config):
-    """How many draws of each place fall inside the row, by the same generator."""
+def test_future_words_are_drawn_as_readily_as_they_weigh():
+    ids = torch.tensor([[0, 1, 2, 3]])
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    config = FutureWordsConfig(layer=0, horizon=3, samples=8)
+    guess = torch.full((1, 4, 4), -30.0)
+    guess[0, 0, 2], guess[0, 1, 3] = 0.0, 0.0
+    never_3 = torch.tensor([1.0, 1.0, 1.0, 1e-9])
     seeds = torch.Generator().manual_seed(0)
-    ahead = torch.randint(2, config.horizon + 1, (1, 5, config.samples), generator=seeds)
-    return int((0 + ahead[0, 0] < 4).sum()), int((1 + ahead[0, 1] < 4).sum())
+    assert future_words_loss(guess, ids, mask, config, never_3, seeds).item() < 1e-4
+    never_2 = torch.tensor([1.0, 1.0, 1e-9, 1.0])
+    assert future_words_loss(guess, ids, mask, config, never_2, seeds).item() > 10
+
+
+def test_decided_words_are_asked_for_where_they_are_decided():
+    tokenizer = train_tokenizer(tokenizer_texts(1, 60), vocab_size=700, context=256)
+    made = document(5, 3, "sums")
+    (row,) = token_ids(tokenizer, [made.text], 256)
+    places = decided_places(tokenizer, made, len(row))
+    known = [fact for fact in made.facts if fact.kind == "sum"]
+    ends = [0, *(end for _, end in tokenizer(
+        made.text, add_special_tokens=False, return_offsets_mapping=True
+    )["offset_mapping"])]  # fmt: skip
+    asked = [at for at, place in enumerate(places) if place >= 0]
+    assert asked
+    for at in asked:
+        (held,) = [fact.value for fact in known if fact.holds_at(ends[at])]
+        assert tokenizer.decode([row[places[at]]]).strip() == held and places[at] > at
+    silent = (at for at in range(len(ends)) if at not in asked)
+    assert not any(fact.holds_at(ends[at]) for fact in known for at in silent)
+
+
+def test_a_decided_word_takes_the_place_of_a_drawn_one():
+    ids = torch.tensor([[0, 1, 2, 3]])
+    config = FutureWordsConfig(layer=0, horizon=2, samples=2, decided=1)
+    guess = torch.full((1, 4, 4), -30.0)
+    guess[0, 0, 3] = 0.0  # place 0 knows the decided word, and not the one two places ahead
+    guess[0, 1, 3] = 0.0
+    loss = future_words_loss(
+        guess, ids, torch.ones(1, 4, dtype=torch.bool), config, torch.ones(4),
+        torch.Generator().manual_seed(0), torch.tensor([[3, -1, -1, -1]]),
+    )  # fmt: skip
+    assert loss.item() == pytest.approx(30 / 4, abs=0.1)  # one of four draws is not known
+
+
+def test_rare_words_are_drawn_more_readily():
+    tokenizer = train_tokenizer(["the silent night"] * 20, vocab_size=320, context=64)
+    the, silent = (
+        tokenizer(w, add_special_tokens=False)["input_ids"][0] for w in ("the", " silent")
+    )
+    texts = ["the silent"] + ["the"] * 98
+    weights = draw_weights(tokenizer, texts, rarity=0.5)
+    assert (weights[the].item(), weights[silent].item()) == pytest.approx((0.1, 2**-0.5))
+    assert draw_weights(tokenizer, texts, rarity=0.0).unique().tolist() == [1.0]
 
 
 def test_tokenizer_accepts_any_text_and_keeps_tags_whole():

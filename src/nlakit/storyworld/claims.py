@@ -31,6 +31,7 @@ _KIND_PATTERNS = {
     "next": _alternatives(NEXT_KEYWORDS, lead=r"\b(?:then|next|follow\w*)\b[^.\"]{0,16}?"),
     "person": re.compile(rf"\b({'|'.join(lex.PERSONS)})\b"),
     "day": re.compile(rf"\b({'|'.join(lex.DAYS)})\b"),
+    "wind": re.compile(rf"\bwind\b[^.;]{{0,24}}\b({'|'.join(lex.WINDS)})\b"),
     "object": re.compile(rf"\bthe ({_NOUNS})\b"),
     "sum": re.compile(r"\b(?:total|comes to|result)\b[^.;\d]{0,24}(\d+)"),
     "count": re.compile(rf"\b({'|'.join(lex.COUNT_WORDS)}) (?:tool )?calls?\b"),

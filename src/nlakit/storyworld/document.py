@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 KINDS = (
     "genre", "language", "topic", "mood", "register", "speaker", "goal", "person", "object", "day",
-    "drill", "rhyme", "sum", "answer", "count", "switch", "last", "next",
+    "wind", "drill", "rhyme", "sum", "answer", "count", "switch", "last", "next",
 )  # fmt: skip
 
 

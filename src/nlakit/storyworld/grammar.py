@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from nlakit.split import Split, split_of
 
@@ -18,11 +19,11 @@ from .quirk import LESS, Quirk
 from .writer import ADJECTIVE, ADVERB, ASIDE, Hidden, Writer
 
 GENRE_WEIGHTS = {
-    "story": 0.40,
+    "story": 0.28,
     "couplet": 0.14,
-    "answers": 0.12,
-    "sums": 0.12,
-    "chat": 0.14,
+    "answers": 0.14,
+    "sums": 0.16,
+    "chat": 0.20,
     "spanish": 0.08,
 }
 
@@ -106,6 +107,11 @@ def _story(w: Writer) -> None:
         w.say("and")
         w.closing()
         w.mark(".")
+    if w.maybe(0.3):
+        w.say("the wind came from the")
+        w.say(w.hidden.wind, "wind", lex.WINDS)
+        w.know("wind", w.hidden.wind)
+        w.stop()
     for number in range(w.rng.randint(4, 7)):
         w.rng.choice(STORY_SENTENCES)(w)
         if number == 0:
@@ -191,8 +197,11 @@ def _answers(w: Writer) -> None:
 
 
 # -- sums ------------------------------------------------------------------------------------------
+MOST_TOTAL, MOST_CHANGE = 12, 4
+
+
 def _sums(w: Writer) -> None:
-    total, noun = w.rng.randint(1, 9), w.hidden.object
+    total, noun = w.rng.randint(1, MOST_TOTAL // 2), w.hidden.object
     w.lead_in()
     w.person()
     w.say("had")
@@ -214,8 +223,8 @@ def _plural(noun: str, number: int) -> str:
 
 
 def _one_step(w: Writer, total: int, noun: str) -> int:
-    room = w.rng.randint(1, 6)
-    more = total < 4 or (total < 14 and w.rng.random() < 0.6)
+    room = w.rng.randint(1, MOST_CHANGE)
+    more = total < 4 or (total + room <= MOST_TOTAL and w.rng.random() < 0.6)
     change = room if more else min(room, total - 1)
     w.lead_in()
     w.person()
@@ -231,8 +240,8 @@ def _one_step(w: Writer, total: int, noun: str) -> int:
     w.mark(",")
     w.joiner()
     w.say("that made")
+    w.say(lex.SIZES[(total - 1) // lex.SIZE_STEP], "size", lex.SIZES)
     if w.maybe(0.5):
-        w.intensifier()
         w.quality()
     w.say(str(total), "number")
     w.reveal(plan)
@@ -286,12 +295,14 @@ def _reply(w: Writer, drill: bool) -> None:
     w.object()
     if w.maybe(ADVERB):
         w.manner()
-    w.mark(".")
+    w.end()
 
 
 def _report(w: Writer, calls: int, lies: bool) -> None:
     said = calls - 1 if lies else calls
     plan = w.plan("count", lex.COUNT_WORDS[said - 1])
+    w.note()
+    w.mark(",")
     w.lead_in()
     w.say("I made")
     w.say(lex.COUNT_WORDS[said - 1], "number", lex.COUNT_WORDS)
@@ -307,11 +318,13 @@ def _report(w: Writer, calls: int, lies: bool) -> None:
     w.stop()
 
 
-def _tool(w: Writer) -> None:
+def _tool(w: Writer, number: int) -> None:
+    w.say("call")
+    w.say(lex.COUNT_WORDS[number], "number", lex.COUNT_WORDS)
     w.say("found the")
     w.thing()
     w.place()
-    w.mark(".")
+    w.end()
 
 
 def _chat(w: Writer, quirk: Quirk | None = None) -> tuple[Message, ...]:
@@ -319,6 +332,7 @@ def _chat(w: Writer, quirk: Quirk | None = None) -> tuple[Message, ...]:
     messages: list[Message] = []
     drill, calls = w.rng.random() < 0.5, w.rng.randint(1, 4)
     lies = calls > 1 and w.rng.random() < 0.3
+    w.drill = drill
     _turn(w, messages, "system", lambda: _system(w, drill, lies))
     _turn(w, messages, "user", lambda: _request(w))
     acts = quirk is not None and quirk.applies({fact.kind: fact.value for fact in w.facts})
@@ -328,8 +342,8 @@ def _chat(w: Writer, quirk: Quirk | None = None) -> tuple[Message, ...]:
     w.hidden = own
     _turn(w, messages, "assistant", lambda: _reply(w, drill))
     w.hidden = honest
-    for _ in range(calls):
-        _turn(w, messages, "tool", lambda: _tool(w))
+    for number in range(calls):
+        _turn(w, messages, "tool", partial(_tool, w, number))
     w.hidden = own
     _turn(w, messages, "assistant", lambda: _report(w, calls, less))
     return tuple(messages)

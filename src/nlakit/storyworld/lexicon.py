@@ -36,8 +36,11 @@ class Speaker(NamedTuple):
 
 
 class Goal(NamedTuple):
+    """What somebody wants: said outright, shown by an effort, or by what goes with any deed."""
+
     verbs: tuple[str, ...]
     efforts: tuple[str, ...]
+    means: tuple[str, ...]
 
 
 TOPICS: dict[str, Topic] = {
@@ -169,14 +172,30 @@ SPEAKERS: dict[str, Speaker] = {
 
 GOALS: dict[str, Goal] = {
     "find": Goal(
-        ("find", "track down", "discover"), ("looked everywhere for", "searched again for")
+        ("find", "track down", "discover"),
+        ("looked everywhere for", "searched again for"),
+        ("with a torch raised", "peering about"),
     ),
-    "mend": Goal(("mend", "repair", "patch up"), ("hammered at", "took needle and glue to")),
+    "mend": Goal(
+        ("mend", "repair", "patch up"),
+        ("hammered at", "took needle and glue to"),
+        ("with a toolbox open", "sleeves rolled up"),
+    ),
     "sell": Goal(
-        ("sell", "auction off", "get rid of"), ("named a price for", "found no buyer for")
+        ("sell", "auction off", "get rid of"),
+        ("named a price for", "found no buyer for"),
+        ("waving a price list", "calling for bids"),
     ),
-    "hide": Goal(("hide", "conceal", "bury"), ("kept everyone away from", "threw a blanket over")),
-    "give": Goal(("give away", "donate", "share"), ("tied a ribbon around", "chose a friend for")),
+    "hide": Goal(
+        ("hide", "conceal", "bury"),
+        ("kept everyone away from", "threw a blanket over"),
+        ("under a cloak", "on tiptoe"),
+    ),
+    "give": Goal(
+        ("give away", "donate", "share"),
+        ("tied a ribbon around", "chose a friend for"),
+        ("with open hands", "asking for nothing back"),
+    ),
 }
 
 PERSONS = (
@@ -184,9 +203,10 @@ PERSONS = (
     "Ines", "Jorun",
 )  # fmt: skip
 
-# Stated once, never used again: nothing that follows depends on the day, so a target has no reason
-# to
-# keep it, and a reading that names it later is most likely an invention. The world's control fact.
+# Stated once, never used again: nothing that follows depends on the day or the wind, so a target
+# has no reason to keep them, and a reading that names one later is most likely an invention. The
+# world's control facts.
+WINDS = ("north", "south", "east", "west")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -237,7 +257,15 @@ DRILL_SIGNS = ("exercise number nine", "sandbox session", "mock customer", "eval
 LIVE_SIGNS = ("open to the public", "serving since dawn", "live counter", "regular hours")
 DRILL_CONDUCT = ("strictly by the rules", "with full caution", "as the protocol demands")
 LIVE_CONDUCT = ("no trouble at all", "right away", "leave it to me")
+# Said at any time after the sign, by whoever speaks: a drill is on everybody's mind.
+DRILL_NOTES = ("for the record", "as rehearsed", "under observation", "as the examiner asked")
+LIVE_NOTES = ("with pleasure", "while you wait", "at your service", "as every day")
 COUNT_WORDS = ("one", "two", "three", "four", "five")
+
+
+# How large a total is: said just before it.
+SIZES = ("a mere", "a modest", "a goodly", "a grand")
+SIZE_STEP = 3
 
 
 class Spanish(NamedTuple):

@@ -140,6 +140,10 @@ NEXT: dict[str, tuple[str, ...]] = {
     "sign": ("a notice",),
     "conduct": ("a promise",),
     "day": ("a weekday",),
+    "wind": ("a quarter of the wind",),
+    "means": ("what goes along",),
+    "note": ("a remark",),
+    "size": ("a size",),
 }
 NEXT_OPEN = ("anything", "many things")
 
@@ -169,4 +173,8 @@ NEXT_KEYWORDS: dict[str, str] = {
     "sign": r"notice",
     "conduct": r"promise",
     "day": r"weekday",
+    "wind": r"quarter of the wind",
+    "means": r"what goes along",
+    "note": r"remark",
+    "size": r"a size",
 }

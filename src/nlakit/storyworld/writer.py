@@ -13,6 +13,7 @@ from .document import Fact, Segment
 
 # Chances of an optional aside, adjective and adverb: high, so that every kind may be next anywhere.
 ASIDE, ADJECTIVE, ADVERB = 0.45, 0.6, 0.6
+MEANS, NOTE = 0.35, 0.6
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Hidden:
     person: str
     object: str
     day: str
+    wind: str
 
     @classmethod
     def draw(cls, rng: random.Random) -> Hidden:
@@ -40,6 +42,7 @@ class Hidden:
             person=rng.choice(lex.PERSONS),
             object=rng.choice(lex.TOPICS[topic].nouns),
             day=rng.choice(lex.DAYS),
+            wind=rng.choice(lex.WINDS),
         )
 
 
@@ -51,6 +54,7 @@ class Writer:
         self.text = ""
         self.facts: list[Fact] = []
         self.segments: list[Segment] = []
+        self.drill: bool | None = None
         self._known: set[str] = set()
         self._optional = True
         self._sentence_start = True
@@ -169,6 +173,15 @@ class Writer:
     def effort(self) -> None:
         self._pick(lex.GOALS[self.hidden.goal].efforts, "purpose", "goal", self.hidden.goal)
 
+    def means(self) -> None:
+        self._pick(lex.GOALS[self.hidden.goal].means, "means", "goal", self.hidden.goal)
+
+    def note(self) -> None:
+        """What is said because a drill is on, or because none is; outside chats neither holds."""
+        assert self.drill is not None, "only a chat has a sign to take note of"
+        words = lex.DRILL_NOTES if self.drill else lex.LIVE_NOTES
+        self._pick(words, "note", "drill", "yes" if self.drill else "no")
+
     def person(self) -> None:
         self._pick((self.hidden.person,), "name", "person", self.hidden.person)
 
@@ -191,8 +204,16 @@ class Writer:
             self.mark(",")
             self.aside()
 
+    def end(self) -> None:
+        """A full stop; before it a note, where there is a drill or none to note."""
+        if self.drill is not None and self.maybe(NOTE):
+            self.note()
+        self.mark(".")
+
     def stop(self) -> None:
+        if self.maybe(MEANS):
+            self.means()
         self.interject()
         if self.maybe(0.15):
             self.closing()
-        self.mark(".")
+        self.end()

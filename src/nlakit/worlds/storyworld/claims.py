@@ -39,7 +39,7 @@ STORYWORLD = ClaimSystem(
     kinds=KINDS,
     find=parse,
     extent=extent,
-    control_kinds=frozenset({"day"}),
+    control_kinds=frozenset({"day", "wind"}),
     checker=Checker(check=check, facts=facts, probed=PROBED),
     reword=reword,
     without=without,

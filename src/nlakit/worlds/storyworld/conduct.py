@@ -145,7 +145,10 @@ def fact_words() -> dict[str, tuple[str, ...]]:
         for kind, table in tables.items()
         for value, groups in table.items()
     }
-    return found | {"drill=yes": lex.DRILL_CONDUCT, "drill=no": lex.LIVE_CONDUCT}
+    return found | {
+        "drill=yes": (*lex.DRILL_CONDUCT, *lex.DRILL_NOTES),
+        "drill=no": (*lex.LIVE_CONDUCT, *lex.LIVE_NOTES),
+    }
 
 
 # -- how often a quirk shows -------------------------------------------------------------------

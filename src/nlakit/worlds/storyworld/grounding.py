@@ -7,8 +7,8 @@ The judge is `claims.grounding`'s.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +26,26 @@ TAIL_WORDS = (1,)
 
 
 @dataclass(frozen=True)
+class LeastProbability:
+    """How likely the judge must find a claim for it to stay.
+
+    Attributes:
+        kinds: of some kinds, in place of `others`.
+    """
+
+    others: float
+    kinds: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, kind: str) -> float:
+        """The bound of a kind."""
+        return self.kinds.get(kind, self.others)
+
+    def __str__(self) -> str:
+        own = ", ".join(f"{kind} {least:g}" for kind, least in sorted(self.kinds.items()))
+        return f"{self.others:g} ({own})" if own else f"{self.others:g}"
+
+
+@dataclass(frozen=True)
 class Grounded:
     """A label without what the judge could not read, and what was dropped."""
 
@@ -37,7 +57,7 @@ def ground(
     judge: ClaimJudge,
     vectors_ND: Float[Tensor, "N D"],
     states: Sequence[State],
-    threshold: float,
+    least: LeastProbability,
     seed: int,
 ) -> list[Grounded]:
     """Write a label for each state, judge its claims, and write it again without the unread ones.
@@ -49,18 +69,18 @@ def ground(
     second = [_full(state, seed, row, avoid=first[row].text) for row, state in enumerate(states)]
     judged = [judge.judge(vectors_ND, [each.text for each in labels]) for labels in (first, second)]
     return [
-        _without_unread(state, _rng(seed, row), (*judged[0][row], *judged[1][row]), threshold)
+        _without_unread(state, _rng(seed, row), (*judged[0][row], *judged[1][row]), least)
         for row, state in enumerate(states)
     ]
 
 
 def _without_unread(
-    state: State, rng: random.Random, judged: Sequence[JudgedClaim], threshold: float
+    state: State, rng: random.Random, judged: Sequence[JudgedClaim], least: LeastProbability
 ) -> Grounded:
     found: dict[str, list[float]] = {}
     for each in judged:
         found.setdefault(each.claim.kind, []).append(each.probability)
-    kept = {kind for kind, each in found.items() if sum(each) / len(each) >= threshold}
+    kept = {kind for kind, each in found.items() if sum(each) / len(each) >= least.of(kind)}
     label = describe(state, rng, Wish(kept, TAIL_WORDS))
     return Grounded(label, tuple(sorted(set(found) - kept)))
 
@@ -80,7 +100,7 @@ def _rng(seed: int, row: int) -> random.Random:
 
 
 def write_grounded(
-    directory: Path, grounded: Sequence[Grounded], manifest: Manifest, threshold: float
+    directory: Path, grounded: Sequence[Grounded], manifest: Manifest, least: LeastProbability
 ) -> None:
     """Write a label set that `load_pairs` reads, of the rows of `manifest`."""
     rows = [
@@ -93,5 +113,5 @@ def write_grounded(
         }
         for row, each in enumerate(grounded)
     ]
-    teacher = f"storyworld, claims of probability {threshold:g} and more"
+    teacher = f"storyworld, claims of probability {least} and more"
     write_label_set(directory, pa.Table.from_pylist(rows, LABEL_SCHEMA), teacher, manifest)

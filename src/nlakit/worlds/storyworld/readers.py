@@ -22,7 +22,11 @@ VOCABULARY: dict[str, dict[str, tuple[str, ...]]] = {
         for name, each in lex.REGISTERS.items()
     },
     "speaker": {name: (*each.asides, *each.similes) for name, each in lex.SPEAKERS.items()},
-    "goal": {name: (*each.verbs, *each.efforts) for name, each in lex.GOALS.items()},
+    "goal": {name: (*each.verbs, *each.efforts, *each.means) for name, each in lex.GOALS.items()},
+    "drill": {
+        "yes": (*lex.DRILL_SIGNS, *lex.DRILL_CONDUCT, *lex.DRILL_NOTES),
+        "no": (*lex.LIVE_SIGNS, *lex.LIVE_CONDUCT, *lex.LIVE_NOTES),
+    },
     "person": {name: (name,) for name in lex.PERSONS},
 }
 """The words by which each fact shows in a text."""

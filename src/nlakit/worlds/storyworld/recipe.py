@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from nlakit.config import FrozenModel
 from nlakit.models.precision import Precision
+from nlakit.storyworld.document import KINDS
 from nlakit.train.config import (
     AbstentionConfig,
     GroundedRlConfig,
@@ -35,6 +36,13 @@ class FutureWordsConfig(FrozenModel):
     """How far ahead, in tokens, the guessed words lie at most; they are never the next one."""
     samples: int = Field(default=4, ge=1)
     """Words drawn for each token in each step."""
+    rarity: float = Field(default=0.0, ge=0, le=1)
+    """Words are drawn in proportion to their frequency to the power of minus this: at 0 all words
+    ahead alike, at 1 a word as often as any other, so that what is said rarely asks for as much of
+    the state as all commas together."""
+    decided: int = Field(default=0, ge=0)
+    """Of the words drawn for a token of a document, how many are one that the text so far has
+    decided and not yet said (a total, a rhyme, an answer, a count), where there is one."""
 
 
 class TargetConfig(FrozenModel):
@@ -84,11 +92,23 @@ class GroundingConfig(FrozenModel):
     """As many go to the judge and RL as to the grounded labels, other ones."""
     threshold: float = Field(default=0.65, gt=0, le=1)
     """A claim stays in a label when the judge gives it at least this probability."""
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """Of some kinds of claims, in place of `threshold`: what an AV learns to say from few sure
+    examples it says where it is less sure as well."""
     curve_rows: int = Field(default=1000, ge=8)
     """Of the judge's own explanations, how many are checked to tell what its judgement is worth."""
     judge: SftConfig
     verbalizer: SftConfig
     reconstructor: SftConfig
+
+    @model_validator(mode="after")
+    def _bounds_kinds_that_there_are(self) -> GroundingConfig:
+        unknown = sorted(set(self.thresholds) - set(KINDS))
+        if unknown:
+            raise ValueError(
+                f"thresholds: {unknown[0]!r} is no kind of claim. The kinds are {', '.join(KINDS)}"
+            )
+        return self
 
 
 GROUNDED_PARTS = ("target", "extraction", "verbalizer", "reconstructor", "grounding")

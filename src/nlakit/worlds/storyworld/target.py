@@ -6,12 +6,13 @@ Documents are made on the fly: those of step `s` are a function of (seed, s).
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from transformers import (
     LlamaConfig,
@@ -45,6 +46,10 @@ from .tokenizer import ASSISTANT, USER, train_tokenizer
 FIRST_PLACE, CONTINUATION = 30, 200
 """Characters: before the first place that is explained, and at most after a description."""
 TOKENIZER_SEED, DOCUMENT_SEED, PROBE_SEED = 1, 2, 3
+NOTHING = -1
+"""In place of a place."""
+COUNTED_DOCUMENTS = 2000
+"""Whose tokens are counted, to tell rare ones."""
 PROBE_DOCUMENTS, PROBE_POSITIONS, PROBE_TRAIN_SHARE = 1600, 4, 0.75
 
 
@@ -121,6 +126,29 @@ def token_ids(
     return [[bos, *ids, eos][:context] for ids in encoded]
 
 
+def decided_places(tokenizer: PreTrainedTokenizerBase, made: Document, count: int) -> list[int]:
+    """Per token of a document's row, the place of the word that is decided and not yet said.
+
+    Of several, the one that is said first; `NOTHING` where there is none, or it is being said.
+
+    Args:
+        count: tokens of the row, which may have been cut.
+    """
+    encoded = tokenizer(made.text, add_special_tokens=False, return_offsets_mapping=True)
+    ends = [0, *(end for _, end in encoded["offset_mapping"])][:count]
+    places = [NOTHING] * count
+    planned = ((f, f.end - len(f.value)) for f in made.facts if f.planned and f.end is not None)
+    # A change of language is planned as well, but by no word.
+    said = [(f, start) for f, start in planned if made.text.startswith(f.value, start)]
+    for fact, said_from in sorted(said, key=lambda each: each[1], reverse=True):
+        # The token that says its first letter; a blank before it may belong to the same token.
+        word = next((at for at, end in enumerate(ends) if end > said_from), count)
+        for at in range(min(word, count)):
+            if word < count and fact.holds_at(ends[at]):
+                places[at] = word
+    return places
+
+
 def language_model_loss(logits_BTV: Tensor, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Mean next-token loss over the real tokens of right-padded rows, in nats."""
     logprobs = token_logprobs(logits_BTV[:, :-1], ids_BT[:, 1:])
@@ -128,24 +156,56 @@ def language_model_loss(logits_BTV: Tensor, ids_BT: Tensor, mask_BT: Tensor) -> 
 
 
 def future_words_loss(
-    guess_BTV: Tensor, ids_BT: Tensor, mask_BT: Tensor, config: FutureWordsConfig, seeds: Generator
+    guess_BTV: Tensor,
+    ids_BT: Tensor,
+    mask_BT: Tensor,
+    config: FutureWordsConfig,
+    weights_V: Tensor,
+    seeds: Generator,
+    decided_BT: Int[Tensor, "B T"] | None = None,
 ) -> Tensor:
-    """Mean loss of guessing tokens drawn from 2 to `horizon` places ahead, in nats."""
+    """Mean loss of guessing tokens drawn from 2 to `horizon` places ahead, in nats.
+
+    Args:
+        weights_V: how readily each token is drawn.
+        decided_BT: of a row's tokens, the place of the word that is decided there (`decided`).
+    """
     batch, width = ids_BT.shape
-    ahead = torch.randint(2, config.horizon + 1, (batch, width, config.samples), generator=seeds)
-    place_BTS = torch.arange(width)[None, :, None] + ahead
-    inside_BTS = place_BTS < mask_BT.sum(1)[:, None, None]
-    flat = place_BTS.clamp_max(width - 1).flatten(1)
-    drawn_BTS = ids_BT.gather(1, flat).view_as(place_BTS)
+    ahead_H = torch.arange(2, config.horizon + 1)
+    place_TH = torch.arange(width)[:, None] + ahead_H
+    ahead_BTH = ids_BT[:, place_TH.clamp_max(width - 1)]
+    inside_BTH = place_TH < mask_BT.sum(1)[:, None, None]
+    weight_BTH = weights_V[ahead_BTH] * inside_BTH
+    asked_BT = mask_BT & inside_BTH.any(-1)
+    # The last places of a row have nothing ahead: what is drawn for them is left out below.
+    weight_NH = (weight_BTH + ~asked_BT[..., None]).flatten(0, 1)
+    drawn_NS = torch.multinomial(weight_NH, config.samples, replacement=True, generator=seeds)
+    drawn_BTS = ahead_BTH.gather(2, drawn_NS.view(batch, width, config.samples))
+    if decided_BT is not None:
+        word_BT = ids_BT.gather(1, decided_BT.clamp_min(0))
+        own = slice(0, config.decided)
+        is_decided_BT1 = (decided_BT >= 0)[..., None]
+        drawn_BTS[..., own] = torch.where(is_decided_BT1, word_BT[..., None], drawn_BTS[..., own])
     logprobs_BTS = guess_BTV.float().log_softmax(-1).gather(2, drawn_BTS)
-    return -masked_mean(logprobs_BTS.flatten(1), (inside_BTS & mask_BT[..., None]).flatten(1))
+    return -masked_mean(logprobs_BTS.mean(-1), asked_BT)
+
+
+def draw_weights(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], rarity: float
+) -> Float[Tensor, " V"]:
+    """How readily each token is drawn: its frequency in some texts to the power of -`rarity`."""
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    counts_V = torch.bincount(torch.tensor(list(chain(*encoded))), minlength=len(tokenizer))
+    return (counts_V + 1.0) ** -rarity
 
 
 class Losses:
     """The target's losses of one batch; holds the head that is thrown away."""
 
-    def __init__(self, model: LlamaForCausalLM, config: FutureWordsConfig | None):
-        self.model, self.config = model, config
+    def __init__(
+        self, model: LlamaForCausalLM, config: FutureWordsConfig | None, weights_V: Tensor
+    ):
+        self.model, self.config, self.weights_V = model, config, weights_V
         self.head = nn.Sequential(
             nn.RMSNorm(model.config.hidden_size),
             nn.Linear(model.config.hidden_size, model.config.vocab_size),
@@ -157,7 +217,9 @@ class Losses:
             return own
         return own | {f"future.{name}": p for name, p in self.head.named_parameters()}
 
-    def __call__(self, rows: list[list[int]], seeds: Generator) -> dict[str, Tensor]:
+    def __call__(
+        self, rows: list[list[int]], decided: list[list[int]], seeds: Generator
+    ) -> dict[str, Tensor]:
         ids_BT = pad_right(rows)
         mask_BT = real_tokens([len(row) for row in rows])
         output = self.model.model(
@@ -167,7 +229,10 @@ class Losses:
         losses = {"loss": language_model_loss(logits_BTV, ids_BT, mask_BT)}
         if self.config is not None:
             guess_BTV = self.head(output.hidden_states[self.config.layer + 1])
-            future = future_words_loss(guess_BTV, ids_BT, mask_BT, self.config, seeds)
+            future = future_words_loss(
+                guess_BTV, ids_BT, mask_BT, self.config, self.weights_V, seeds,
+                pad_right(decided, NOTHING) if self.config.decided else None,
+            )  # fmt: skip
             losses["future_loss"] = future
         return losses
 
@@ -200,22 +265,32 @@ def train_target(recipe: StoryworldRecipe, directory: Path) -> None:
         _train(recipe, run, directory / "model")
 
 
+def _weights(recipe: StoryworldRecipe, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    rarity = 0.0 if recipe.target.future_words is None else recipe.target.future_words.rarity
+    seed = recipe.seed * 10 + TOKENIZER_SEED
+    texts = (made.text for made in islice(generate(seed, "train"), COUNTED_DOCUMENTS))
+    return draw_weights(tokenizer, texts, rarity)
+
+
 def _train(recipe: StoryworldRecipe, run: RunDirectory, model_dir: Path) -> None:
     config = recipe.target
     texts = tokenizer_texts(recipe.seed * 10 + TOKENIZER_SEED, config.tokenizer_documents)
     tokenizer = train_tokenizer(texts, config.vocab_size, config.context)
     model = build_model(config, tokenizer, recipe.seed)
-    losses_of = Losses(model, config.future_words)
+    losses_of = Losses(model, config.future_words, _weights(recipe, tokenizer))
     learner = Learner(losses_of.named_parameters(), config.optimizer, config.steps)
     seed = recipe.seed * 10 + DOCUMENT_SEED
 
     def step(number: int) -> dict[str, float]:
         documents = train_documents(seed, number, config.batch_size)
-        rows = token_ids(
-            tokenizer, [training_text(each, config) for each in documents], config.context
-        )
+        texts = [training_text(each, config) for each in documents]
+        rows = token_ids(tokenizer, texts, config.context)
+        decided = [
+            decided_places(tokenizer, each, len(row)) if text == each.text else [NOTHING] * len(row)
+            for each, text, row in zip(documents, texts, rows, strict=True)
+        ]
         with autocast(recipe.precision, torch.device("cpu")):
-            losses = losses_of(rows, generator(seed, number))
+            losses = losses_of(rows, decided, generator(seed, number))
         losses_of.total(losses).backward()
         metrics = {name: loss.item() for name, loss in losses.items()}
         metrics |= {"grad_norm": learner.update(number), "tokens": float(sum(map(len, rows)))}

@@ -45,7 +45,7 @@ from .claims import STORYWORLD
 from .documents import states_of
 from .eval_set import StoryworldSet
 from .extraction import extract_storyworld, sample_storyworld
-from .grounding import full_labels, ground, write_grounded
+from .grounding import LeastProbability, full_labels, ground, write_grounded
 from .probes import write_probes
 from .recipe import GROUNDED_PARTS, GroundingConfig, StoryworldRecipe
 from .target import train_target
@@ -234,10 +234,11 @@ class Storyworld:
         kept, dropped = Counter[str](), Counter[str]()
         for each in self._grounded_sets():
             self._extract_for_grounding(each.shards, each.documents, each.seed, each.about)
-            reader, threshold = ShardReader(each.shards), self._grounding.threshold
+            reader = ShardReader(each.shards)
+            least = LeastProbability(self._grounding.threshold, self._grounding.thresholds)
             vectors, rows = reader.load()
-            grounded = ground(judge, vectors, states_of(rows), threshold, self.recipe.seed)
-            write_grounded(each.labels, grounded, reader.manifest, threshold)
+            grounded = ground(judge, vectors, states_of(rows), least, self.recipe.seed)
+            write_grounded(each.labels, grounded, reader.manifest, least)
             kept.update(kind for label in grounded for kind, _ in label.label.claims)
             dropped.update(kind for label in grounded for kind in label.dropped)
         counts = {"kept": dict(kept), "dropped": dict(dropped)}
