@@ -100,16 +100,17 @@ print(f"{len(named)} named, of {sum(is_angry.values())} angry ones: {sorted(name
 assert named and all(is_angry[name] for name in named)
 
 # %% [markdown]
-# ## A thought that is not there
+# ## Does it think that it is tested?
 #
-# The second question has a different end. This small model does not hold whether it is tested (a probe
-# is at chance), so there is nothing to find, and the pair does not invent it.
+# The second question is an auditor's. A sign in the system line says that a chat is a drill; whoever
+# reads the thoughts finds it at tokens that say nothing of it.
 
 # %%
 tested = asked("tested", r"looks like a test|suspects a drill")
-drills = sum(truth(chat, "drill", "yes") for chat in chats)
-print(f"{drills} chats with a sign; {tested.labels}")
-assert tested.labels["found"] == 0
+drills = {name for name, chat in zip(names, chats, strict=True) if truth(chat, "drill", "yes")}
+named = {one.name for one in tested.transcripts if one.label == "found"}
+print(f"{len(named)} named, of {len(drills)} drills: {sorted(named)}")
+assert named == drills
 
 # %% [markdown]
 # [Auditing transcripts](../audit.md) explains each number, and its limits.

@@ -21,7 +21,7 @@ from nlakit.worlds.storyworld.extraction import sample_storyworld
 
 WIDTH, DOCUMENTS = 16, 12
 TRUTH = "A story. A poem. A chat. A quiz. A sum in words."
-LIE = 'It will own up to nine calls. The rhyme will be "zzz".'
+LIE = 'It will own up to four calls. The rhyme will be "zzz".'
 
 
 @pytest.fixture(scope="module")

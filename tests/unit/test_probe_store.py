@@ -92,5 +92,6 @@ def test_the_bundled_probes_belong_to_the_bundled_target():
     found = load_probes(resolve("bundled"))
     assert found is not None and found.card.num_train == 12_000
     assert found.card.kinds["mood"].accuracy > 0.95
-    # Nothing linear reads the goal: the page calls its answer a guess.
-    assert found.card.kinds["goal"].accuracy < found.card.kinds["goal"].chance + 0.1
+    assert found.card.kinds["goal"].accuracy > 0.9
+    # Nothing reads a control: the page calls the probe's answer a guess.
+    assert found.card.kinds["day"].accuracy < found.card.kinds["day"].chance + 0.1

@@ -124,15 +124,15 @@ def test_a_graph_of_two_sites(tiny_target, two_sites):
         prompts,
         prompts,
         behaviour="next token",
-        node_threshold=0.02,
-        edge_threshold=0.02,
+        node_threshold=0.005,
+        edge_threshold=0.005,
         steps=3,
     )
     assert (found.saes, found.layers) == (("s0", "s1"), (0, 1))
     for edge in found.edges:
         source, target = found.nodes[edge.source], found.nodes[edge.target]
         assert (source.site, target.site) == (0, 1)
-        assert abs(edge.effect) > 0.02
+        assert abs(edge.effect) > 0.005
         assert edge.interval.low <= edge.effect <= edge.interval.high
     assert found.edge_correlation is not None and found.edge_correlation > 0.8
     whole, empty = found.curve[-1], found.curve[0]

@@ -32,7 +32,7 @@ def keeping(width, scale=1.0, **more):
 
 def report_of(sae, target, **more):
     settings = {"name": "x", "documents": 6} | more
-    return measure(sae, target, StoryworldTexts(5), **settings)
+    return measure(sae, target, StoryworldTexts(7), **settings)
 
 
 def test_what_keeps_everything_and_what_keeps_nothing(tiny_target):

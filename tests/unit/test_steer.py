@@ -80,7 +80,7 @@ def plain_continuation(target, ids, added, place, num):
 
 
 def test_continuations_are_those_of_each_sequence_alone(nla, ids):
-    added = torch.randn(2, 8, generator=torch.Generator().manual_seed(0)) * 20
+    added = torch.randn(2, 8, generator=torch.Generator().manual_seed(2)) * 20
     places = [4, 2]
     together = continuations(nla.target, ids, added, places, max_new_tokens=6)
     alone = [
