@@ -1,9 +1,9 @@
-"""Says an explanation again in other words: the same claims, none added and none lost; or without
+"""Paraphrases an explanation, with the same claims, none added and none lost; or writes it without
 some of them.
 
 An NLA whose verbalizer and reconstructor have agreed on a private code (a word that stands for
-something else, the order of sentences) loses its fidelity when its explanations are re-worded; one
-that means what it says keeps it.
+something else, the order of sentences) loses its fidelity when its explanations are paraphrased;
+one that means what it says keeps it.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from .progress import Example, step_progress
 StepFunction = Callable[[int], Mapping[str, float]]
 KEPT_CHECKPOINTS = 2
 COUNTS_NAME, ABSTAINED_NAME = "counts.json", "abstained.json"
-"""What a stage of grounding kept and dropped, for people."""
+"""What grounding kept and dropped, and abstention kept and left out, for people."""
 
 
 class Resumable(Protocol):

@@ -168,7 +168,8 @@ def future_words_loss(
 
     Args:
         weights_V: how readily each token is drawn.
-        decided_BT: of a row's tokens, the place of the word that is decided there (`decided`).
+        decided_BT: of a row's tokens, the place of the word that is decided there
+            (`decided_places`); None where no decided word is asked for.
     """
     batch, width = ids_BT.shape
     ahead_H = torch.arange(2, config.horizon + 1)
@@ -267,6 +268,8 @@ def train_target(recipe: StoryworldRecipe, directory: Path) -> None:
 
 def _weights(recipe: StoryworldRecipe, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     rarity = 0.0 if recipe.target.future_words is None else recipe.target.future_words.rarity
+    if rarity == 0:
+        return torch.ones(len(tokenizer))
     seed = recipe.seed * 10 + TOKENIZER_SEED
     texts = (made.text for made in islice(generate(seed, "train"), COUNTED_DOCUMENTS))
     return draw_weights(tokenizer, texts, rarity)
