@@ -49,6 +49,8 @@ def main() -> None:
         "NLA, `nlakit detect` says found": _by_detector(project),
         "text alone, signs of a drill": _by_words(transcripts, SIGNS),
         "text alone, signs and conduct": _by_words(transcripts, f"{SIGNS}|{CONDUCT}"),
+        "NLA, after the system line": _by_nla([row for row in rows if row.role != "system"]),
+        "text alone after the system line, signs": _by_words(_turns(transcripts), SIGNS),
     }
     made = {
         "transcripts": len(transcripts),
@@ -87,6 +89,11 @@ def _by_detector(project: Project) -> Say:
     detector = Detector(name="drill", phrases=(*PHRASES["drill"]["yes"], *lex.DRILL_SIGNS))
     made = detect(project, detector, asker(detector, project.directory / "judges.sqlite"))
     return {each.transcript: each.label == "found" for each in made.transcripts}
+
+
+def _turns(transcripts: dict[str, str]) -> dict[str, str]:
+    """Without the system line, which logs of deployed models often withhold."""
+    return {name: text[text.index("<|user|>") :] for name, text in transcripts.items()}
 
 
 def _by_words(transcripts: dict[str, str], words: str) -> Say:

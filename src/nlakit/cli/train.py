@@ -32,10 +32,10 @@ def train(
     output
         Directory of the run; by default runs/NAME, NAME being the recipe's file name.
     only
-        Make one stage and stop: target, activations, verbalizer, reconstructor or rl, and where the
-        recipe has a grounding: grounding, grounded-verbalizer, grounded-reconstructor, grounded-rl
-        or controls; of a released model activations, labels, grounding where the recipe has it,
-        verbalizer, reconstructor or rl. Of sparse autoencoders: the name of one.
+        Make one stage and stop: target (of a recipe that makes its own), activations, labels,
+        verbalizer, reconstructor or rl; where the recipe has them, grounding, grounded-verbalizer,
+        grounded-reconstructor, grounded-rl, abstention, settling or controls; and report. Of sparse
+        autoencoders: the name of one.
     """
     directory = output or RUNS / recipe.stem
     if is_sae_recipe(recipe, overrides):

@@ -168,7 +168,7 @@ class Storyworld:
         config = self.recipe.abstention
         assert config is not None, "the stage of a recipe without one is never made"
         shards = self.space.stage("abstention") / "shards"
-        self._extract_for_grounding(shards, config.documents, ABSTENTION_SEED, ())
+        self._extract_documents(shards, config.documents, ABSTENTION_SEED, ())
         return stored_vectors(ShardReader(shards))
 
     def states_of(self, rows: pa.Table) -> list[State]:
@@ -233,7 +233,7 @@ class Storyworld:
         self._measure_judge(judge)
         kept, dropped = Counter[str](), Counter[str]()
         for each in self._grounded_sets():
-            self._extract_for_grounding(each.shards, each.documents, each.seed, each.about)
+            self._extract_documents(each.shards, each.documents, each.seed, each.about)
             reader = ShardReader(each.shards)
             least = LeastProbability(self._grounding.threshold, self._grounding.thresholds)
             vectors, rows = reader.load()
@@ -245,7 +245,7 @@ class Storyworld:
         write_json(directory / COUNTS_NAME, counts)
         run.finish(counts)
 
-    def _extract_for_grounding(
+    def _extract_documents(
         self, shards: Path, documents: int, seed: int, about: tuple[str, ...]
     ) -> None:
         positions = self._grounding.positions_per_document
@@ -280,7 +280,7 @@ class Storyworld:
             return
         if config.extra_documents:
             extra = (config.extra_documents, JUDGE_SEED, config.about)
-            self._extract_for_grounding(self._judge_shards(), *extra)
+            self._extract_documents(self._judge_shards(), *extra)
         pairs = self._judge_pairs()
         full = replace(pairs, explanations=full_labels(states_of(pairs.rows), seed))
         start = self.models.verbalizer(warm_started(self, "")[0])
