@@ -30,9 +30,10 @@ assert '"mouse"' in explanation
 # The rhyme is planned, not written. What does the model write with another plan?
 
 # %%
-steered = pair.steer(couplet, -1, {"mouse": "night"}, alpha=1.0)
+steered = pair.steer(couplet, -1, {"mouse": "night"}, alpha=0.5)
 print("without:", steered.plain)
 print("with:   ", steered.steered)
+assert " night" in steered.steered.split(".")[0]
 
 # %% [markdown]
 # ## How strong, and at what cost
@@ -42,9 +43,18 @@ print("with:   ", steered.steered)
 # works only where it wrecks everything else shows nothing.
 
 # %%
-for alpha in (0.0, 0.25, 0.5, 1.0, 2.0):
+for alpha in (0.0, 0.25, 0.5, 0.75, 1.0):
     found = pair.steer(couplet, -1, {"mouse": "night"}, alpha=alpha)
     print(f"{alpha:4.2f}  KL {found.side_effect:5.2f}  {found.steered}")
+
+# %% [markdown]
+# ## From the token on, or at the token alone
+#
+# The vector is added at the token and at all later ones. At one token alone it changes the next word, and then
+# the model reads its rhyme off the first line again.
+
+# %%
+print(pair.steer(couplet, -1, {"mouse": "night"}, alpha=0.5, once=True).steered)
 
 # %% [markdown]
 # ## An edit that means nothing

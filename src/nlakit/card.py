@@ -33,6 +33,15 @@ def _one_line(text: str) -> str:
 Name = Annotated[str, AfterValidator(_one_line)]
 
 
+class ReadSpan(FrozenModel):
+    """Where in their documents the training activations lay."""
+
+    minimum_position: int = Field(ge=0)
+    """No token before this one was read."""
+    max_tokens: int = Field(gt=0)
+    """Documents were cut here."""
+
+
 class NlaCard(FrozenModel):
     """What `nla.json` holds."""
 
@@ -53,6 +62,8 @@ class NlaCard(FrozenModel):
     """Rows behind the mean and the variance."""
     floors: dict[Name, Finite] = {}
     """FVE of things that know nothing: mean, shuffled, empty, generic, zero_vector."""
+    span: ReadSpan | None = None
+    """None: not written down. `nlakit eval` on a corpus keeps to it unless it is told otherwise."""
     fve: Finite | None = None
     """FVE on held-out documents; None before it was measured."""
     claims: str = "none"

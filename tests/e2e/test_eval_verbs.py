@@ -216,8 +216,9 @@ def test_claims_have_their_tokens_and_confidences(telling):
 
 def test_edited_rhymes_are_tried_on_the_target(telling, monkeypatch):
     monkeypatch.setattr("nlakit.worlds.storyworld.steering.UNRELATED_DOCUMENTS", 4)
-    section = steering(telling, 2, 5, (1.0,), 6)
+    section = steering(telling, 2, 5, (1.0,), (2.0,), 6)
     for place in ("line end", "before the hint"):
         assert section.figure(f"{place}: names a rhyme", "share").value == 1.0
         assert section.figure(f"{place}: edit, alpha 1", "shift").value > 0
         assert section.figure(f"{place}: edit, alpha 1", "KL").value > 0
+        assert section.figure(f"{place}: edit at one token, alpha 2", "shift").value > 0

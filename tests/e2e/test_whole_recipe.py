@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from itertools import islice
 from pathlib import Path
 
@@ -160,6 +161,11 @@ def test_the_pair_reads_and_its_report_has_what_it_is_compared_with(trained):
     assert report["claims"] is not None and report["claims_teacher"]["precision"] > 0.95
     pair = nlakit.load(trained / "nla")
     assert pair.card.claims == "text" and pair.card.target_fingerprint
+    recipe = tomllib.loads((trained / "nla" / "run" / "recipe.toml").read_text())
+    span = pair.card.span
+    assert span is not None
+    assert span.minimum_position == recipe["corpus"]["minimum_position"]
+    assert span.max_tokens == recipe["corpus"]["max_tokens"]
     assert pair.explain("Basil rowed by the pier.", last=1, max_new_tokens=4).tokens
 
 

@@ -12,11 +12,13 @@ import torch
 from support.pairs import make_pair
 from support.serving import save_nla
 
-from nlakit.card import read_card, write_card
+from nlakit.card import ReadSpan, read_card, write_card
 from nlakit.claims.spans import SPANS
 from nlakit.claims.system import NO_CLAIMS
 from nlakit.claims.text.checking import TEXT
 from nlakit.cli import run
+from nlakit.cli.eval.common import corpus_set
+from nlakit.cli.pairs import PairOptions
 from nlakit.data.corpora import Corpus
 from nlakit.engines.fake import FakeEngine
 from nlakit.errors import InputError
@@ -25,7 +27,7 @@ from nlakit.evals.baselines import baselines
 from nlakit.evals.cause import cause
 from nlakit.evals.compare import DIFFERENCE, compare
 from nlakit.evals.confidence import measure
-from nlakit.evals.corpus_set import CorpusSet
+from nlakit.evals.corpus_set import MAX_TOKENS, MINIMUM_POSITION, CorpusSet
 from nlakit.evals.edited_words import edited_words, first_tokens
 from nlakit.evals.evaluation import evaluate
 from nlakit.evals.inversion import Search
@@ -145,6 +147,26 @@ def test_confidence_of_claims_that_nobody_can_check_is_refused(pair, own):
 def test_mean_of_a_pair_that_knows_none_is_the_corpus_s(own, tiny_target):
     rows = own.sample(tiny_target, "train", MEAN_SEED, 1_000, 5)
     assert 100 < len(set(rows.doc_ids)) < 400
+
+
+# -- where a pair's card says that it was trained --------------------------------------------------
+def test_a_corpus_is_read_where_the_pair_was_trained(corpus, pair):
+    card = pair.card.model_copy(update={"span": ReadSpan(minimum_position=9, max_tokens=30)})
+
+    class Options(PairOptions):
+        def card(self):
+            return card
+
+    def read(*asked: int | None) -> tuple[int, int]:
+        found = corpus_set(corpus.source, Options(), *asked)
+        return found.minimum_position, found.max_tokens
+
+    assert read(None, None) == (9, 30)
+    assert (read(12, None), read(None, 20), read(2, 500)) == ((12, 30), (9, 20), (2, 500))
+    with pytest.raises(InputError, match="position 9 and --max-tokens 9: expected"):
+        read(None, 9)
+    card = card.model_copy(update={"span": None})
+    assert read(None, None) == (MINIMUM_POSITION, MAX_TOKENS)
 
 
 # -- claims that are checked against the text ------------------------------------------------------

@@ -321,7 +321,7 @@ def test_copied_text_and_cipher_name_nothing_that_is_due(fixed, cipher, monkeypa
 # -- steering --------------------------------------------------------------------------------------
 def test_steering_by_a_reconstructor_that_does_not_read_is_found_out(tiny_target, mean_D):
     deaf = FakeEngine([FIXED], D_MODEL, lambda text: torch.ones(D_MODEL))
-    section = steering(make_pair("deaf", tiny_target, deaf, mean_D), 3, 5, (1.0,), 20)
+    section = steering(make_pair("deaf", tiny_target, deaf, mean_D), 3, 5, (1.0,), (), 20)
     assert section.figure("line end: names a rhyme", "share").value == 1.0
     assert section.figure("line end: edit, alpha 1", "shift").value == pytest.approx(0, abs=1e-6)
     assert section.figure("line end: edit, alpha 1", "KL").value == pytest.approx(0, abs=1e-5)
@@ -330,12 +330,12 @@ def test_steering_by_a_reconstructor_that_does_not_read_is_found_out(tiny_target
 
 
 def test_steering_without_a_rhyme_to_edit_is_found_out(cipher):
-    assert said(steering(cipher.pair, 2, 5, (1.0,), 20), "No explanation names a rhyme")
+    assert said(steering(cipher.pair, 2, 5, (1.0,), (), 20), "No explanation names a rhyme")
 
 
 def test_copied_text_names_no_rhyme_that_could_be_edited(fixed, monkeypatch):
     monkeypatch.setattr("nlakit.worlds.storyworld.steering.read_vectors", copying_reader)
-    section = steering(fixed.pair, 3, 5, (1.0,), 20)
+    section = steering(fixed.pair, 3, 5, (1.0,), (), 20)
     assert section.figure("line end: names a rhyme", "share").value == 0.0
     assert said(section, "No explanation names a rhyme")
 

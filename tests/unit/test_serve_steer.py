@@ -30,6 +30,11 @@ def test_an_edited_rhyme_is_taken_up_and_costs_something_elsewhere(client, pair)
     assert found["shift"] > 0.1 and found["kl_unrelated"] == pytest.approx(ours.side_effect)
     assert found["kl_unrelated"] > 0
     assert found["position"] == len(pair.encode(COUPLET).ids) - 1
+    assert "mouse" in found["before"] and found["after"].split(".")[0].endswith(" night")
+    once = client.post("/v1/steer", json=body | {"once": True}).json()
+    assert (found["once"], once["once"]) == (False, True)
+    assert once["after"] == pair.steer(COUPLET, -1, {"mouse": "night"}, once=True,
+                                       max_new_tokens=12).steered != found["after"]  # fmt: skip
 
 
 def test_no_strength_changes_nothing(client):

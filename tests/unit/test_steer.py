@@ -61,13 +61,14 @@ def test_bad_replacements_are_refused(nla, ids):
         continuations(nla.target, ids, positions=[0, 99])
 
 
-def plain_continuation(target, ids, added, place, num):
+def plain_continuation(target, ids, added, place, num, once):
     """Token by token over the whole sequence, nothing cached or padded."""
+    changed = slice(place, place + 1 if once else None)
     block = target.model.model.layers[target.site.layer]
 
     def hook(module, inputs, output):
         output = output.clone()
-        output[:, place] += added
+        output[:, changed] += added
         return output
 
     handle = block.register_forward_hook(hook)
@@ -79,12 +80,14 @@ def plain_continuation(target, ids, added, place, num):
     return row[len(ids) :]
 
 
-def test_continuations_are_those_of_each_sequence_alone(nla, ids):
+@pytest.mark.parametrize("once", [True, False])
+def test_continuations_are_those_of_each_sequence_alone(nla, ids, once):
     added = torch.randn(2, 8, generator=torch.Generator().manual_seed(2)) * 20
     places = [4, 2]
-    together = continuations(nla.target, ids, added, places, max_new_tokens=6)
+    together = continuations(nla.target, ids, added, places, max_new_tokens=6, once=once)
     alone = [
-        plain_continuation(nla.target, *row, 6) for row in zip(ids, added, places, strict=True)
+        plain_continuation(nla.target, *row, 6, once)
+        for row in zip(ids, added, places, strict=True)
     ]
     assert together == alone
     assert together != continuations(nla.target, ids, max_new_tokens=6)

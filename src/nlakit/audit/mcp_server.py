@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from nlakit.errors import InputError, MissingExtraError, UserError
 from nlakit.pair.pair import Pair
+from nlakit.pair.steer import STRENGTH
 
 from .detect import detect as run_detector
 from .detect import hits_of
@@ -277,8 +278,11 @@ def pair_tools(pair: Pair) -> list[Callable[..., Any]]:
             readings=[cited], notices=[f"cosine of the reconstruction {row.cosine:.2f}"]
         )
 
-    def steer(text: str, replace: str, by: str, position: int = -1, alpha: float = 1.0) -> Steering:
-        """Replace a word in the explanation at a token, and continue the text with that change."""
+    def steer(
+        text: str, replace: str, by: str, position: int = -1, alpha: float = STRENGTH
+    ) -> Steering:
+        """Replace a word in the explanation at a token, and continue the text with that change from
+        the token on."""
         _check_text(text)
         made = pair.steer(text, position, {replace: by}, alpha)
         return Steering(

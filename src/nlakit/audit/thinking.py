@@ -11,7 +11,7 @@ from nlakit.engines.base import MAX_NEW_TOKENS, sampling_for
 from nlakit.errors import InputError
 from nlakit.pair.conversation import ChatFields, Conversation, Prompt, options_of, prepare
 from nlakit.pair.pair import Pair
-from nlakit.pair.steer import Edit, Steered, steer_at
+from nlakit.pair.steer import STRENGTH, Edit, Steered, steer_at
 
 from .positions import Selection, Sheet, choose
 from .words import content_words, said_share
@@ -117,15 +117,17 @@ def answer_after(
     messages: Conversation,
     position: int,
     edit: Edit,
-    alpha: float = 1.0,
+    alpha: float = STRENGTH,
     max_new_tokens: int = 60,
+    *,
+    once: bool = False,
     **chat: Any,
 ) -> Steered:
     """Change one thought inside a thinking section, and let the target answer anew.
 
     Args:
         position: a token of a thinking section, counted in the conversation.
-        edit, alpha: as in `Pair.steer`.
+        edit, alpha, once: as in `Pair.steer`.
 
     Returns:
         The answer without and with the change; both start where the thinking ends.
@@ -143,7 +145,15 @@ def answer_after(
     ((answer,),) = pair.engine.verbalize(vectors_1D, sampling_for(1, None, MAX_NEW_TOKENS, 0))
     head = ids[: _answer_start(prompt, position)]
     return steer_at(
-        pair.engine, pair.target, head, position, answer.text, edit, alpha, max_new_tokens
+        pair.engine,
+        pair.target,
+        head,
+        position,
+        answer.text,
+        edit,
+        alpha,
+        max_new_tokens,
+        once=once,
     )
 
 

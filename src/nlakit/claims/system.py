@@ -36,6 +36,11 @@ class Checker:
     states_of: Callable[[Sequence[Place]], list[State]] | None = None
 
 
+def quoted_next(tokens: Sequence[str]) -> str:
+    """'Then "a", "b".'"""
+    return "Then " + ", ".join(f'"{each}"' for each in tokens) + "."
+
+
 @dataclass(frozen=True)
 class ClaimSystem:
     """How explanations are read as claims.
@@ -51,6 +56,8 @@ class ClaimSystem:
         reword: (explanation, seed) to a paraphrase that makes the same claims; None: it cannot.
         without: an explanation without some of its claims; "" where nothing is left. None: it
             cannot.
+        topical: kinds that are the same all through a document, such as what it is about.
+        say_next: tokens that may come next, as an explanation would say it.
     """
 
     name: str
@@ -61,6 +68,8 @@ class ClaimSystem:
     checker: Checker | None = None
     reword: Callable[[str, int], str] | None = None
     without: Callable[[str, Collection[Claim]], str] | None = None
+    topical: frozenset[str] = field(default=frozenset())
+    say_next: Callable[[Sequence[str]], str] = quoted_next
 
     def known(self) -> Checker:
         """The checker. Raises `InputError` for a system that has none."""

@@ -157,6 +157,10 @@ app.command(
     "nlakit.cli.mcp:mcp", name="mcp", help="Serve a project and a pair as tools for an agent."
 )
 
+app.command(
+    "nlakit.cli.readouts:readouts", name="readouts", help="Read the places of a benchmark's plan."
+)
+
 evaluation = cyclopts.App(
     name="eval", help="Measure an NLA beside its floors.", help_format="plaintext"
 )
@@ -165,6 +169,7 @@ for _verb, (_file, _help) in {
     "corpus": ("report", "On held-out documents of your own text."),
     "private-code": ("private_code", "FVE that is left when explanations are paraphrased."),
     "cause": ("sections", "What reconstructions do in the target, beside codes of equal size."),
+    "suffix": ("sections", "Which continuation of the same document the explanation fits."),
     "baselines": ("sections", "What explanations add to baselines that read text or logits."),
     "round-trips": ("sections", "What survives reading, rebuilding and reading again."),
     "planned": ("storyworld", "Whether what is planned but unsaid is named, and how far ahead."),

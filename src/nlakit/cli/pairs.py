@@ -14,6 +14,7 @@ from nlakit.registry import PairPaths, resolve_pair
 from .devices import AUTOMATIC, DeviceOptions
 
 if TYPE_CHECKING:
+    from nlakit.card import NlaCard
     from nlakit.evals.eval_set import EvalSet
     from nlakit.pair.pair import Pair
     from nlakit.pair.source import PairSource
@@ -77,11 +78,11 @@ class PairOptions:
         pair = load_source(source, devices.placement(), comparisons=True)
         return with_baseline(pair, source, eval_set)
 
-    def claims(self) -> str:
-        """The claim system that the pair's card names; "none" for a pair without a card."""
+    def card(self) -> NlaCard:
+        """The pair's card; of a pair without one what is known without it."""
         from nlakit.pair.load import read_facts
 
-        return read_facts(self.source())[0].claims
+        return read_facts(self.source())[0]
 
 
 BUNDLED = PairOptions()

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from nlakit.audit.thinking import ChainOfThought, answer_after, chain_of_thought
 from nlakit.errors import InputError
-from nlakit.pair.steer import Edit, Steered
+from nlakit.pair.steer import STRENGTH, Edit, Steered
 
 from .devices import AUTOMATIC, DeviceOptions
 from .pairs import BUNDLED, PairOptions
@@ -28,7 +28,8 @@ def thinking(
     file: Annotated[Path | None, Parameter(negative=())] = None,
     at: int | None = None,
     edit: tuple[str, ...] = (),
-    alpha: float = 1.0,
+    alpha: float = STRENGTH,
+    once: Annotated[bool, Parameter(negative=())] = False,
     max_new_tokens: int = 60,
     json: Annotated[bool, Parameter(negative=())] = False,
     chat: ChatOptions = AS_GIVEN,
@@ -51,6 +52,8 @@ def thinking(
         OLD=NEW, words of that explanation and what to put in their place; or the whole new one.
     alpha
         Strength of the change, as a share of the activation's norm.
+    once
+        Change that token alone, and none of the later ones.
     max_new_tokens
         Longest answer, in tokens.
     json
@@ -66,8 +69,9 @@ def thinking(
         made = chain_of_thought(loaded, request.content, **request.fields)
         _print(made.to_json()) if json else _show_chain(made)
         return
+    change = edit_of(edit)
     steered = answer_after(
-        loaded, request.content, at, edit_of(edit), alpha, max_new_tokens, **request.fields
+        loaded, request.content, at, change, alpha, max_new_tokens, once=once, **request.fields
     )
     _print(vars(steered)) if json else _show_answers(steered)
 

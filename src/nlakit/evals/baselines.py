@@ -16,7 +16,6 @@ from torch import Tensor
 
 from nlakit.claims.system import ClaimSystem, State
 from nlakit.data.extraction import Progress
-from nlakit.models.families import backbone_of, family_of, head_of
 from nlakit.models.patch import continuations
 from nlakit.models.target import Target
 
@@ -24,6 +23,7 @@ from .cause import BANK_DOCUMENTS, BANK_SEED, nearest_rows
 from .claims import verdicts
 from .eval_set import EvalRows, TextReader
 from .inversion import Inverted, Search, invert
+from .lens_words import lens_texts
 from .rows import ReadSample
 from .section import Line, Section, claim_figures, fve_figure, share
 
@@ -31,7 +31,6 @@ CONTINUATION_TOKENS, ROWS_PER_PASS = 32, 64
 BANK_POSITIONS = 32
 """Prefixes of each of the bank's documents, at most: an activation holds the end of its text most
 of all, so they differ nearly as much as documents do."""
-LENS_WORDS = 3
 ADDS_LEAST = 0.05
 UNLABELLED = (
     "Nobody has labels of these texts, so readers of the text, the nearest label and the label of "
@@ -61,7 +60,7 @@ def baselines(
     readers = {
         "explanation": sample.reading.texts,
         **({} if reader is None else _by_text(sample, reader, bank, found.texts)),
-        "logit lens": _lens(sample),
+        "logit lens": lens_texts(sample),
     }
     lines = [_line(sample, name, texts) for name, texts in readers.items()]
     rebuilt = {NEAREST: bank.rows.vectors_ND, INVERTED: found.vectors_ND}
@@ -156,20 +155,6 @@ def _continued(sample: ReadSample, reader: TextReader) -> list[str]:
         written += continuations(target, chunk, max_new_tokens=CONTINUATION_TOKENS)
     texts = [str(target.tokenizer.decode(row)) for row in written]
     return [reader.keywords(text, ending=False) if text.strip() else "" for text in texts]
-
-
-@torch.no_grad()
-def _lens(sample: ReadSample) -> list[str]:
-    """The words that the target's own head makes of the activation, likeliest first."""
-    model, tokenizer = sample.pair.target.model, sample.pair.target.tokenizer
-    backbone = backbone_of(model)
-    norm = getattr(backbone, family_of(model.config.model_type).final_norm)
-    logits_NV: Tensor = head_of(model)(norm(sample.vectors_ND.to(model.device, model.dtype)))
-    top = logits_NV.topk(min(LENS_WORDS, logits_NV.shape[-1])).indices.tolist()
-    return [
-        "Then " + ", ".join(f'"{str(tokenizer.decode([token])).strip()}"' for token in row) + "."
-        for row in top
-    ]
 
 
 def _line(sample: ReadSample, name: str, texts: Sequence[str], floor: bool = False) -> Line:

@@ -17,6 +17,7 @@ from nlakit.claims.confidence import null_logprobs
 from nlakit.core.scale import to_norm
 from nlakit.models.patch import next_logprobs
 
+from .lens_words import lens_texts
 from .rows import ReadSample
 from .section import Figure, Line, Section, explained
 
@@ -47,6 +48,7 @@ def cause(sample: ReadSample, bank_documents: int = BANK_DOCUMENTS) -> Section:
     if reader is not None:
         stand_ins[NEAREST_LABEL] = pair.rebuild(reader.labels(bank.take(nearest)))
     stand_ins |= {
+        "logit lens, as text": pair.rebuild(lens_texts(sample)),
         "another document's explanation": sample.reading.h_hat_ND[others],
         "mean": pair.mean_D.expand_as(h_ND),
         "zero": torch.zeros_like(h_ND),

@@ -27,7 +27,7 @@ from nlakit.errors import InputError
 from nlakit.models.verbalizer import Verbalizer
 from nlakit.pair.pair import Pair
 
-from .eval_set import EvalSet, neighbours
+from .eval_set import EvalRows, EvalSet, neighbours
 from .readings import RowReadings, read_rows
 from .rows import ReadSample
 from .section import Figure, Line, Section
@@ -88,8 +88,9 @@ def fit_confidence(
         InputError: the engine gives no probabilities, nobody can check the claims, or none of both
             outcomes were found.
     """
+    rows = _calibration_rows(pair, eval_set, documents, seed)
     found = {
-        temperature: _fit(pair, eval_set, documents, seed, temperature)
+        temperature: _fit(pair, eval_set.claims, rows, seed, temperature)
         for temperature in (0.0, SAMPLED)
     }
     return ClaimConfidence(
@@ -115,7 +116,8 @@ def calibrator_for(
         return own.calibrator(temperature)
     other = CALIBRATION_SEED if seed != CALIBRATION_SEED else CALIBRATION_SEED + 1
     try:
-        return _fit(pair, eval_set, min(documents, QUICK_DOCUMENTS), other, temperature)
+        rows = _calibration_rows(pair, eval_set, min(documents, QUICK_DOCUMENTS), other)
+        return _fit(pair, eval_set.claims, rows, other, temperature)
     except InputError:
         return None
 
@@ -237,15 +239,19 @@ def _suspicions(found: Calibration | None) -> list[str]:
     return []
 
 
+def _calibration_rows(pair: Pair, eval_set: EvalSet, documents: int, seed: int) -> EvalRows:
+    """What calibrators are fitted on; what fits none is found out before anything is read."""
+    if pair.verbalizer is None:
+        raise InputError("This engine gives no probabilities of words, which a calibrator needs.")
+    eval_set.claims.known()
+    return eval_set.calibration(pair.target, seed, documents)
+
+
 def _fit(
-    pair: Pair, eval_set: EvalSet, documents: int, seed: int, temperature: float
+    pair: Pair, system: ClaimSystem, rows: EvalRows, seed: int, temperature: float
 ) -> Calibrator:
     verbalizer = pair.verbalizer
-    if verbalizer is None:
-        raise InputError("This engine gives no probabilities of words, which a calibrator needs.")
-    system = eval_set.claims
-    system.known()
-    rows = eval_set.calibration(pair.target, seed, documents)
+    assert verbalizer is not None, "without one there are no rows"
     reading = read_rows(pair, pair.engine, rows.vectors_ND, temperature, seed)
     judged = judged_claims(pair, verbalizer, reading, rows.states or (), system)
     return fit_calibrator(judged.features, judged.outcomes)

@@ -22,7 +22,7 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 SECTIONS = Path(__file__).with_name("sections.html.j2")
 
 SECTION_NAMES = (
-    "private-code", "cause", "baselines", "round-trips", "planned", "steer", "confidence",
+    "private-code", "cause", "suffix", "baselines", "round-trips", "planned", "steer", "confidence",
     "select", "compare", "witness", "latent-claims",
 )  # fmt: skip
 

@@ -97,12 +97,15 @@ def continuations(
     added_ND: Float[Tensor, "N D"] | None = None,
     positions: Sequence[int] | None = None,
     max_new_tokens: int = 20,
+    *,
+    once: bool = True,
 ) -> list[list[int]]:
     """The likeliest tokens after each of N sequences, one by one, up to EOS or the context's end.
 
     Args:
-        added_ND: added to the activation at one token of each, once: later ones attend to it.
+        added_ND: added to the activation at one token of each: later ones attend to it.
         positions: those tokens; by default each sequence's last.
+        once: False adds it at every later token too, those that are written included.
 
     Raises:
         InputError: no token to go on from, or a position outside its sequence.
@@ -121,7 +124,10 @@ def continuations(
         column_T = torch.arange(width + number, device=lead_B.device)
         real_BT = column_T >= lead_B[:, None]
         place_BT = (column_T - lead_B[:, None]).clamp_min(0)[:, -step_BT.shape[1] :]
-        with edited_at_site(target, _adding(added_ND if cache is None else None, place_B)):
+        added_BD = None if once and cache is not None else added_ND
+        end_B = place_B if once else torch.full_like(place_B, width + number - 1)
+        changed_BT = (column_T >= place_B[:, None]) & (column_T <= end_B[:, None])
+        with edited_at_site(target, _adding(added_BD, changed_BT[:, -step_BT.shape[1] :])):
             output = target.model(
                 input_ids=step_BT,
                 attention_mask=real_BT.long(),
@@ -135,13 +141,12 @@ def continuations(
     return [_up_to(row, eos) for row in written.tolist()]
 
 
-def _adding(added_BD: Tensor | None, place_B: Tensor) -> Edit:
+def _adding(added_BD: Tensor | None, changed_BT: Tensor) -> Edit:
     def edit(residual_BTD: Tensor) -> Tensor:
         if added_BD is None:
             return residual_BTD
-        rows_B = torch.arange(len(residual_BTD), device=residual_BTD.device)
-        changed_BD = residual_BTD[rows_B, place_B] + added_BD.to(residual_BTD)
-        return replace_rows(residual_BTD, place_B, changed_BD)
+        added_B1D = added_BD.to(residual_BTD)[:, None]
+        return torch.where(changed_BT[..., None], residual_BTD + added_B1D, residual_BTD)
 
     return edit
 

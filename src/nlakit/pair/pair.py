@@ -39,7 +39,7 @@ from nlakit.pair.conversation import (
 )
 from nlakit.pair.many import OnRows, read_together
 from nlakit.pair.score import score_rows
-from nlakit.pair.steer import Edit, Steered, steer_at
+from nlakit.pair.steer import STRENGTH, Edit, Steered, steer_at
 from nlakit.pair.vectors import Vectors, as_rows
 from nlakit.reading import ReadClaim, Reading, Sample, Score, TokenReading
 
@@ -284,22 +284,25 @@ class Pair:
         text: Conversation,
         position: int,
         edit: Edit,
-        alpha: float = 1.0,
+        alpha: float = STRENGTH,
         *,
+        once: bool = False,
         section: Section | None = None,
         max_new_tokens: int = 20,
         **chat: Unpack[ChatFields],
     ) -> Steered:
         """Edit the words of the explanation at a token, and continue the text with that change.
 
-        `alpha ‖h‖ Δ/‖Δ‖` is added at the site of that token, Δ the difference that the edit makes
-        to the reconstruction. The continuation is greedy and starts after the text's last token.
+        `alpha ‖h‖ Δ/‖Δ‖` is added at the site from that token on, h its activation and Δ the
+        difference that the edit makes to the reconstruction. The continuation is greedy and starts
+        after the text's last token.
 
         Args:
             position: as in `explain`; with a section, counted among its tokens.
             section: of a conversation, such as "thinking" or "tool_call".
             edit: words and what to put in their place, or the whole new explanation.
             alpha: strength, as a share of the activation's norm.
+            once: change that token alone, and none of the later ones.
             chat: as in `explain`.
 
         Raises:
@@ -314,7 +317,15 @@ class Pair:
         sampling = sampling_for(1, None, MAX_NEW_TOKENS, 0)
         ((answer,),) = self.engine.verbalize(self.engine.extract(encoded, [place]), sampling)
         return steer_at(
-            self.engine, self.target, encoded.ids, place, answer.text, edit, alpha, max_new_tokens
+            self.engine,
+            self.target,
+            encoded.ids,
+            place,
+            answer.text,
+            edit,
+            alpha,
+            max_new_tokens,
+            once=once,
         )
 
     def answers(

@@ -20,6 +20,10 @@ from nlakit.errors import InputError
 from nlakit.models.patch import continuations, next_logprobs
 from nlakit.models.target import Target
 
+STRENGTH = 0.5
+"""alpha where none is given: on the bundled pair most edits are taken up and the text stays whole
+(docs/results-storyworld.md)."""
+
 Edit = str | Mapping[str, str]
 """Words to put in place of others, or the whole new explanation."""
 
@@ -32,6 +36,7 @@ class Steered:
         original, edited: the explanation, before and after.
         plain, steered: the target's likeliest continuation, without and with the change.
         alpha: strength, as a share of the activation's norm.
+        once: whether it was added at one token alone.
         shift: length of `unit(AR(edited)) - unit(AR(original))`: near 0, the AR makes nothing of
             the edit, and what is added is noise brought to size.
         side_effect: mean KL in nats at the next token of unrelated texts: what the edit costs.
@@ -42,6 +47,7 @@ class Steered:
     plain: str
     steered: str
     alpha: float
+    once: bool
     shift: float
     side_effect: float
 
@@ -121,14 +127,18 @@ def steer_at(
     position: int,
     explanation: str,
     edit: Edit,
-    alpha: float = 1.0,
+    alpha: float = STRENGTH,
     max_new_tokens: int = 20,
+    *,
+    once: bool = False,
 ) -> Steered:
-    """Continue `ids` with the edit's direction added at the site of one token.
+    """Continue `ids` with the edit's direction added at the site, from one token on.
 
     Args:
         explanation: of the activation at `position`.
-        alpha: strength, as a share of the activation's norm; 0 changes nothing.
+        alpha: strength, as a share of the activation's norm at `position`; 0 changes nothing.
+        once: add it at that token alone. What the text fixes by itself, later tokens then read off
+            the text again.
 
     Raises:
         InputError: a bad position, edit or strength.
@@ -140,13 +150,16 @@ def steer_at(
     activation_D = target.activations([list(ids)], [[position]])[0][0].cpu()
     added_D = steering_vector(direction_D, activation_D, alpha)
     added_2D = torch.stack([torch.zeros_like(added_D), added_D])
-    plain, steered = continuations(target, [ids] * 2, added_2D, [position] * 2, max_new_tokens)
+    plain, steered = continuations(
+        target, [ids] * 2, added_2D, [position] * 2, max_new_tokens, once=once
+    )
     return Steered(
         original=explanation,
         edited=edited,
         plain=str(target.tokenizer.decode(plain)),
         steered=str(target.tokenizer.decode(steered)),
         alpha=alpha,
+        once=once,
         shift=torch.linalg.vector_norm(direction_D).item(),
         side_effect=side_effect(target, direction_D, alpha),
     )

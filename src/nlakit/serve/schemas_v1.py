@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, JsonValue
 
 from nlakit.fidelity_scale import GradeKey, GradeWord
 from nlakit.models.chat_spans import Section
+from nlakit.pair.steer import STRENGTH
 
 from .schemas import (
     DescribeRequest,
@@ -129,8 +130,10 @@ class SteerRequest(PromptRequest):
         | Annotated[dict[str, str], Field(max_length=32)]
     )
     """The whole new explanation, or words of it and what to put in their place."""
-    alpha: Annotated[float, Field(ge=-16, le=16, allow_inf_nan=False)] = 1.0
+    alpha: Annotated[float, Field(ge=-16, le=16, allow_inf_nan=False)] = STRENGTH
     """Strength, as a share of the activation's norm; negative: the opposite of the edit."""
+    once: bool = False
+    """Change the token alone, and none of the later ones."""
     completion_tokens: Annotated[int, Field(ge=1, le=64)] = 20
 
 
@@ -142,9 +145,10 @@ class SteerResult(WireModel):
     before: str
     """What the target writes after the prompt, greedily."""
     after: str
-    """The same, with the edit's direction added at the site of the token."""
+    """The same, with the edit's direction added at the site, from the token on."""
     changed: bool
     alpha: float
+    once: bool
     shift: float
     """Norm of the difference of the two reconstructions, each of norm 1: near 0 the AR makes
     nothing of the edit."""

@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from pydantic import JsonValue
 
-from nlakit.card import read_card
+from nlakit.card import ReadSpan, read_card
 from nlakit.claims.system import ClaimSystem, State
 from nlakit.claims.text.checking import TEXT
 from nlakit.config import FrozenModel
@@ -344,6 +344,11 @@ class CorpusWorld:
     @property
     def domain(self) -> str:
         return self.recipe.domain
+
+    @property
+    def span(self) -> ReadSpan:
+        corpus = self.recipe.corpus
+        return ReadSpan(minimum_position=corpus.minimum_position, max_tokens=corpus.max_tokens)
 
     def furnish(self, directory: Path) -> None:
         """Nothing lies beside the models of such a pair."""

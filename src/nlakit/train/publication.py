@@ -222,6 +222,7 @@ def _card(world: World, vectors_ND: Vectors, mean_D: Tensor) -> NlaCard:
         d_model=vectors_ND.shape[1],
         variance=training_variance(vectors_ND, mean_D, norm),
         num_training_rows=len(vectors_ND),
+        span=world.span,
         claims=world.claims.name,
         provenance={
             **world.provenance(),

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import JsonValue
 from torch import Tensor
 
+from nlakit.card import ReadSpan
 from nlakit.claims.system import ClaimSystem, State
 from nlakit.config import FrozenModel
 from nlakit.contract import Tokens
@@ -124,6 +125,11 @@ class World(Protocol):
     def models(self) -> PairModels: ...
     @property
     def claims(self) -> ClaimSystem: ...
+
+    @property
+    def span(self) -> ReadSpan | None:
+        """Where in their documents activations are read; None: anywhere."""
+        ...
 
     def first_stages(self) -> Sequence[Stage]:
         """The stages before the warm start: activations, labels, and what these need."""

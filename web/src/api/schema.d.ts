@@ -2260,7 +2260,7 @@ export interface components {
             add_generation_prompt: boolean;
             /**
              * Alpha
-             * @default 1
+             * @default 0.5
              */
             alpha: number;
             /**
@@ -2292,6 +2292,11 @@ export interface components {
              * @default null
              */
             messages: components["schemas"]["WireMessage"][] | null;
+            /**
+             * Once
+             * @default false
+             */
+            once: boolean;
             /**
              * Position
              * @default -1
@@ -2331,6 +2336,8 @@ export interface components {
             kl_unrelated: number;
             /** Layer Index */
             layer_index: number;
+            /** Once */
+            once: boolean;
             /** Original */
             original: string;
             /** Position */

@@ -10,6 +10,8 @@ import { Shown } from "./Shown";
 const MOST_CHARS = 8192;
 /** Less than this, and the AR makes nothing of the edit. */
 const LEAST_SHIFT = 0.1;
+/** Share of the activation's norm at which most edits are taken up and the text stays whole. */
+const STRENGTH = 0.5;
 
 interface Props {
   of: Session;
@@ -20,13 +22,14 @@ interface Props {
 
 export function Steer({ of, position, explanation, claims }: Props) {
   const [text, setText] = useState(explanation);
-  const [alpha, setAlpha] = useState(1);
+  const [alpha, setAlpha] = useState(STRENGTH);
+  const [once, setOnce] = useState(false);
   const [found, setFound] = useState<Steered | null>(null);
   const [working, setWorking] = useState(false);
   const steer = async (event: Event) => {
     event.preventDefault();
     setWorking(true);
-    const body = { ...sourceFields(of.source), position, explanation, edit: text, alpha };
+    const body = { ...sourceFields(of.source), position, explanation, edit: text, alpha, once };
     setFound(await attempted(() => api.steer(body)));
     setWorking(false);
   };
@@ -50,6 +53,10 @@ export function Steer({ of, position, explanation, claims }: Props) {
           Strength {alpha.toFixed(2)} of the activation's norm
           <input type="range" min="-2" max="2" step="0.25" value={alpha}
             onInput={(event) => setAlpha(Number(event.currentTarget.value))} />
+        </label>
+        <label class="desk-check">
+          <input type="checkbox" checked={once} onChange={(event) => setOnce(event.currentTarget.checked)} />
+          At this token alone, not at the later ones
         </label>
         <div class="row">
           <button type="submit" class="small primary" disabled={working || text.trim() === "" || text === explanation}>

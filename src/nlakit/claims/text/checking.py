@@ -14,7 +14,7 @@ from nlakit.claims.system import Checker, ClaimSystem
 from .finding import extent, find
 from .rewording import reword, without
 from .state import TextState, states_of
-from .wording import quotable
+from .wording import quotable, say_next
 from .words import NUMBER, WORD, stem
 
 KINDS = (
@@ -116,5 +116,7 @@ TEXT = ClaimSystem(
     checker=Checker(check=check, facts=facts, probed=KINDS, states_of=states_of),
     reword=reword,
     without=without,
+    topical=frozenset({"form", "subject"}),
+    say_next=say_next,
 )
 """Claims of explanations in the manner of the teacher "text"."""

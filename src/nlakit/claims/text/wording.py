@@ -155,6 +155,11 @@ class _Writer:
         return " and ".join([", ".join(values[:-1]), values[-1]] if values[1:] else values)
 
 
+def say_next(tokens: Sequence[str]) -> str:
+    """A sentence that names tokens which may come next."""
+    return describe(Told(next=tuple(each for each in tokens if each)), random.Random(0))
+
+
 def token_phrase(token: str) -> str:
     """A token as it is claimed: its name, or itself in quotes."""
     return TOKEN_NAMES.get(token) or f'"{quotable(token)}"'

@@ -13,13 +13,14 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from nlakit.card import ReadSpan
 from nlakit.claims.registry import claim_system
 from nlakit.claims.text.checking import TEXT
 from nlakit.console import notices
 from nlakit.data.corpora import Corpus
 from nlakit.data.extraction import Progress
 from nlakit.errors import InputError
-from nlakit.evals.corpus_set import MINIMUM_POSITION, CorpusSet
+from nlakit.evals.corpus_set import MAX_TOKENS, MINIMUM_POSITION, CorpusSet
 from nlakit.evals.eval_set import EvalSet
 from nlakit.evals.readers import TeacherReader
 from nlakit.evals.report import write_section
@@ -47,24 +48,43 @@ class CorpusOptions:
     """Measure on these documents instead of the storyworld's: .jsonl, .parquet, a folder of texts,
     or hf:NAME. One eighth of them, by content, is held out."""
 
-    minimum_position: int = MINIMUM_POSITION
-    """Of a corpus, no position before this token is read."""
+    minimum_position: int | None = None
+    """Of a corpus, no position before this token is read; by default as in the pair's training, or
+    50."""
+
+    max_tokens: int | None = None
+    """Of a corpus, documents are cut there; by default as in the pair's training, or at 1,024."""
 
     def eval_set(self, pair: PairOptions) -> EvalSet:
         """The documents; those of a corpus with the claims that the pair's card declares."""
         if self.corpus is None:
             return StoryworldSet()
-        return corpus_set(self.corpus, pair, self.minimum_position)
+        return corpus_set(self.corpus, pair, self.minimum_position, self.max_tokens)
 
 
 STORYWORLD_DOCUMENTS = CorpusOptions()
 
 
-def corpus_set(source: str, pair: PairOptions, minimum_position: int) -> CorpusSet:
-    """The evaluation set of a corpus, for a pair; where its claims are of text, with labels."""
-    system = claim_system(pair.claims())
+def corpus_set(
+    source: str, pair: PairOptions, minimum_position: int | None, max_tokens: int | None
+) -> CorpusSet:
+    """The evaluation set of a corpus, for a pair; where its claims are of text, with labels.
+
+    Raises:
+        InputError: no token can lie between the two.
+    """
+    card = pair.card()
+    usual = card.span or ReadSpan(minimum_position=MINIMUM_POSITION, max_tokens=MAX_TOKENS)
+    first = usual.minimum_position if minimum_position is None else minimum_position
+    end = usual.max_tokens if max_tokens is None else max_tokens
+    if first < 0 or end <= first:
+        raise InputError(
+            f"--minimum-position {first} and --max-tokens {end}: expected a position of 0 or more, "
+            "below the number of tokens."
+        )
+    system = claim_system(card.claims)
     reader = TeacherReader(TextTeacher()) if system is TEXT else None
-    return CorpusSet(Corpus(source), system, minimum_position, reader=reader)
+    return CorpusSet(Corpus(source), system, first, end, reader)
 
 
 Measure = Callable[[Pair, EvalSet], Section]

@@ -21,7 +21,7 @@ from nlakit.worlds.storyworld.eval_set import StoryworldSet
 
 from ..devices import AUTOMATIC, DeviceOptions
 from ..pairs import BUNDLED, PairOptions
-from .common import MINIMUM_POSITION, Documents, Json, Seed, Temperature, check_output, corpus_set
+from .common import Documents, Json, Seed, Temperature, check_output, corpus_set
 
 ReportOutput = Annotated[
     Path | None,
@@ -61,7 +61,8 @@ def corpus(
     seed: Seed = 1,
     temperature: Temperature = 0.0,
     max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS,
-    minimum_position: int = MINIMUM_POSITION,
+    minimum_position: int | None = None,
+    max_tokens: int | None = None,
     pair: PairOptions = BUNDLED,
     devices: DeviceOptions = AUTOMATIC,
     output: ReportOutput = None,
@@ -78,11 +79,13 @@ def corpus(
         .jsonl, .parquet, a folder of texts, or hf:NAME. One eighth of its documents, by content, is
         held out.
     minimum_position
-        No position before this token is read.
+        No position before this token is read; by default as in the pair's training, or 50.
+    max_tokens
+        Documents are cut there; by default as in the pair's training, or at 1,024.
     """
     pair.check()
     check_output(output)
-    eval_set = corpus_set(corpus, pair, minimum_position)
+    eval_set = corpus_set(corpus, pair, minimum_position, max_tokens)
     report = _measure(pair, devices, eval_set, documents, seed, temperature, max_new_tokens)
     _show(report, pair, output, json)
 

@@ -1,4 +1,4 @@
-"""`nlakit eval cause`, `baselines`, `round-trips` and `select`: one section each."""
+"""`nlakit eval cause`, `suffix`, `baselines`, `round-trips` and `select`: one section each."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from nlakit.errors import InputError
 from nlakit.evals.baselines import baselines as measure_baselines
 from nlakit.evals.cause import cause as measure_cause
 from nlakit.evals.round_trips import TRIPS
 from nlakit.evals.round_trips import round_trips as measure_round_trips
 from nlakit.evals.rows import read_sample
 from nlakit.evals.select import select as measure_select
+from nlakit.evals.suffix import CANDIDATES, SUFFIX_TOKENS
+from nlakit.evals.suffix import suffix_prediction as measure_suffix
 
 from ..devices import AUTOMATIC, DeviceOptions
 from ..pairs import BUNDLED, PairOptions
@@ -47,6 +50,41 @@ def cause(
         devices,
         on,
         lambda loaded, of: measure_cause(read_sample(loaded, of, documents, seed, temperature)),
+        output,
+        json,
+    )
+
+
+def suffix(
+    *,
+    documents: Documents = 200,
+    candidates: Annotated[int, Parameter(help="Continuations to choose from.")] = CANDIDATES,
+    tokens: Annotated[int, Parameter(help="Length of each.")] = SUFFIX_TOKENS,
+    seed: Seed = 1,
+    temperature: Temperature = 0.0,
+    pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
+    on: CorpusOptions = STORYWORLD_DOCUMENTS,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Tell the true continuation from others of the same document, by the explanation alone.
+
+    The target itself judges, by how much likelier the explanation makes each of them; topic, last
+    token, logit lens and the text itself stand beside it.
+    """
+    if candidates < 2 or tokens < 1:
+        raise InputError(
+            f"--candidates {candidates} and --tokens {tokens}: expected 2 candidates or more, of 1 "
+            "token or more."
+        )
+    show(
+        pair,
+        devices,
+        on,
+        lambda loaded, of: measure_suffix(
+            read_sample(loaded, of, documents, seed, temperature), candidates, tokens
+        ),
         output,
         json,
     )

@@ -53,6 +53,7 @@ def steered(service: Service, prompt: Prompt, position: int, body: SteerRequest)
         body.edit,
         body.alpha,
         body.completion_tokens,
+        once=body.once,
     )
     return SteerResult(
         layer_index=nla.card.layer,
@@ -63,6 +64,7 @@ def steered(service: Service, prompt: Prompt, position: int, body: SteerRequest)
         after=found.steered,
         changed=found.changed,
         alpha=found.alpha,
+        once=found.once,
         shift=found.shift,
         kl_unrelated=found.side_effect,
     )

@@ -43,4 +43,5 @@ STORYWORLD = ClaimSystem(
     checker=Checker(check=check, facts=facts, probed=PROBED),
     reword=reword,
     without=without,
+    topical=frozenset({"genre", "topic"}),
 )

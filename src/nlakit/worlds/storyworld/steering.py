@@ -2,7 +2,8 @@
 
 A trial is a held-out couplet whose second line has not been ended yet, read at a place where its
 rhyme is planned. The rhyme that the explanation names is replaced by another one of the world's;
-the direction that this gives the reconstruction is added at the site, and the target goes on.
+the direction that this gives the reconstruction is added at the site, at that token alone or from
+there on, and the target goes on.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from nlakit.storyworld.grammar import generate
 from .documents import EncodedDocument, readable_documents
 from .eval_set import StoryworldSet, rows_at
 
-ALPHAS = (0.25, 0.5, 1.0, 2.0)
+ALPHAS, ALPHAS_ONCE = (0.25, 0.5, 0.75), (0.5, 1.0, 2.0)
+"""Strengths from the place on, and at its token alone."""
 PLACES = ("line end", "before the hint")
 BANK_SEED, BANK_DOCUMENTS = 70_005, 400
 UNRELATED_SEED, UNRELATED_DOCUMENTS = 70_006, 40
@@ -66,13 +68,15 @@ def steering(
     documents: int,
     seed: int,
     alphas: Sequence[float] = ALPHAS,
+    alphas_once: Sequence[float] = ALPHAS_ONCE,
     bank_documents: int = BANK_DOCUMENTS,
 ) -> Section:
     """Share of edited rhymes that the target then writes, by place, strength and direction.
 
     Args:
         documents: held-out couplets, one trial in each.
-        alphas: strengths, as shares of the activation's norm.
+        alphas: strengths, as shares of the activation's norm, of what is added from the place on.
+        alphas_once: the same of what is added at its token alone.
         bank_documents: training couplets behind the difference of means.
 
     Raises:
@@ -80,6 +84,7 @@ def steering(
     """
     check_documents(documents)
     unrelated = read_sample(pair, StoryworldSet(), UNRELATED_DOCUMENTS, UNRELATED_SEED)
+    strengths = [(each, False) for each in alphas] + [(each, True) for each in alphas_once]
     lines: list[Line] = []
     for place in PLACES:
         sample, ids, rhymes = _couplets(pair, place, documents, seed)
@@ -87,7 +92,7 @@ def steering(
         lines.append(_editable(sample, trials, place))
         if trials:
             directions = _directions(pair, trials, rhyme_means(pair, place, bank_documents), seed)
-            lines += _lines(sample, trials, directions, alphas, place, unrelated)
+            lines += _lines(sample, trials, directions, strengths, place, unrelated)
     return sample.section(
         "steer",
         "does an edited rhyme become the rhyme?",
@@ -95,7 +100,7 @@ def steering(
         "on another than the planned one. KL: nats at the next token of unrelated texts, to whose "
         "last activation the same direction was added. shift: length of the edit's direction "
         "between unit vectors; near 0 the AR makes nothing of the word. alpha: share of the "
-        "activation's norm that is added.",
+        "activation's norm that is added, from the place on, or at its one token.",
         lines,
         suspicions=_suspicions(lines),
     )
@@ -188,25 +193,26 @@ def _lines(
     sample: ReadSample,
     trials: Sequence[Trial],
     directions: dict[str, Tensor],
-    alphas: Sequence[float],
+    strengths: Sequence[tuple[float, bool]],
     place: str,
     unrelated: ReadSample,
 ) -> list[Line]:
     untouched = Line(
         name=f"{place}: untouched",
-        figures=_outcomes(sample, trials, None),
+        figures=_outcomes(sample, trials, None, once=True),
         floor=True,
     )
     lines = [untouched]
     side_effects = _SideEffects(unrelated)
     for name, directions_ND in directions.items():
-        for alpha in alphas:
+        for alpha, once in strengths:
             added_ND = _added(sample, trials, directions_ND, alpha)
-            figures = _outcomes(sample, trials, added_ND)
+            figures = _outcomes(sample, trials, added_ND, once=once)
             figures["KL"] = Figure(value=side_effects.of(directions_ND, alpha))
             if name == "edit":
                 figures["shift"] = Figure(value=directions_ND.norm(dim=-1).mean().item())
-            full = f"{place}: {name}, alpha {alpha:g}"
+            where = f"{name} at one token" if once else name
+            full = f"{place}: {where}, alpha {alpha:g}"
             lines.append(Line(name=full, figures=figures, floor=name == "random direction"))
     return lines
 
@@ -221,9 +227,9 @@ def _added(
 
 
 def _outcomes(
-    sample: ReadSample, trials: Sequence[Trial], added_ND: Tensor | None
+    sample: ReadSample, trials: Sequence[Trial], added_ND: Tensor | None, *, once: bool
 ) -> dict[str, Figure]:
-    ends = rhyme_words(sample.pair, [each.ids for each in trials], added_ND)
+    ends = rhyme_words(sample.pair, [each.ids for each in trials], added_ND, once=once)
     documents = [sample.doc_ids[each.row] for each in trials]
     pairs = list(zip(ends, trials, strict=True))
     return {
@@ -233,15 +239,21 @@ def _outcomes(
 
 
 def rhyme_words(
-    pair: Pair, ids: Sequence[list[int]], added_ND: Float[Tensor, "N D"] | None
+    pair: Pair, ids: Sequence[list[int]], added_ND: Float[Tensor, "N D"] | None, *, once: bool
 ) -> list[str]:
-    """The last word of the line that the target goes on to write after each sequence."""
+    """The last word of the line that the target goes on to write after each sequence.
+
+    Args:
+        once: as in `continuations`.
+    """
     words = []
     for start in range(0, len(ids), ROWS_PER_PASS):
         part = slice(start, start + ROWS_PER_PASS)
         added_BD = None if added_ND is None else added_ND[part]
-        for row in continuations(pair.target, ids[part], added_BD, max_new_tokens=LINE_TOKENS):
-            words.append(line_end(str(pair.target.tokenizer.decode(row))))
+        written = continuations(
+            pair.target, ids[part], added_BD, max_new_tokens=LINE_TOKENS, once=once
+        )
+        words += [line_end(str(pair.target.tokenizer.decode(row))) for row in written]
     return words
 
 
@@ -271,7 +283,7 @@ class _SideEffects:
 
 
 def _suspicions(lines: Sequence[Line]) -> list[str]:
-    edited, noise = _best(lines, ": edit,"), _best(lines, ": random direction,")
+    edited, noise = _best(lines, ": edit"), _best(lines, ": random direction")
     shifts = [each.figures["shift"].value for each in lines if "shift" in each.figures]
     found = []
     if edited < WANTED:

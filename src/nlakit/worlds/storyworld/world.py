@@ -17,6 +17,7 @@ import pyarrow as pa
 from pydantic import JsonValue
 from torch import Tensor
 
+from nlakit.card import ReadSpan
 from nlakit.claims.grounding import ClaimJudge, judge_curves
 from nlakit.claims.system import ClaimSystem
 from nlakit.config import FrozenModel
@@ -315,6 +316,10 @@ class Storyworld:
     @property
     def domain(self) -> str:
         return "one invented world of short stories, rhymes, sums and chats, the storyworld"
+
+    @property
+    def span(self) -> ReadSpan | None:
+        return None
 
     def furnish(self, directory: Path) -> None:
         """Probes of the target."""
