@@ -125,6 +125,27 @@ def corpus_figures(text: str) -> str:
     return _figures(json.loads(text), "the report of the recipe's last stage")
 
 
+def corpus_rows(text: str) -> str:
+    """Pairs trained otherwise, each by its report on the same documents."""
+    heads = ("FVE", "precision", "readable recall", "recall", "ECE", "FVE retained, paraphrased")
+    lines = [f"| pair | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    for report in json.loads(text):
+        claims, (low, high) = report["claims"], report["fve_interval"]
+        cells = [
+            f"{report['fve']:.3f} [{low:.3f}, {high:.3f}]",
+            *(_thousandths(claims[name]) for name in ("precision", "readable_recall", "recall")),
+            _thousandths(claims["ece"]),
+            _thousandths(report["paraphrase_kept"]),
+        ]
+        lines.append(f"| {report['nla']} | {' | '.join(cells)} |")
+    told = f"On {report['documents']:,} held-out documents (seed {report['seed']}), greedy:"
+    return "\n".join([told, "", *lines, ""])
+
+
+def _thousandths(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
 def _figures(report: dict[str, Any], origin: str) -> str:
     told = f"{report['documents']:,} held-out documents (seed {report['seed']})"
     lines = [*_fve_lines(report), "", *_claim_lines(report)]
@@ -394,6 +415,7 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "three_figures": (REPORT, three_figures),
     "real_pair": (SMOLLM2, real_pair),
     "smollm2_figures": (SMOLLM2, corpus_figures),
+    "smollm2_rows": (RESULTS / "smollm2-rows", corpus_rows),
     "smollm2_readings": (SMOLLM2, readings),
     "smollm2_sweep": (RESULTS / "smollm2-sweep.json", swept),
     "smollm2_bounds": (RESULTS / "smollm2-bounds.json", bounds),
@@ -404,6 +426,8 @@ SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
             ("ar_curve", SMOLLM2_RUN / "reconstructor.jsonl", AR_COLUMNS),
             ("grounded_ar_curve", SMOLLM2_RUN / "grounded-reconstructor.jsonl", AR_COLUMNS),
             ("rl_curve", SMOLLM2_RUN / "grounded-rl.jsonl", RL_COLUMNS),
+            ("plain_rl_curve", SMOLLM2_RUN / "rl.jsonl", RL_COLUMNS),
+            ("settling_curve", SMOLLM2_RUN / "settling.jsonl", AR_COLUMNS),
             ("cheap_rl_curve", SMOLLM2_SECTIONS / "tried-rl-0.5-0.35.jsonl", RL_COLUMNS),
             ("cheaper_rl_curve", SMOLLM2_SECTIONS / "tried-rl-0.3-0.15.jsonl", RL_COLUMNS),
         )

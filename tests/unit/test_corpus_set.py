@@ -133,6 +133,7 @@ def test_every_evaluation_without_a_storyworld_fact_runs_on_a_corpus(pair, own):
         compare(pair, pair.named("y"), own, 12, 3),
     ]
     assert all(line.figures for section in sections for line in section.lines)
+    assert sections[1].figure("logit lens, as text", "KL, nats").value > 0
     assert sections[3].figure("after 2", "claims kept").value is not None
     assert list(sections[5].lines[2].figures) == ["FVE"]
     assert any("Nobody has labels" in each for each in sections[2].notes)

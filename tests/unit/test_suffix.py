@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.pairs import make_pair
 
+from nlakit.claims.system import NO_CLAIMS
 from nlakit.claims.text.checking import TEXT
 from nlakit.data.corpora import Corpus
 from nlakit.engines.fake import FakeEngine
@@ -22,6 +23,7 @@ from nlakit.evals.rows import read_sample
 from nlakit.evals.suffix import THE_TEXT, make_trials, suffix_logprobs, suffix_prediction
 from nlakit.storyworld.grammar import document
 from nlakit.teachers.text import TextTeacher
+from nlakit.worlds.storyworld.claims import STORYWORLD
 
 WIDTH = 16
 
@@ -50,6 +52,14 @@ def test_a_suffix_has_the_probability_of_its_tokens_one_by_one(tiny_target):
     )
     one = suffix_logprobs(tiny_target, context, [[5], [7]])
     torch.testing.assert_close(one.exp().sum() < 1, torch.tensor(True))
+
+
+def test_the_lens_is_written_as_the_claims_of_the_pair_are_read():
+    said = TEXT.say_next(["of", "", "in"])
+    assert [(each.kind, each.value) for each in TEXT.find(said)] == [("next", "of"), ("next", "in")]
+    assert NO_CLAIMS.say_next(["of", "in"]) == 'Then "of", "in".'
+    found = [(each.kind, each.value) for each in STORYWORLD.find(STORYWORLD.say_next(["boat"]))]
+    assert found == [("next", "word boat")]
 
 
 def test_candidates_are_of_the_document_and_do_not_overlap_the_true_one(sample):
