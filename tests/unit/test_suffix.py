@@ -70,9 +70,8 @@ def test_candidates_are_of_the_document_and_do_not_overlap_the_true_one(sample):
         assert trial.suffixes[0] == list(ids[position + 1 : position + 5])
         assert len(trial.suffixes) == 5 and {len(each) for each in trial.suffixes} == {4}
         assert len(set(map(tuple, trial.suffixes))) == 5
-        starts = [at for at in range(1, len(ids) - 3) if abs(at - position - 1) >= 4]
-        apart = [list(ids[at : at + 4]) for at in starts]
-        assert all(each in apart for each in trial.suffixes[1:])
+        behind = [list(ids[at : at + 4]) for at in range(position + 5, len(ids) - 3)]
+        assert all(each in behind for each in trial.suffixes[1:])
     assert len(make_trials(sample, 5, 400)) == 0
     with pytest.raises(InputError, match="longer documents"):
         suffix_prediction(sample, 5, 400)

@@ -1,6 +1,7 @@
 """Same-document suffix prediction: which of several continuations follows a place.
 
-The others are taken from the same document, so what the document is about tells none of them apart.
+The others are taken from the same document, so what it is about tells none of them apart, and from
+behind the place, since what stands before it a reader of the text would only have to copy.
 The target itself chooses: it says of each continuation how much likelier a note makes it, be the
 note an explanation or what a baseline writes of the place. No other model is asked.
 """
@@ -58,8 +59,8 @@ def suffix_prediction(
     trials = make_trials(sample, candidates, suffix_tokens)
     if not trials:
         raise InputError(
-            f"No document has {candidates} stretches of {suffix_tokens} tokens beside each other. "
-            "Give longer documents."
+            f"No document goes on for {candidates} different stretches of {suffix_tokens} tokens "
+            "behind its place. Give longer documents."
         )
     others = sample.other_documents()
     texts = sample.reading.texts
@@ -83,7 +84,7 @@ def suffix_prediction(
         "suffix",
         "does it tell what follows?",
         f"right: places of which the true continuation of {suffix_tokens} tokens, among "
-        f"{candidates} of the same document, gains most by the note; among the first {TOP}: the "
+        f"{candidates} from here on in the same document, gains most by the note; among the first {TOP}: the "
         "same of the three that gain most. Gain: the target's log-probability of a continuation "
         f"with the note, less that without one. Guessing is right in {1 / candidates:.0%}.",
         lines,
@@ -95,7 +96,7 @@ def suffix_prediction(
 
 
 def make_trials(sample: ReadSample, candidates: int, suffix_tokens: int) -> list[Trial]:
-    """The rows whose documents have as many stretches that do not overlap the true one."""
+    """The rows whose documents have as many stretches behind the true one."""
     trials = []
     rows = zip(sample.sample.tokens, sample.sample.positions, strict=True)
     for row, (ids, position) in enumerate(rows):
@@ -104,8 +105,7 @@ def make_trials(sample: ReadSample, candidates: int, suffix_tokens: int) -> list
             continue
         stretches = (
             tuple(ids[start : start + suffix_tokens])
-            for start in range(1, len(ids) - suffix_tokens + 1)
-            if abs(start - true) >= suffix_tokens
+            for start in range(true + suffix_tokens, len(ids) - suffix_tokens + 1)
         )
         # What is written twice is one candidate.
         others = dict.fromkeys(stretches)
