@@ -84,9 +84,10 @@ def suffix_prediction(
         "suffix",
         "does it tell what follows?",
         f"right: places of which the true continuation of {suffix_tokens} tokens, among "
-        f"{candidates} from here on in the same document, gains most by the note; among the first {TOP}: the "
-        "same of the three that gain most. Gain: the target's log-probability of a continuation "
-        f"with the note, less that without one. Guessing is right in {1 / candidates:.0%}.",
+        f"{candidates} from there on in the same document, gains most by the note; among the first "
+        f"{TOP}: the same of the {TOP} that gain most. Gain: the target's log-probability of a "
+        "continuation with the note, less that without one. Guessing is right in "
+        f"{1 / candidates:.0%}.",
         lines,
         suspicions=_suspicions(lines, 1 / candidates),
         notes=(f"{left_out} places too near their document's end are left out.",)
