@@ -224,7 +224,7 @@ def real_pair(text: str) -> str:
     report = json.loads(text)
     fve, precision = _number(report["fve"]), _percent(report["claims"]["precision"])
     return (
-        f"The pair of the real model is an early one: its words bring back {fve} of the variance,\n"
+        f"The pair of the real model says less: its words bring back {fve} of the variance,\n"
         f"and {precision} of its claims are true ([figures](docs/smollm2.md)).\n"
     )
 
