@@ -137,7 +137,8 @@ def corpus_rows(text: str) -> str:
             _thousandths(claims["ece"]),
             _thousandths(report["paraphrase_kept"]),
         ]
-        lines.append(f"| {report['nla']} | {' | '.join(cells)} |")
+        name = report["nla"].replace(" warm_start", " grounded-warm-start").replace(" ", "/")
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
     told = f"On {report['documents']:,} held-out documents (seed {report['seed']}), greedy:"
     return "\n".join([told, "", *lines, ""])
 
