@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from browser.waiting import expect
+from browser.waiting import expect, until
 
 pytestmark = pytest.mark.browser
 TEXT = "The lantern fished near the grey sun today"
@@ -208,7 +208,11 @@ def test_an_edited_explanation_steers_the_model(stub, visit, size):
     told = page.locator(".steered").inner_text()
     assert "by the mouse." in told and "by the night." in told and "0.64 nats" in told
     asked = [body for path, body in world.requests if path == "/v1/steer"][-1]
-    assert asked["edit"] == "A poem about the night." and asked["alpha"] == 1
+    assert asked["edit"] == "A poem about the night."
+    assert (asked["alpha"], asked["once"]) == (0.5, False)
+    page.get_by_label("At this token alone").check()
+    page.get_by_role("button", name="Steer", exact=True).click()
+    until(page, lambda: [b["once"] for p, b in world.requests if p == "/v1/steer"][-1], True)
 
 
 def test_about_explains_every_figure_of_the_card(stub, visit):

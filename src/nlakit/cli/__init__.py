@@ -158,7 +158,9 @@ app.command(
 )
 
 app.command(
-    "nlakit.cli.readouts:readouts", name="readouts", help="Read the places of a benchmark's plan."
+    "nlakit.cli.readouts:readouts",
+    name="readouts",
+    help="Read the positions of a benchmark's plan.",
 )
 
 evaluation = cyclopts.App(

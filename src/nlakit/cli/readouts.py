@@ -1,4 +1,4 @@
-"""`nlakit readouts`: what an NLA says at the places of a benchmark's read plan."""
+"""`nlakit readouts`: what an NLA says at the positions of a benchmark's read plan."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def readouts(
     pair: PairOptions = BUNDLED,
     devices: DeviceOptions = AUTOMATIC,
 ) -> None:
-    """Read the places of a read plan, and write them as WorkspaceBench judges them.
+    """Read the positions of a read plan, and write them as WorkspaceBench judges them.
 
     A killed run goes on behind the last item that was written.
 
@@ -41,7 +41,7 @@ def readouts(
     output
         File for the readouts: JSONL with id, layer, pos, token and samples.
     samples
-        Explanations per place.
+        Explanations per position.
     temperature
         0 is greedy decoding; by default 0 for one sample and 1 for several.
     max_new_tokens
@@ -68,4 +68,4 @@ def readouts(
     if json:
         write_json({**made._asdict(), "layer": loaded.card.layer, "output": str(output)})
     else:
-        tell(f"{output}: {made.rows} places of {made.items} items at block {loaded.card.layer}")
+        tell(f"{output}: {made.rows} positions of {made.items} items at block {loaded.card.layer}")

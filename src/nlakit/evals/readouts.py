@@ -1,8 +1,8 @@
-"""Readings of the places that a read plan names, in the form in which benchmarks of readouts judge
-them (camilablank/workspace-bench, `docs/producing_readouts.md`).
+"""Readings of the positions that a read plan names, as benchmarks of readouts judge them.
 
 A plan is JSONL, one item a line: what the target is to read, how it is rendered, and a rule for the
-positions. Readouts are JSONL, one place a line: item, layer, position, token, samples.
+positions. Readouts are JSONL, one position a line: item, layer, position, token, samples. Both are
+those of camilablank/workspace-bench (`docs/producing_readouts.md` there).
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def write_readouts(
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Readouts:
-    """Read every place of a plan at the pair's layer; items that are whole in `output` stay.
+    """Read every position of a plan at the pair's layer; items that are whole in `output` stay.
 
     An NLA reads one layer, whatever the plan lists. What cannot be read is passed over, as are
     items of captured token ids, which are another tokenizer's.

@@ -1,9 +1,9 @@
-"""Same-document suffix prediction: which of several continuations follows a place.
+"""Same-document suffix prediction: which of several continuations follows a position.
 
 The others are taken from the same document, so what it is about tells none of them apart, and from
-behind the place, since what stands before it a reader of the text would only have to copy.
+behind the position, since what stands before it a reader of the text would only have to copy.
 The target itself chooses: it says of each continuation how much likelier a note makes it, be the
-note an explanation or what a baseline writes of the place. No other model is asked.
+note an explanation or what a baseline writes there. No other model is asked.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NEARLY = 0.02
 
 @dataclass(frozen=True)
 class Trial:
-    """A place, and what might follow it.
+    """A position, and what might follow it.
 
     Attributes:
         row: of the sample.
@@ -47,7 +47,7 @@ class Trial:
 def suffix_prediction(
     sample: ReadSample, candidates: int = CANDIDATES, suffix_tokens: int = SUFFIX_TOKENS
 ) -> Section:
-    """Share of places whose continuation is told from others of the document, by note.
+    """Share of positions whose continuation is told from others of the document, by note.
 
     Args:
         candidates: continuations to choose from, the true one included.
@@ -60,7 +60,7 @@ def suffix_prediction(
     if not trials:
         raise InputError(
             f"No document goes on for {candidates} different stretches of {suffix_tokens} tokens "
-            "behind its place. Give longer documents."
+            "behind its position. Give longer documents."
         )
     others = sample.other_documents()
     texts = sample.reading.texts
@@ -83,14 +83,14 @@ def suffix_prediction(
     return sample.section(
         "suffix",
         "does it tell what follows?",
-        f"right: places of which the true continuation of {suffix_tokens} tokens, among "
+        f"right: positions of which the true continuation of {suffix_tokens} tokens, among "
         f"{candidates} from there on in the same document, gains most by the note; among the first "
         f"{TOP}: the same of the {TOP} that gain most. Gain: the target's log-probability of a "
         "continuation with the note, less that without one. Guessing is right in "
         f"{1 / candidates:.0%}.",
         lines,
         suspicions=_suspicions(lines, 1 / candidates),
-        notes=(f"{left_out} places too near their document's end are left out.",)
+        notes=(f"{left_out} positions too near their document's end are left out.",)
         if left_out
         else (),
     )
@@ -202,12 +202,12 @@ def _suspicions(lines: Sequence[Line], chance: float) -> list[str]:
     ours, last = right[OURS], right["last token alone"]
     if ours <= max(right[OTHER], chance) + NEARLY:
         return [
-            f"Nothing of what follows: the explanations tell the continuation in {ours:.0%} of the "
-            f"places, another document's in {right[OTHER]:.0%}, guessing in {chance:.0%}."
+            f"Nothing of what follows: the explanations tell the continuation at {ours:.0%} of the "
+            f"positions, another document's in {right[OTHER]:.0%}, guessing in {chance:.0%}."
         ]
     if ours <= last + NEARLY:
         return [
-            f"No more than the last token: the explanations tell the continuation in {ours:.0%} of "
-            f"the places, the last token alone in {last:.0%}."
+            f"No more than the last token: the explanations tell the continuation at {ours:.0%} of "
+            f"the positions, the last token alone in {last:.0%}."
         ]
     return []
