@@ -104,6 +104,22 @@ def test_a_plan_is_read_resumed_and_told(tmp_path, capsys):
     assert output.read_text(encoding="utf-8") == whole
 
 
+def test_what_is_not_its_own_is_refused_and_left_as_it_is(tmp_path, capsys):
+    plan, output = tmp_path / "plan.jsonl", tmp_path / "notes.jsonl"
+    plan.write_text(json.dumps(PLAN[1]) + "\n", encoding="utf-8")
+    output.write_text('{"mine": 1}\n', encoding="utf-8")
+    command = ["readouts", str(plan), "--output", str(output), "--max-new-tokens", "4"]
+    assert run(command) == 2 and "something else" in capsys.readouterr().err
+    assert output.read_text(encoding="utf-8") == '{"mine": 1}\n'
+    output.unlink()
+    assert run(command) == 0
+    whole = output.read_text(encoding="utf-8")
+    assert run([*command, "--nla", "storyworld/grounded-warm-start"]) == 2
+    assert run([*command, "--seed", "5"]) == 2
+    assert "another NLA or other settings" in capsys.readouterr().err
+    assert output.read_text(encoding="utf-8") == whole and run(command) == 0
+
+
 def test_a_broken_plan_is_refused_by_its_line(tmp_path):
     path = tmp_path / "plan.jsonl"
     with pytest.raises(InputError, match="found no file"):
@@ -111,6 +127,12 @@ def test_a_broken_plan_is_refused_by_its_line(tmp_path):
     path.write_text(json.dumps(PLAN[0]) + '\n{"id": "x"}\n', encoding="utf-8")
     with pytest.raises(InputError, match="line 2"):
         read_plan(path)
+    path.write_text((json.dumps(PLAN[0]) + "\n") * 2, encoding="utf-8")
+    with pytest.raises(InputError, match="several items 'sea'"):
+        read_plan(path)
+    marked = PLAN[0] | {"text": "one\u2028two"}
+    path.write_text(json.dumps(marked, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [each.text for each in read_plan(path)] == ["one\u2028two"]
     rule = PLAN[0] | {"positions": {"kind": "last_n"}}
     path.write_text(json.dumps(rule) + "\n", encoding="utf-8")
     with pytest.raises(InputError, match="last_n needs 'n'"):

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from nlakit.console import notice, tell
 from nlakit.engines.base import MAX_NEW_TOKENS
 from nlakit.evals.readouts import read_plan, write_readouts
+from nlakit.pair.bulk import weights_sha256
 from nlakit.train.progress import count_progress
 
 from .devices import AUTOMATIC, DeviceOptions
@@ -39,7 +40,8 @@ def readouts(
     plan
         JSONL of `wsbench plan`: items with id, render, positions and text or messages.
     output
-        File for the readouts: JSONL with id, layer, pos, token and samples.
+        File for the readouts: JSONL with id, layer, pos, token and samples. One that the same NLA
+        wrote with the same settings is gone on with; any other that is there is refused.
     samples
         Explanations per position.
     temperature
@@ -55,7 +57,15 @@ def readouts(
     loaded = pair.load(devices)
     with count_progress("items read", len(items)) as progress:
         made = write_readouts(
-            loaded, items, output, samples, temperature, seed, max_new_tokens, progress
+            loaded,
+            items,
+            output,
+            weights_sha256(pair.source()),
+            samples,
+            temperature,
+            seed,
+            max_new_tokens,
+            progress,
         )
     if made.passed_over:
         first, why = next(iter(made.passed_over.items()))

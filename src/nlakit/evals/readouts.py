@@ -2,13 +2,15 @@
 
 A plan is JSONL, one item a line: what the target is to read, how it is rendered, and a rule for the
 positions. Readouts are JSONL, one position a line: item, layer, position, token, samples. Both are
-those of camilablank/workspace-bench (`docs/producing_readouts.md` there).
+those of camilablank/workspace-bench (`docs/producing_readouts.md` there). Beside the readouts
+stands NAME.made.json: which NLA wrote them, and how, so that no other run goes on with them.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -83,6 +85,18 @@ class PlannedItem(FrozenModel):
     extra: dict[str, Any] = {}
 
 
+class MadeBy(FrozenModel):
+    """What decides the words of readouts."""
+
+    nla: str
+    weights_sha256: str
+    layer: int
+    samples: int
+    temperature: float | None
+    seed: int
+    max_new_tokens: int
+
+
 class Readouts(NamedTuple):
     """What was written.
 
@@ -102,8 +116,13 @@ def read_plan(path: Path) -> list[PlannedItem]:
     """The items of a plan. Raises `InputError` that names the line."""
     if not path.is_file():
         raise InputError(f"Asked for the plan {path}; found no file there.")
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}. Give the JSONL of a plan.") from error
+    found: list[PlannedItem] = []
+    # Not `splitlines`: a line of JSON may hold other marks that it takes for a line's end.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -113,6 +132,12 @@ def read_plan(path: Path) -> list[PlannedItem]:
             raise InputError(describe_errors(PlannedItem, error, where)) from error
     if not found:
         raise InputError(f"{path} plans nothing. Give a plan with an item a line.")
+    twice = [item for item, count in Counter(each.id for each in found).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"{path} has several items {twice[0]!r}. Give the plan of one family, where each has "
+            "an id of its own."
+        )
     return found
 
 
@@ -120,6 +145,7 @@ def write_readouts(
     pair: Pair,
     plan: Sequence[PlannedItem],
     output: Path,
+    weights_sha256: str,
     samples: int = 1,
     temperature: float | None = None,
     seed: int = 0,
@@ -132,14 +158,24 @@ def write_readouts(
     items of captured token ids, which are another tokenizer's.
 
     Args:
+        weights_sha256: of the pair: only its own readouts are gone on with.
         progress: called with (items done, items).
 
     Raises:
-        InputError: a bad sampling setting, or the output is a directory.
+        InputError: a bad sampling setting, or the output is there and is no run's of these
+            settings; it is left as it is.
     """
     sampling_for(samples, temperature, max_new_tokens, seed)
-    if output.is_dir():
-        raise InputError(f"{output} is a directory. Give a file for the readouts.")
+    made_by = MadeBy(
+        nla=pair.name,
+        weights_sha256=weights_sha256,
+        layer=pair.card.layer,
+        samples=samples,
+        temperature=temperature,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+    )
+    _check_own(output, made_by)
     jobs, passed_over = _jobs(pair, plan)
     written = _rows_of(output)
     kept = {
@@ -173,7 +209,7 @@ def write_readouts(
                 file.write("".join(_lines(kept[job.id])))
                 file.flush()
             if progress is not None:
-                progress(number, len(jobs))
+                progress(len(passed_over) + number, len(plan))
     return Readouts(
         items=len(kept),
         rows=sum(map(len, kept.values())),
@@ -301,6 +337,21 @@ def _spelling(tokens: Sequence[str], text: str) -> range:
 
 
 # -- the file ------------------------------------------------------------------------------------
+def _check_own(output: Path, made_by: MadeBy) -> None:
+    """Claim a file for a run; raises `InputError` where it is somebody else's."""
+    if output.is_dir():
+        raise InputError(f"{output} is a directory. Give a file for the readouts.")
+    beside = output.with_name(f"{output.name}.made.json")
+    known = beside.read_text(encoding="utf-8") if beside.is_file() else None
+    own = made_by.model_dump_json(indent=2) + "\n"
+    if output.exists() and known != own:
+        whose = "another NLA or other settings" if known else "something else"
+        raise InputError(
+            f"{output} is there, and is of {whose}. It is left as it is: give another --output."
+        )
+    write_text_atomic(beside, own)
+
+
 def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
