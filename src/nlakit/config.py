@@ -9,7 +9,7 @@ import difflib
 import os
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,14 +62,22 @@ def load_toml(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[st
 
 
 def parse_config(
-    model_cls: type[ModelT], path: str | Path | None, overrides: Sequence[str] = ()
+    model_cls: type[ModelT],
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    change: Callable[[dict[str, Any]], None] | None = None,
 ) -> ModelT:
     """Read a recipe into `model_cls`.
+
+    Args:
+        change: made to what stands in file and overrides, before it is checked.
 
     Raises:
         ConfigError: names each wrong key, the value found and, for a typo, the likely key.
     """
     raw = load_toml(path, overrides)
+    if change is not None:
+        change(raw)
     try:
         return model_cls.model_validate(raw)
     except pydantic.ValidationError as error:

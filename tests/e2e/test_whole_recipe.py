@@ -15,6 +15,7 @@ from support.recipes import RECIPES
 from support.serving import tiny_tokenizer
 
 import nlakit
+from nlakit.claims.text.checking import TEXT
 from nlakit.cli import run
 from nlakit.cli.recipes import read_recipe
 from nlakit.core.site import Site
@@ -22,6 +23,7 @@ from nlakit.data.shards import ShardReader
 from nlakit.errors import ConfigError
 from nlakit.models.target import Target
 from nlakit.storyworld.grammar import generate
+from nlakit.teachers.prompt import BRIEF
 from nlakit.train.corpus_world import CorpusWorld
 from nlakit.train.pair_stages import recipe_stages
 from nlakit.train.publication import published_pairs
@@ -123,6 +125,15 @@ def test_the_kept_recipe_names_no_place_of_this_machine(command, trained):
     named = read_recipe(Path(command[1]), [*command[2:], "target.name=org/model"])
     written = CorpusWorld(named, trained).resolved.model_dump_json()
     assert str(Path(named.corpus.source).parent) not in written
+
+
+def test_a_teacher_of_several_is_named_without_places_of_this_machine(command, tmp_path):
+    asked = ["teacher.model=hf:/home/me/chat+text", "teacher.brief=true"]
+    recipe = read_recipe(Path(command[1]), [*command[2:], *asked])
+    assert recipe.claims is TEXT and recipe.teacher.task is BRIEF
+    assert "/home" not in CorpusWorld(recipe, tmp_path).resolved.model_dump_json()
+    decided = recipe.grounded_source.model_dump_json()
+    assert '"teacher":"hf:chat+text"' in decided and '"brief":true' in decided
 
 
 def test_labels_of_other_shares_are_made_again_and_not_taken_for_these(command, trained, capsys):
@@ -231,3 +242,12 @@ def test_layers_are_compared_by_the_same_recipe(command, tmp_path, capsys):
     assert not (tmp_path / "layer-0" / "5-rl").exists()
     assert run([each if each != "0,1" else "99" for each in asked]) == 2
     assert "--layers 99: expected some of 0 to" in capsys.readouterr().err
+
+
+def test_a_sweep_takes_teachers_whose_claims_nobody_checks(command, tmp_path, capsys):
+    # Grounding and abstention of the recipe need claims that can be checked; a sweep runs neither.
+    other = ["teacher.model=fake", "teacher.shares={}"]
+    asked = ["sweep", *command[1:], *other, "--layers", "1", "--json", "--probe-rows", "0"]
+    assert run([*asked, "--output", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"][0]["probes"] == {}
+    assert run(["train", *command[1:], *other, "--output", str(tmp_path / "whole")]) == 2

@@ -14,17 +14,20 @@ import pytest
 from support.serving import until
 from support.teacher_server import GOOD, READ, WRITTEN, teacher_server
 
-from nlakit.data.labels import Place
+from nlakit.data.labels import Place, TeacherLabel
 from nlakit.errors import ConfigError, RemoteError
 from nlakit.teachers import batches
 from nlakit.teachers.cache import AnswerCache
 from nlakit.teachers.chat import Answer, AnthropicApi, OpenAICompatibleApi
 from nlakit.teachers.cost import Budget, BudgetSpent, Price, estimate
+from nlakit.teachers.fake import FakeTeacher
 from nlakit.teachers.http import Patience
-from nlakit.teachers.named import teacher_named
-from nlakit.teachers.prompt import to_label
+from nlakit.teachers.joined import JoinedTeacher
+from nlakit.teachers.named import names_of, paid_of, teacher_named
+from nlakit.teachers.prompt import BRIEF, to_label
 from nlakit.teachers.remote import RemoteTeacher
 from nlakit.teachers.rewriting import PARAPHRASE, SUMMARY, translation
+from nlakit.teachers.text import TextTeacher
 
 SECRET = "sk-never-shown"
 QUICK = Patience(tries=4, first_wait=0.01)
@@ -138,6 +141,64 @@ def test_the_storyworld_s_teacher_has_one_language(tmp_path):
         teacher_named("storyworld", tmp_path / "answers.sqlite", task=translation("French"))
 
 
+@pytest.mark.parametrize(
+    ("text", "stop", "found"),
+    [
+        ("It is of Mr. J. Poe.\nAnd more.", "end_turn", ("It is of Mr. J. Poe.", None)),
+        ('He says "No!" And he', "max_tokens", ('He says "No!"', None)),
+        ("A chat about\nboats.", "end_turn", ("A chat about boats.", None)),
+        ("A chat about 2.5 boats", "max_tokens", (None, "no whole sentence")),
+        ("boats " * 41 + ".", "end_turn", (None, "a sentence of more than 40 words")),
+        ("I will not. No.", "refusal", (None, "refused")),
+    ],
+)
+def test_a_small_model_is_asked_for_one_sentence(cache, text, stop, found):
+    with teacher_server(text=text, stop=stop) as server:
+        asking = teacher(server, cache, task=BRIEF)
+        label = asking.label(Place("far " * 300 + "near", 0, 0, 8))
+        assert (label.explanation, label.refusal) == found
+        shown = server.asked[0]["messages"][0]["content"]
+    assert shown.endswith("far near") and len(shown) == 500
+    # Labels that are there are taken for a teacher's by its name; answers are paid for by model.
+    assert asking.name == "anthropic:claude-x (brief)"
+    assert cache.paid("anthropic:claude-x") == (READ, WRITTEN)
+
+
+def test_teachers_write_a_label_together(tmp_path):
+    cache, place = tmp_path / "answers.sqlite", Place("Nets and boats", 0, 0, 14)
+    by_rule = teacher_named("text", cache).label(place)
+    joined = teacher_named("fake+text", cache)
+    label = joined.label(place)
+    assert label.explanation == f"{teacher_named('fake', cache).label(place).explanation}\n\n" + (
+        by_rule.explanation or ""
+    )
+    assert label.claims == by_rule.claims
+    assert joined.name == "fake + text-0"
+    other = teacher_named("text+fake", cache)
+    assert other.label(place).explanation != label.explanation
+    assert other.key(place) != joined.key(place)
+
+
+def test_a_teacher_without_a_label_leaves_the_other_s(tmp_path):
+    place, empty = Place("Nets and boats", 0, 0, 14), Place("", 0, 0, 0)
+    joined = JoinedTeacher([FakeTeacher(lambda _: None), TextTeacher()])
+    found, nothing = joined.label_many([place, empty])
+    assert found == TextTeacher().label(place)
+    assert nothing == TeacherLabel(None, refusal="the script refuses")
+
+
+def test_joined_teachers_have_one_bill_and_plain_paths(tmp_path):
+    assert names_of("hf:a+b/c+d+text") == ["hf:a+b/c+d", "text"]
+    assert names_of("text+openai:x") == ["text", "openai:x"]
+    assert names_of("hf:text+") == ["hf:text+"]
+    with pytest.raises(ConfigError, match="2 of its teachers are on servers"):
+        teacher_named("openai:a+anthropic:b", tmp_path / "answers.sqlite")
+    joined = teacher_named("text+openai:a", tmp_path / "answers.sqlite", price=PRICE, budget=1)
+    paid = paid_of(joined)
+    assert paid is not None and paid.budget.limit == 1
+    assert paid_of(teacher_named("text", tmp_path / "answers.sqlite")) is None
+
+
 def test_openai_compatible_servers_are_understood(cache):
     with teacher_server(stop="stop") as server:
         api = OpenAICompatibleApi("llama", server.url + "/v1")
@@ -211,7 +272,7 @@ def test_estimate_is_tokens_times_price():
 
 KILLED = """
 import sys
-from nlakit.data.labels import Place
+from nlakit.data.labels import Place, TeacherLabel
 from nlakit.teachers.cache import AnswerCache
 from nlakit.teachers.chat import AnthropicApi
 from nlakit.teachers.cost import Budget

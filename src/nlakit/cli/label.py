@@ -12,8 +12,8 @@ from nlakit.data.labels import Place, Teacher, places_of, write_labels
 from nlakit.data.shards import ShardReader
 from nlakit.teachers.cache import IN_MEMORY
 from nlakit.teachers.cost import Estimate, Price
-from nlakit.teachers.named import CACHE_NAME, teacher_named
-from nlakit.teachers.remote import RemoteTeacher
+from nlakit.teachers.named import CACHE_NAME, paid_of, teacher_named
+from nlakit.teachers.prompt import BRIEF, LABELS
 from nlakit.train.progress import count_progress
 
 from .results import Json, write_json
@@ -31,6 +31,7 @@ def label(
     base_url: str | None = None,
     concurrency: int = 8,
     batch: Annotated[bool, Parameter(negative=())] = False,
+    brief: Annotated[bool, Parameter(negative=())] = False,
     estimate: Annotated[bool, Parameter(negative=())] = False,
     json: Json = False,
 ) -> None:
@@ -43,7 +44,8 @@ def label(
     teacher
         anthropic:MODEL, openai:MODEL (any server that speaks its chat completions), hf:DIRECTORY,
         text (by rule from the text and the target's next tokens: see `extract --next-tokens`),
-        storyworld, or fake for a dry run. Keys are read from ANTHROPIC_API_KEY and OPENAI_API_KEY.
+        storyworld, or fake for a dry run; several with a plus, such as hf:DIRECTORY+text, write
+        each label together. Keys are read from ANTHROPIC_API_KEY and OPENAI_API_KEY.
     output
         Directory for the labels.
     budget
@@ -58,6 +60,9 @@ def label(
         Questions in flight at once.
     batch
         Ask through Anthropic's message batches: half the price, answers within a day.
+    brief
+        Ask chat models for one sentence on what the text is about: for those too small to write
+        several features in tags.
     estimate
         Print what the labels would cost; ask nothing and write nothing.
     """
@@ -70,12 +75,14 @@ def label(
         batch=batch,
         base_url=base_url,
         concurrency=concurrency,
+        task=BRIEF if brief else LABELS,
     )
     if estimate:
         _give_estimate(asked, reader, json)
         return
-    if isinstance(asked, RemoteTeacher):
-        notice(asked.announcement(_places(reader)))
+    paid = paid_of(asked)
+    if paid is not None:
+        notice(paid.announcement(_places(reader)))
     with count_progress("labels", len(reader)) as progress:
         found = write_labels(activations, asked, output, progress)
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(found.refusals.items()))
@@ -91,9 +98,10 @@ def label(
 
 
 def _give_estimate(teacher: Teacher, reader: ShardReader, json: bool) -> None:
-    if isinstance(teacher, RemoteTeacher):
+    paid = paid_of(teacher)
+    if paid is not None:
         places = _places(reader)
-        said, taken = teacher.announcement(places), teacher.estimate(places)
+        said, taken = paid.announcement(places), paid.estimate(places)
     else:
         said = f"{len(reader):,} labels by {teacher.name}, for which nobody is paid."
         taken = Estimate(questions=0, input_tokens=0, output_tokens=0, dollars=0.0)

@@ -10,12 +10,11 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from nlakit.config import parse_config
 from nlakit.errors import ConfigError
-from nlakit.train.model_recipe import ModelRecipe
-from nlakit.train.sweep import Sweep
+from nlakit.train.model_recipe import ModelRecipe, is_of_a_model
+from nlakit.train.sweep import Sweep, up_to_warm_starts
 from nlakit.train.sweep import sweep as run_sweep
-
-from .recipes import read_recipe
 
 
 def sweep(
@@ -47,9 +46,9 @@ def sweep(
     json
         Print one JSON object.
     """
-    found = read_recipe(recipe, list(overrides))
-    if not isinstance(found, ModelRecipe):
+    if not is_of_a_model(recipe, overrides):
         raise ConfigError(f"{recipe} trains its own target. Give a recipe for an existing model.")
+    found = parse_config(ModelRecipe, recipe, overrides, up_to_warm_starts)
     made = run_sweep(found, parse_layers(layers), output, probe_rows, documents)
     if json:
         sys.stdout.write(made.model_dump_json(indent=2) + "\n")

@@ -32,6 +32,7 @@ class HuggingFaceTeacher:
         cache: keeps every answer; equal questions are answered once.
         device: None for the accelerator, where there is one. On it the model has its checkpoint's
             dtype, on a CPU float32.
+        max_tokens: of an answer; None: as the task has it.
 
     Raises:
         CheckpointError: the tokenizer or a config cannot be read.
@@ -44,7 +45,7 @@ class HuggingFaceTeacher:
         cache: AnswerCache,
         *,
         device: str | None = None,
-        max_tokens: int = 400,
+        max_tokens: int | None = None,
         batch_size: int = 8,
         task: Task = LABELS,
     ) -> None:
@@ -54,8 +55,10 @@ class HuggingFaceTeacher:
         if not self.tokenizer.chat_template:
             raise InputError(f"{directory} has no chat template. Give a model made for chat.")
         self.ending_ids = ending_ids(directory, self.tokenizer)
-        self.max_tokens, self.batch_size, self.task = max_tokens, batch_size, task
-        self.name = f"hf:{self.directory.resolve().name}"
+        self.max_tokens, self.batch_size = max_tokens or task.max_tokens, batch_size
+        self.task = task
+        self.model_name = f"hf:{self.directory.resolve().name}"
+        self.name = task.teacher(self.model_name)
 
     @cached_property
     def model(self) -> Any:
@@ -75,7 +78,7 @@ class HuggingFaceTeacher:
 
     def key(self, place: Place) -> str:
         """Hash of the model, the instruction and the text."""
-        model = f"{self.name}@{self.fingerprint}"
+        model = f"{self.model_name}@{self.fingerprint}"
         return question_key(model, self.task.instruction, self.task.message(place.text))
 
     def label(self, place: Place) -> TeacherLabel:
@@ -95,7 +98,7 @@ class HuggingFaceTeacher:
             chunk = waiting[start : start + self.batch_size]
             answers = self._answers([texts[key] for key in chunk])
             for key, answer in zip(chunk, answers, strict=True):
-                self.cache.put(key, self.name, answer)
+                self.cache.put(key, self.model_name, answer)
         found = [self.cache.get(key) for key in keys]
         assert None not in found, "every question was answered"
         return [self.task.read(answer) for answer in found if answer is not None]

@@ -71,12 +71,53 @@ class Task:
         instruction: the same for all texts.
         message: the turn that shows a text.
         read: what was made of it, or why nothing was.
+        max_tokens: of an answer.
+        name: what tells labels of this task from those of `LABELS`; "" for that one.
     """
 
     instruction: str
     message: Callable[[str], str]
     read: Callable[[Answer], TeacherLabel]
+    max_tokens: int = 400
+    name: str = ""
+
+    def teacher(self, model: str) -> str:
+        """What a model is called as teacher of this task."""
+        return f"{model} ({self.name})" if self.name else model
 
 
 LABELS = Task(INSTRUCTION, user_message, to_label)
 """To label a document's beginning."""
+
+BRIEF_INSTRUCTION = "What is this text about? Answer in one short sentence."
+BRIEF_TEXT_CHARS, BRIEF_WORDS = 500, 40
+"""A small model loses the question behind a long text, and itself in a long answer."""
+_NO_END = "".join(rf"(?<!\b{short})" for short in ("Mr", "Mrs", "Ms", "Dr", "St", "[A-Z]"))
+_SENTENCE = re.compile(rf"\S.*?(?:{_NO_END}\.|[!?])(?=[\"'”’)]*(?:\s|$))[\"'”’)]*", re.DOTALL)
+"""A full stop behind a title or an initial ends none."""
+
+
+def brief_message(text: str) -> str:
+    """The turn that shows the end of a text, without tags: small models repeat them."""
+    return text[-BRIEF_TEXT_CHARS:]
+
+
+def to_brief_label(answer: Answer) -> TeacherLabel:
+    """The first sentence of an answer, or the reason why there is none.
+
+    What stands behind it is left out, so an answer that was cut off later has one as well.
+    """
+    if answer.outcome == "refused":
+        return TeacherLabel(None, refusal=answer.outcome)
+    found = _SENTENCE.search(answer.text)
+    if found is None:
+        return TeacherLabel(None, refusal="no whole sentence")
+    words = found[0].split()
+    if len(words) > BRIEF_WORDS:
+        return TeacherLabel(None, refusal=f"a sentence of more than {BRIEF_WORDS} words")
+    return TeacherLabel(" ".join(words))
+
+
+BRIEF = Task(BRIEF_INSTRUCTION, brief_message, to_brief_label, max_tokens=48, name="brief")
+"""To label a document's beginning by one sentence: for models too small for `LABELS`."""
+LABELLING = (LABELS, BRIEF)

@@ -51,12 +51,13 @@ class RemoteTeacher:
         self.patience = patience or Patience()
         self.on_answer = on_answer or (lambda: None)
         self.task = task
-        self.name = f"{api.vendor}:{api.model}"
+        self.model_name = f"{api.vendor}:{api.model}"
+        self.name = task.teacher(self.model_name)
         self.retries = 0
 
     def key(self, place: Place) -> str:
         """Hash of the model, the instruction and the text."""
-        return question_key(self.name, self.task.instruction, self.task.message(place.text))
+        return question_key(self.model_name, self.task.instruction, self.task.message(place.text))
 
     def label(self, place: Place) -> TeacherLabel:
         """The label of a position."""
@@ -107,7 +108,12 @@ class RemoteTeacher:
             try:
                 if self.batch:
                     batches = BatchClient(
-                        self.api, self.cache, client, self.budget, self.name, self.task.instruction
+                        self.api,
+                        self.cache,
+                        client,
+                        self.budget,
+                        self.model_name,
+                        self.task.instruction,
                     )
                     await batches.fill(questions)
                 else:
@@ -133,7 +139,7 @@ class RemoteTeacher:
         try:
             reply = await client.post(self.api.path, self.api.body(instruction, message))
             answer = self.api.answer(reply)
-            self.cache.put(key, self.name, answer)
+            self.cache.put(key, self.model_name, answer)
         finally:
             self.budget.release(dollars, answer)
         self.on_answer()

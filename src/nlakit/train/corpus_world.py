@@ -39,8 +39,7 @@ from nlakit.models.io import load_tokenizer
 from nlakit.pair.pair import Pair
 from nlakit.split import Split
 from nlakit.teachers.cost import Price
-from nlakit.teachers.named import CACHE_NAME, teacher_named
-from nlakit.teachers.remote import RemoteTeacher
+from nlakit.teachers.named import CACHE_NAME, paid_of, teacher_named
 from nlakit.teachers.text import TextTeacher
 
 from . import distributed, label_grounding
@@ -134,7 +133,9 @@ class CorpusWorld:
             update={
                 "target": recipe.target.model_copy(update={"checkpoint": recipe.target.called}),
                 "corpus": recipe.corpus.model_copy(update={"source": named}),
-                "teacher": recipe.teacher.model_copy(update={"cache": None}),
+                "teacher": recipe.teacher.model_copy(
+                    update={"cache": None, "model": recipe.teacher.called}
+                ),
             }
         )
 
@@ -227,14 +228,13 @@ class CorpusWorld:
             self.console.print(f"{why} The first: {made.refusals[0]}", markup=False)
 
     def _label_all(self) -> None:
-        teacher = (
-            TextTeacher(shares=self.recipe.teacher.shares) if self._is_by_rule else self._teacher()
-        )
+        teacher = self._teacher()
         readers = {name: ShardReader(self.shards(name)) for name in self._labelled()}
-        if isinstance(teacher, RemoteTeacher):
+        paid = paid_of(teacher)
+        if paid is not None:
             tables = (rows for reader in readers.values() for _, rows in reader)
             places = [place for rows in tables for place in places_of(rows)]
-            self.console.print(teacher.announcement(places), markup=False, highlight=False)
+            self.console.print(paid.announcement(places), markup=False, highlight=False)
         for name, reader in readers.items():
             bar = count_progress(f"{name} labels", len(reader))
             with distributed.first_alone(), bar as progress:
@@ -251,6 +251,8 @@ class CorpusWorld:
             batch=asked.batch,
             base_url=asked.base_url,
             concurrency=asked.concurrency,
+            task=asked.task,
+            shares=asked.shares,
         )
 
     # -- rows of later stages ----------------------------------------------------------------------
@@ -333,7 +335,7 @@ class CorpusWorld:
     def provenance(self) -> dict[str, JsonValue]:
         return {
             "base_model": self.recipe.target.called,
-            "teacher": self.recipe.teacher.model,
+            "teacher": self.recipe.teacher.called,
         }
 
     @property
@@ -373,7 +375,7 @@ class CorpusWorld:
     @property
     def eval_set(self) -> EvalSet:
         corpus = self.recipe.corpus
-        reader = TeacherReader(self._teacher()) if self._is_by_rule else None
+        reader = TeacherReader(TextTeacher()) if self._is_by_rule else None
         return CorpusSet(
             Corpus(corpus.source), self.claims, corpus.minimum_position, corpus.max_tokens, reader
         )

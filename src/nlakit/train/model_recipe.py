@@ -19,6 +19,8 @@ from nlakit.config import FrozenModel, load_toml
 from nlakit.contract import AUTO
 from nlakit.errors import ConfigError, InputError
 from nlakit.models.precision import Precision
+from nlakit.teachers.named import names_of
+from nlakit.teachers.prompt import BRIEF, LABELS, Task
 from nlakit.teachers.text import check_shares
 
 from .config import (
@@ -123,8 +125,10 @@ class TeacherConfig(FrozenModel):
 
     model: str
     """As `nlakit label --teacher` takes it; "fake" asks nobody."""
+    brief: bool = False
+    """Chat models are asked for one sentence: for small ones."""
     shares: dict[str, float] = {}
-    """Teacher "text" only: of some kinds of claims, the share of labels that state them."""
+    """Of what "text" writes: of some kinds of claims, the share of labels that state them."""
     price: tuple[float, float] | None = None
     """Dollars per million tokens read and written; the plan's label cost comes from it."""
     batch: bool = False
@@ -140,12 +144,30 @@ class TeacherConfig(FrozenModel):
 
     @pydantic.model_validator(mode="after")
     def _knows_its_kinds(self) -> Self:
-        if self.shares and self.model != TEXT.name:
+        if self.shares and not self.is_by_rule:
             raise ValueError(
                 f"shares with the teacher {self.model!r}: only {TEXT.name!r} has kinds"
             )
         check_shares(self.shares)
         return self
+
+    @property
+    def is_by_rule(self) -> bool:
+        """Whether "text" writes the labels, by itself or with others: their claims are checked."""
+        return TEXT.name in names_of(self.model)
+
+    @property
+    def task(self) -> Task:
+        """What chat models are asked for."""
+        return BRIEF if self.brief else LABELS
+
+    @property
+    def called(self) -> str:
+        """Its name for others: of directories the last part."""
+        return "+".join(
+            f"hf:{Path(each.removeprefix('hf:')).name}" if each.startswith("hf:") else each
+            for each in names_of(self.model)
+        )
 
 
 class WarmStartConfig(FrozenModel):
@@ -271,6 +293,7 @@ class Origin(FrozenModel):
     target: ModelTarget
     corpus: CorpusConfig
     teacher: str
+    brief: bool = False
     shares: dict[str, float] = {}
     lora: LoraConfig | None = None
     grounding: GroundingConfig | None = None
@@ -337,7 +360,7 @@ class ModelRecipe(FrozenModel):
     @property
     def claims(self) -> ClaimSystem:
         """Of the teacher "text" claims that can be checked; of others spans of their prose."""
-        return TEXT if self.teacher.model == TEXT.name else SPANS
+        return TEXT if self.teacher.is_by_rule else SPANS
 
     @pydantic.model_validator(mode="after")
     def _bounds_kinds_that_there_are(self) -> Self:
@@ -484,7 +507,8 @@ class ModelRecipe(FrozenModel):
         origin = Origin(
             target=self.target,
             corpus=self.corpus,
-            teacher=self.teacher.model,
+            teacher=self.teacher.called,
+            brief=self.teacher.brief,
             shares=self.teacher.shares,
             lora=self.lora,
             grounding=grounding,

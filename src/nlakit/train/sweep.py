@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nlakit.config import FrozenModel, write_text_atomic
 from nlakit.errors import ConfigError
@@ -17,7 +18,7 @@ from nlakit.evals.probes import measure_probes
 from nlakit.teachers.named import CACHE_NAME
 
 from .corpus_world import CorpusWorld, train_model_recipe
-from .model_recipe import ModelRecipe
+from .model_recipe import JUDGED, ModelRecipe
 
 RESULT_NAME = "sweep.json"
 WARM_STARTS = ("verbalizer", "reconstructor")
@@ -47,12 +48,28 @@ class Sweep(FrozenModel):
     layers: tuple[SweptLayer, ...]
 
 
+UNSWEPT = ("grounding", "abstention", "settling", "comparison")
+"""Sections of what follows the warm starts."""
+
+
+def up_to_warm_starts(raw: dict[str, Any]) -> None:
+    """Take from a recipe what a sweep does not run, lest the recipe be refused for it.
+
+    A teacher whose claims nobody can check has warm starts like any other.
+    """
+    for section in UNSWEPT:
+        raw.pop(section, None)
+    for key in JUDGED:
+        raw.get("rl", {}).pop(key, None)
+
+
 def sweep(
     recipe: ModelRecipe, layers: Sequence[int], output: Path, probe_rows: int, documents: int
 ) -> Sweep:
     """Measure a recipe at each layer; what is done is kept, as in any run.
 
     Args:
+        recipe: read with `up_to_warm_starts`.
         probe_rows: rows of the training split for probes; 0: none are trained.
         documents: held-out ones that probes are tested on.
 
@@ -74,16 +91,11 @@ def sweep(
 
 
 def _at(recipe: ModelRecipe, layer: int, output: Path) -> ModelRecipe:
-    """The recipe at a layer, without grounding; chat models' answers are shared by all layers."""
+    """The recipe at a layer; chat models' answers are shared by all layers."""
     cache = recipe.teacher.cache or output / CACHE_NAME
     changed = {
         "target": recipe.target.model_copy(update={"layer": layer}),
         "teacher": recipe.teacher.model_copy(update={"cache": cache}),
-        "grounding": None,
-        "abstention": None,
-        "settling": None,
-        "comparison": None,
-        "rl": recipe.rl.model_copy(update={"judge_weight": 0.0, "judge_neutral": None}),
     }
     return recipe.model_copy(update=changed)
 
