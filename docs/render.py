@@ -68,6 +68,8 @@ SCALE = ROOT / "benchmarks" / "results" / "scale.json"
 BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 COMPARED = ("grounded", "grounded-warm-start", "**difference**")
 NUM_READINGS = 20
+PLANNED = ("drill", "count", "sum", "goal", "rhyme")
+"""Facts that the world decides before a text says them."""
 AV_COLUMNS = {
     "held_out_loss": "loss on the right activations",
     "shuffled_loss": "on other documents'",
@@ -130,9 +132,9 @@ def corpus_rows(text: str) -> str:
     heads = ("FVE", "precision", "readable recall", "recall", "ECE", "FVE retained, paraphrased")
     lines = [f"| pair | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
     for report in json.loads(text):
-        claims, (low, high) = report["claims"], report["fve_interval"]
+        claims = report["claims"]
         cells = [
-            f"{report['fve']:.3f} [{low:.3f}, {high:.3f}]",
+            _with_interval(report),
             *(_thousandths(claims[name]) for name in ("precision", "readable_recall", "recall")),
             _thousandths(claims["ece"]),
             _thousandths(report["paraphrase_kept"]),
@@ -205,6 +207,33 @@ def swept(text: str) -> str:
         cells = [str(each.layer), _number(each.fve), _number(each.gap), *probes]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def teachers(text: str) -> str:
+    """What `nlakit sweep` measured with each teacher, as a table."""
+    sweeps = json.loads(text)
+    lines = ["| labels by | labels | FVE of labels | gap, nats a token |", "|---|---:|---:|---:|"]
+    for each in sweeps:
+        layer = each["layers"][0]
+        cells = [f"{each['labels']:,}", _number(layer["fve"]), _number(layer["gap"])]
+        lines.append(f"| {each['teacher']} | {' | '.join(cells)} |")
+    return "\n".join([f"After block {sweeps[0]['layers'][0]['layer']}:", "", *lines, ""])
+
+
+def abstained(text: str) -> str:
+    """What abstention left of the AV's own claims, by kind, as a table."""
+    found = json.loads(text)
+    kept, left = found["kept"], found["left_out"]
+    lines = ["| kind | true | of them left out | false | of them left out |", "|---|" + "---:|" * 4]
+    for kind in dict.fromkeys(name.rpartition(" ")[0] for name in [*kept, *left]):
+        cells = []
+        for verdict in ("true", "false"):
+            gone = left.get(f"{kind} {verdict}", 0)
+            said = gone + kept.get(f"{kind} {verdict}", 0)
+            cells += [f"{said:,}", _percent(gone / said) if said else "–"]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    told = f"Claims in {found['explanations']:,} explanations, before abstention:"
+    return "\n".join([told, "", *lines, ""])
 
 
 def bounds(text: str) -> str:
@@ -294,6 +323,36 @@ def _of_readable(claims: dict[str, Any]) -> str:
     told = f", and {_percent(claims['readable_recall'])} of those that a probe reads surely"
     ece = claims.get("ece")
     return told if ece is None else f"{told}; the claims' confidences are off by {100 * ece:.1f} %"
+
+
+def made_again(text: str) -> str:
+    """The bundled pair beside one that its recipe made again, on the same documents."""
+    pairs = [json.loads(each) for each in (REPORT.read_text(encoding="utf-8"), text)]
+    rows = [("FVE", [_with_interval(each) for each in pairs])]
+    for name, key in (("precision", "precision"), ("readable recall", "readable_recall"),
+                      ("recall", "recall"), ("ECE", "ece")):  # fmt: skip
+        rows.append((name, [_thousandths(each["claims"][key]) for each in pairs]))
+    kept = [_thousandths(each["paraphrase_kept"]) for each in pairs]
+    rows.append(("FVE retained under paraphrase", kept))
+    for kind in PLANNED:
+        told = [each["claims"]["per_kind"][kind] for each in pairs]
+        pair = [
+            f"{_thousandths(each['precision'])}, {_thousandths(each['readable_recall'])}"
+            for each in told
+        ]
+        rows.append((f"{kind}: precision, readable recall", pair))
+    for kind in (*PLANNED, "answer"):
+        read = [_thousandths(each["probes"][kind]["mlp"]) for each in pairs]
+        rows.append((f"{kind}: MLP probe", read))
+    lines = ["| | in the package | made again |", "|---|---:|---:|"]
+    lines += [f"| {name} | {' | '.join(values)} |" for name, values in rows]
+    told = f"On {pairs[1]['documents']:,} held-out documents (seed {pairs[1]['seed']}):"
+    return "\n".join([told, "", *lines, ""])
+
+
+def _with_interval(report: dict[str, Any]) -> str:
+    low, high = report["fve_interval"]
+    return f"{report['fve']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def greedy_truth(text: str) -> str:
@@ -413,12 +472,15 @@ def _percent(value: float | None) -> str:
 SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "output": (OUTPUT, printed),
     "figures": (REPORT, figures),
+    "made_again": (RESULTS / "storyworld-again.json", made_again),
     "three_figures": (REPORT, three_figures),
     "real_pair": (SMOLLM2, real_pair),
     "smollm2_figures": (SMOLLM2, corpus_figures),
     "smollm2_rows": (RESULTS / "smollm2-rows", corpus_rows),
     "smollm2_readings": (SMOLLM2, readings),
     "smollm2_sweep": (RESULTS / "smollm2-sweep.json", swept),
+    "smollm2_teachers": (RESULTS / "smollm2-teachers", teachers),
+    "smollm2_abstained": (SMOLLM2_RUN / "abstained.json", abstained),
     "smollm2_bounds": (RESULTS / "smollm2-bounds.json", bounds),
     **{
         f"smollm2_{name}": (path, partial(curve, columns=columns))

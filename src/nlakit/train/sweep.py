@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from nlakit.config import FrozenModel, write_text_atomic
+from nlakit.data.labels import SET_NAME, LabelSet
+from nlakit.data.shards import read_model
 from nlakit.errors import ConfigError
 from nlakit.evals.probes import measure_probes
 from nlakit.teachers.named import CACHE_NAME
 
-from .corpus_world import CorpusWorld, train_model_recipe
+from .corpus_world import WARM_START, CorpusWorld, train_model_recipe
 from .model_recipe import JUDGED, ModelRecipe
 
 RESULT_NAME = "sweep.json"
@@ -42,9 +44,16 @@ class SweptLayer(FrozenModel):
 
 
 class Sweep(FrozenModel):
-    """What `nlakit sweep` writes."""
+    """What `nlakit sweep` writes.
+
+    Attributes:
+        teacher: who wrote the labels; "" in files from before it was kept.
+        labels: rows that had one, at each layer.
+    """
 
     recipe: str
+    teacher: str = ""
+    labels: int | None = None
     layers: tuple[SweptLayer, ...]
 
 
@@ -81,32 +90,34 @@ def sweep(
     if not layers or not all(0 <= layer < depth for layer in layers):
         asked = ", ".join(map(str, layers)) or "none"
         raise ConfigError(f"--layers {asked}: expected some of 0 to {depth - 1}.")
-    found = [
-        _measured(_at(recipe, layer, output), layer, output, probe_rows, documents)
-        for layer in layers
-    ]
-    result = Sweep(recipe=recipe.name, layers=tuple(found))
+    # A world at a time: each has a model in memory.
+    found = [_measured(_world(recipe, layer, output), probe_rows, documents) for layer in layers]
+    labels = _world(recipe, layers[0], output).labels(WARM_START)
+    made = read_model(LabelSet, labels / SET_NAME)
+    result = Sweep(
+        recipe=recipe.name,
+        teacher=made.teacher,
+        labels=made.num_rows - made.num_refused,
+        layers=tuple(found),
+    )
     write_text_atomic(output / RESULT_NAME, result.model_dump_json(indent=2) + "\n")
     return result
 
 
-def _at(recipe: ModelRecipe, layer: int, output: Path) -> ModelRecipe:
+def _world(recipe: ModelRecipe, layer: int, output: Path) -> CorpusWorld:
     """The recipe at a layer; chat models' answers are shared by all layers."""
     cache = recipe.teacher.cache or output / CACHE_NAME
     changed = {
         "target": recipe.target.model_copy(update={"layer": layer}),
         "teacher": recipe.teacher.model_copy(update={"cache": cache}),
     }
-    return recipe.model_copy(update=changed)
+    return CorpusWorld(recipe.model_copy(update=changed), output / f"layer-{layer}")
 
 
-def _measured(
-    recipe: ModelRecipe, layer: int, output: Path, probe_rows: int, documents: int
-) -> SweptLayer:
-    directory = output / f"layer-{layer}"
+def _measured(world: CorpusWorld, probe_rows: int, documents: int) -> SweptLayer:
+    recipe = world.recipe
     for stage in WARM_STARTS:
-        train_model_recipe(recipe, directory, stage)
-    world = CorpusWorld(recipe, directory)
+        train_model_recipe(recipe, world.space.root, stage)
     last = {stage: _last_figures(world.space.stage(stage)) for stage in WARM_STARTS}
     probes = {}
     if probe_rows:
@@ -114,7 +125,7 @@ def _measured(
         rows = held_out.sample(target, "heldout", recipe.report.seed, documents)
         probes = measure_probes(target, held_out, rows, probe_rows)
     return SweptLayer(
-        layer=layer,
+        layer=recipe.target.layer,
         fve=last["reconstructor"]["held_out_fve"],
         gap=last["verbalizer"]["gap"],
         probes={kind: found.score.mlp for kind, found in probes.items()},
