@@ -325,8 +325,8 @@ def _of_readable(claims: dict[str, Any]) -> str:
     return told if ece is None else f"{told}; the claims' confidences are off by {100 * ece:.1f} %"
 
 
-def made_again(text: str) -> str:
-    """The bundled pair beside one that its recipe made again, on the same documents."""
+def replicated(text: str) -> str:
+    """The bundled pair beside one that its recipe gave later, on the same documents."""
     pairs = [json.loads(each) for each in (REPORT.read_text(encoding="utf-8"), text)]
     rows = [("FVE", [_with_interval(each) for each in pairs])]
     for name, key in (("precision", "precision"), ("readable recall", "readable_recall"),
@@ -344,7 +344,7 @@ def made_again(text: str) -> str:
     for kind in (*PLANNED, "answer"):
         read = [_thousandths(each["probes"][kind]["mlp"]) for each in pairs]
         rows.append((f"{kind}: MLP probe", read))
-    lines = ["| | in the package | made again |", "|---|---:|---:|"]
+    lines = ["| | in the package | replication |", "|---|---:|---:|"]
     lines += [f"| {name} | {' | '.join(values)} |" for name, values in rows]
     told = f"On {pairs[1]['documents']:,} held-out documents (seed {pairs[1]['seed']}):"
     return "\n".join([told, "", *lines, ""])
@@ -472,7 +472,7 @@ def _percent(value: float | None) -> str:
 SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "output": (OUTPUT, printed),
     "figures": (REPORT, figures),
-    "made_again": (RESULTS / "storyworld-again.json", made_again),
+    "replicated": (RESULTS / "storyworld-replication.json", replicated),
     "three_figures": (REPORT, three_figures),
     "real_pair": (SMOLLM2, real_pair),
     "smollm2_figures": (SMOLLM2, corpus_figures),

@@ -172,6 +172,7 @@ for _verb, (_file, _help) in {
     "private-code": ("private_code", "FVE that is left when explanations are paraphrased."),
     "cause": ("sections", "What reconstructions do in the target, beside codes of equal size."),
     "suffix": ("sections", "Which continuation of the same document the explanation fits."),
+    "where": ("sections", "At which tokens, and with which claims, it reads well."),
     "baselines": ("sections", "What explanations add to baselines that read text or logits."),
     "round-trips": ("sections", "What survives reading, rebuilding and reading again."),
     "planned": ("storyworld", "Whether what is planned but unsaid is named, and how far ahead."),

@@ -1,4 +1,4 @@
-"""`nlakit eval cause`, `suffix`, `baselines`, `round-trips` and `select`: one section each."""
+"""`nlakit eval cause`, `suffix`, `where`, `baselines`, `round-trips`, `select`: a section each."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from nlakit.evals.rows import read_sample
 from nlakit.evals.select import select as measure_select
 from nlakit.evals.suffix import CANDIDATES, SUFFIX_TOKENS
 from nlakit.evals.suffix import suffix_prediction as measure_suffix
+from nlakit.evals.where import where as measure_where
 
 from ..devices import AUTOMATIC, DeviceOptions
 from ..pairs import BUNDLED, PairOptions
@@ -85,6 +86,29 @@ def suffix(
         lambda loaded, of: measure_suffix(
             read_sample(loaded, of, documents, seed, temperature), candidates, tokens
         ),
+        output,
+        json,
+    )
+
+
+def where(
+    *,
+    documents: Documents = 1000,
+    seed: Seed = 1,
+    temperature: Temperature = 0.0,
+    pair: PairOptions = BUNDLED,
+    devices: DeviceOptions = AUTOMATIC,
+    on: CorpusOptions = STORYWORLD_DOCUMENTS,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Hold apart where the pair reads well: by kind of token, and by what is said and whether it is
+    true."""
+    show(
+        pair,
+        devices,
+        on,
+        lambda loaded, of: measure_where(read_sample(loaded, of, documents, seed, temperature)),
         output,
         json,
     )
