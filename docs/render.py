@@ -39,6 +39,7 @@ from benchmarks import (  # noqa: E402
     compatibility,
     mutations,
     outside_table,
+    replication,
     sae_tables,
     server_tables,
     tables,
@@ -68,8 +69,6 @@ SCALE = ROOT / "benchmarks" / "results" / "scale.json"
 BLOCK = re.compile(r"(<!-- begin: (\w+) -->\n)(.*?)(<!-- end: \2 -->)", re.DOTALL)
 COMPARED = ("grounded", "grounded-warm-start", "**difference**")
 NUM_READINGS = 20
-PLANNED = ("drill", "count", "sum", "goal", "rhyme")
-"""Facts that the world decides before a text says them."""
 AV_COLUMNS = {
     "held_out_loss": "loss on the right activations",
     "shuffled_loss": "on other documents'",
@@ -325,31 +324,6 @@ def _of_readable(claims: dict[str, Any]) -> str:
     return told if ece is None else f"{told}; the claims' confidences are off by {100 * ece:.1f} %"
 
 
-def replicated(text: str) -> str:
-    """The bundled pair beside one that its recipe gave later, on the same documents."""
-    pairs = [json.loads(each) for each in (REPORT.read_text(encoding="utf-8"), text)]
-    rows = [("FVE", [_with_interval(each) for each in pairs])]
-    for name, key in (("precision", "precision"), ("readable recall", "readable_recall"),
-                      ("recall", "recall"), ("ECE", "ece")):  # fmt: skip
-        rows.append((name, [_thousandths(each["claims"][key]) for each in pairs]))
-    kept = [_thousandths(each["paraphrase_kept"]) for each in pairs]
-    rows.append(("FVE retained under paraphrase", kept))
-    for kind in PLANNED:
-        told = [each["claims"]["per_kind"][kind] for each in pairs]
-        pair = [
-            f"{_thousandths(each['precision'])}, {_thousandths(each['readable_recall'])}"
-            for each in told
-        ]
-        rows.append((f"{kind}: precision, readable recall", pair))
-    for kind in (*PLANNED, "answer"):
-        read = [_thousandths(each["probes"][kind]["mlp"]) for each in pairs]
-        rows.append((f"{kind}: MLP probe", read))
-    lines = ["| | in the package | replication |", "|---|---:|---:|"]
-    lines += [f"| {name} | {' | '.join(values)} |" for name, values in rows]
-    told = f"On {pairs[1]['documents']:,} held-out documents (seed {pairs[1]['seed']}):"
-    return "\n".join([told, "", *lines, ""])
-
-
 def _with_interval(report: dict[str, Any]) -> str:
     low, high = report["fve_interval"]
     return f"{report['fve']:.3f} [{low:.3f}, {high:.3f}]"
@@ -472,7 +446,7 @@ def _percent(value: float | None) -> str:
 SOURCES: dict[str, tuple[Path, Callable[[str], str]]] = {
     "output": (OUTPUT, printed),
     "figures": (REPORT, figures),
-    "replicated": (RESULTS / "storyworld-replication.json", replicated),
+    "replicated": (replication.RESULT, replication.told),
     "three_figures": (REPORT, three_figures),
     "real_pair": (SMOLLM2, real_pair),
     "smollm2_figures": (SMOLLM2, corpus_figures),
