@@ -22,8 +22,8 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 SECTIONS = Path(__file__).with_name("sections.html.j2")
 
 SECTION_NAMES = (
-    "private-code", "cause", "suffix", "baselines", "round-trips", "planned", "steer", "confidence",
-    "select", "compare", "witness", "latent-claims",
+    "private-code", "cause", "suffix", "where", "baselines", "round-trips", "planned", "steer",
+    "confidence", "select", "compare", "witness", "latent-claims",
 )  # fmt: skip
 
 WIDTH, HEIGHT = 420, 170
