@@ -1,10 +1,10 @@
-"""Whether a recipe, run anew from nothing, gives the weights and figures of an NLA in the package.
+"""Whether the storyworld's recipe, run anew from nothing, gives the package's weights and figures.
 
     nlakit train recipes/storyworld.toml --output RUN
     python -m benchmarks.replication RUN
 
-RUN is the finished run. Compared are the SHA-256 of each weight file that both reports name, and
-every number of the reports.
+RUN is the finished run. Compared are the SHA-256 of each weight file that the package's report
+names, and every number of the reports.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     numbers there are; `equal`, how many of them are; `furthest`, the largest relative difference.
 
     Raises:
-        ValueError: the reports are not of the same documents, or differ in more than numbers.
+        ValueError: the reports are not of the same documents, or one has figures of its own.
     """
     asked = ("nla", "documents", "seed", "temperature")
     if any(ours[name] != theirs[name] for name in asked):
@@ -92,9 +92,8 @@ def main(arguments: list[str]) -> int:
     """Compare a run with the package; write and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a finished run of the recipe")
-    parser.add_argument("--nla", default="storyworld", help="of the package")
     asked = parser.parse_args(arguments)
-    ours, theirs = bundled_path(asked.nla) / REPORT_NAME, asked.run / "nla" / REPORT_NAME
+    ours, theirs = bundled_path() / REPORT_NAME, asked.run / "nla" / REPORT_NAME
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in (ours, theirs)]
     text = json.dumps({**compare(*reports), "machine": machine()}, indent=2) + "\n"
     write_text_atomic(RESULT, text)
